@@ -1,0 +1,71 @@
+/* config.h - what a deployment says, and the one field table from which parsing, defaults, flags, --help, the hello
+ * and the documentation are made.
+ * Layer: proto.  A config is a plain value after parsing; strings lie in it. */
+#ifndef PROTO_CONFIG_H
+#define PROTO_CONFIG_H
+
+#include "proto/base/alloc.h"
+
+typedef enum proto_transport { PROTO_TRANSPORT_AUTO, PROTO_TRANSPORT_SHM, PROTO_TRANSPORT_MPI } proto_transport;
+typedef enum proto_cpu { PROTO_CPU_AUTO, PROTO_CPU_SCALAR, PROTO_CPU_AVX2, PROTO_CPU_AVX512 } proto_cpu;
+typedef enum proto_kv_dtype { PROTO_KV_F16, PROTO_KV_F32 } proto_kv_dtype;
+
+typedef struct proto_config {
+    char     set[1024];          /* folder of the shard set; required */
+    char     listen[256];        /* HOST:PORT; default 127.0.0.1:50051; port 0: the kernel picks */
+    bool     insecure;           /* allow an address that is not loopback without TLS */
+    uint32_t ranks;              /* 1..1024; default 0: what the set was cut for */
+    uint32_t threads;            /* a rank; 0: cores / ranks, at least 1 */
+    proto_transport transport;
+    proto_cpu cpu;
+    proto_kv_dtype kv_dtype;     /* kv.dtype */
+    uint32_t kv_tokens;          /* kv.tokens, default 16384; a multiple of kv.block is made of it by rounding up */
+    uint32_t kv_block;           /* kv.block: 16, 32, 64, 128 */
+    uint32_t max_sequences;      /* default 64 */
+    uint32_t token_budget;       /* tokens a step, default 256 */
+    uint32_t queue;              /* requests that may wait, default 256 */
+    uint32_t default_max_new_tokens;   /* 512 */
+    uint32_t restart_max;        /* restart.max 3 */
+    uint32_t restart_window_s;   /* restart.window_s 60 */
+    uint32_t grace_s;            /* 5 */
+    char     log_level[8];       /* log.level: debug info warn error */
+    char     chat_template[64];  /* "": by the digest of the set's template; else the name of a known one */
+    char     verify[8];          /* auto header sample full: depth of the cold start's check */
+} proto_config;
+
+typedef enum proto_type { PROTO_STRING, PROTO_BOOL, PROTO_UINT, PROTO_ENUM } proto_type;
+typedef enum proto_scope { PROTO_GLOBAL, PROTO_HOST } proto_scope;  /* global: must agree on all ranks */
+
+typedef struct proto_field {
+    const char  *key;            /* "kv.tokens"; the flag is --kv.tokens */
+    proto_type   type;
+    proto_scope  scope;
+    size_t       offset, bytes;  /* in proto_config */
+    uint64_t     min, max;       /* PROTO_UINT */
+    const char *const *words;    /* PROTO_ENUM (and PROTO_STRING with a closed list): NULL-terminated; index = value */
+    const uint32_t *only;        /* PROTO_UINT with a closed list: 0-terminated, else NULL */
+    const char  *fallback;       /* the default, as it would be written */
+    const char  *doc;            /* one line */
+} proto_field;
+
+extern const proto_field proto_fields[];
+extern const size_t      proto_n_fields;
+
+void    proto_config_init(proto_config *c);                       /* every default */
+/* Parse YAML text; name stands in errors as file "name:line:column".  Appends every error found (up to cap) to errs;
+ * returns the first one's code.  Unknown key (e.text names the nearest valid key), wrong type, out of range,
+ * duplicate key, anchors/aliases/tags and multiple documents are errors. */
+px_code proto_config_parse(proto_config *c, px_alloc *a, const char *name, const char *text, size_t bytes,
+                           px_err *errs, size_t cap, size_t *n_errs);
+px_code proto_config_read(proto_config *c, px_alloc *a, const char *path, px_err *errs, size_t cap, size_t *n_errs);
+/* Set one key from a flag; errors name the key in e->field and "--key" in e->file. */
+px_code proto_config_set(proto_config *c, const char *key, const char *value, px_err *e);
+/* What stands in the file for a field's current value ("f16", "true", "256"); returns buf. */
+const char *proto_config_show(const proto_config *c, const proto_field *f, char *buf, size_t cap);
+const proto_field *proto_config_find(const char *key);
+/* Checks that need several fields or the address: listen syntax, loopback unless insecure.  e->field names the key. */
+px_code proto_config_check(const proto_config *c, px_err *e);
+/* "HOST:PORT", "[v6]:PORT" -> parts. */
+px_code proto_split_address(const char *s, char *host, size_t cap, uint16_t *port, px_err *e);
+
+#endif
