@@ -1,0 +1,59 @@
+/* comm.h - sums between ranks behind one table.
+ * Layer: comm (sees proto; knows no kernels).  Opaque: owns shared memory, threads' meeting points, MPI requests.
+ * Threading: one thread per comm.  `_all` marks collectives: every rank calls them in the same order.
+ *
+ * Partial sums: a row-parallel matmul leaves them in one of two alternating partial buffers of this comm;
+ * reduce_views_all makes them readable and answers with n views that the caller adds in tree order
+ * (proto/base/tree.h).  n = world (local, shm, mpi by gathering) or 1 (mpi's sliced form for large messages: the same
+ * bits).  The return of reduce k+1 promises that all ranks have read the views of reduce k. */
+#ifndef COMM_COMM_H
+#define COMM_COMM_H
+
+#include "proto/base/alloc.h"
+#include "proto/base/io.h"
+
+#define COMM_MAX_WORLD 64u
+
+typedef enum comm_kind { COMM_LOCAL, COMM_SHM, COMM_MPI } comm_kind;
+typedef struct comm comm;
+typedef struct comm_local_group comm_local_group;      /* the meeting point of n ranks that are threads */
+
+typedef struct comm_args {
+    comm_kind kind;
+    uint32_t  rank, world;
+    size_t    partial_bytes;      /* largest message of reduce_views_all */
+    size_t    gather_bytes;       /* largest message a rank of gather_all */
+    px_time_us timeout_us;        /* longest wait of one call; 0: 60 s */
+    int       shm_fd;             /* COMM_SHM: memory file of comm_shm_bytes(), same for all ranks; not taken (dup it) */
+    comm_local_group *group;      /* COMM_LOCAL; NULL when world is 1 */
+} comm_args;
+
+/* Pure sizes, for the plan and for whoever makes the memory file. */
+size_t comm_shm_bytes(uint32_t world, size_t partial_bytes, size_t gather_bytes);
+size_t comm_private_bytes(comm_kind kind, uint32_t world, size_t partial_bytes, size_t gather_bytes);
+
+px_code comm_local_group_open(comm_local_group **g, px_alloc *a, uint32_t world, px_err *e);
+void    comm_local_group_close(comm_local_group *g);
+void    comm_local_group_break(comm_local_group *g);   /* every present and future wait ends with PX_EPEER */
+
+/* Not collective (MPI: MPI_Init has been called, see comm_mpi_init).  Errors: PX_ENOMEM, PX_EINVAL, PX_EMISMATCH. */
+px_code comm_open(comm **c, px_alloc *a, const comm_args *args, px_err *e);
+void    comm_close(comm *c);
+const char *comm_name(const comm *c);                  /* "local" "shm" "mpi" */
+
+/* Address of this rank's partial buffer `which` (0, 1): fixed for the comm's life, 64-byte aligned, zeroed, populated. */
+float *comm_partial(comm *c, unsigned which);
+/* Make `bytes` of partial `which` readable by all.  views[0..n): fixed addresses for a given (which, large/small). */
+px_code comm_reduce_views_all(comm *c, unsigned which, size_t bytes, const float *const **views, uint32_t *n_views, px_err *e);
+/* all = world x bytes in rank order. */
+px_code comm_gather_all(comm *c, const void *mine, size_t bytes, void *all, px_err *e);
+px_code comm_barrier_all(comm *c, px_err *e);
+
+/* MPI process set-up: MPI_Init with errors returned; world and rank as MPI sees them.  Called once in main. */
+px_code comm_mpi_init(uint32_t *rank, uint32_t *world, px_err *e);
+void    comm_mpi_finalize(void);
+void    comm_mpi_abort(int code);
+/* The rank and world that the launcher put into the environment, readable before MPI_Init; PX_ENOTFOUND if none. */
+px_code comm_launcher_rank(uint32_t *rank, uint32_t *world, px_err *e);
+
+#endif

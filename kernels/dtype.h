@@ -1,0 +1,66 @@
+/* dtype.h - every storage format of a matrix: block sizes, reading, and the panel layout of the CPU.
+ * Layer: kernels (sees proto).  Pure functions, always built: planner and sharder need no backend. */
+#ifndef KERN_DTYPE_H
+#define KERN_DTYPE_H
+
+#include "proto/base/err.h"
+#include <stdint.h>
+
+typedef enum kern_dtype {
+    KERN_F32, KERN_F16, KERN_BF16, KERN_Q8_0, KERN_Q4_0, KERN_Q4_1,
+    KERN_Q5_0, KERN_Q5_1, KERN_Q2_K, KERN_Q3_K, KERN_Q4_K, KERN_Q5_K, KERN_Q6_K,
+    KERN_IQ4_NL, KERN_IQ4_XS, KERN_IQ2_XS,
+    KERN_FP8,        /* F32 scale per tensor cut */
+    KERN_W8,         /* int8, F16 scale per row and group of 128 */
+    KERN_W4,         /* int4, F16 scale per row and group of 128 */
+    KERN_W4Z,        /* W4 with 4-bit zero points */
+    KERN_N_DTYPES
+} kern_dtype;
+
+typedef struct kern_dtype_info {
+    const char *name;              /* "Q4_1" */
+    uint32_t    block, block_bytes;/* elements and bytes a block; for FP8/W8/W4 see kern_matrix_bytes */
+    uint32_t    ggml;              /* GGML type number; UINT32_MAX if none */
+    bool        readable;          /* kern_row_to_f32 reads it */
+    bool        weight;            /* the CPU backend multiplies with it (panel layout exists) */
+} kern_dtype_info;
+
+const kern_dtype_info *kern_dtype_get(kern_dtype t);
+px_code kern_dtype_parse(const char *name, kern_dtype *out, px_err *e);    /* case-insensitive */
+kern_dtype kern_dtype_of_ggml(uint32_t type);                               /* KERN_N_DTYPES if unknown */
+
+/* Source: memory/formulas section 3.  false on overflow or when cols is not a multiple of the block. */
+bool kern_matrix_bytes(kern_dtype t, uint64_t rows, uint64_t cols, uint64_t *bytes);
+
+/* n elements (a multiple of the block) of a readable type as fp32; d*q exact, with a minimum one rounded addition. */
+void kern_row_to_f32(kern_dtype t, const void *src, size_t n, float *dst);
+/* fp32 -> F32, BF16 (nearest even). */
+void kern_row_from_f32(kern_dtype t, const float *src, size_t n, void *dst);
+
+/* ---- panels: the layout of weights on CPU, in the shard and in memory (DESIGN section 6) ----
+ * 16 output rows x K columns a panel, panels one after the other; rows are padded with zero rows to 16, K with zero
+ * columns to 32 (quantised types: K % 32 = 0 or refused).  Within a panel, per block of 32 columns:
+ *   Q4_1: 256 bytes of nibbles, 16 fp16 scales, 16 fp16 minima (320).
+ *   Q4_0, Q8_0: two blocks' quants (2 x 256, 2 x 512), then their 2 x 32 bytes of scales; an odd last block is
+ *               padded to 64 bytes: quants, 32 bytes of scales, 32 bytes of zeros.
+ *   BF16: 1,024 bytes per 32 columns: 16 pairs of columns x 16 rows x 2.   F32: 64 bytes a column: 16 rows.
+ *   Quants: byte quads along K.  Q4_x: 64-byte vector j (0..3) holds for row r (4 bytes at 4r) the quad of columns
+ *   4j..4j+3 in its low nibbles and the quad of columns 16+4j..16+4j+3 in its high nibbles.  Q8_0: 64-byte vector j
+ *   (0..7) holds for row r the quad of columns 4j..4j+3. */
+#define KERN_PANEL_ROWS 16u
+/* Bytes of a matrix in panels; a multiple of 64.  Errors: PX_EUNSUP (type), PX_ERANGE (cols % 32 for quantised; overflow). */
+px_code kern_panel_bytes(kern_dtype t, uint64_t rows, uint64_t cols, uint64_t *bytes, px_err *e);
+/* Bytes of one panel of 16 rows. */
+uint64_t kern_panel_stride(kern_dtype t, uint64_t cols);
+/* Fill one panel from n_rows (1..16) rows, row r at src[r], each `cols` elements of type t in plain (GGUF block / flat)
+ * order, starting at a block boundary; missing rows become zero. */
+void kern_panel_pack(kern_dtype t, const void *const *src, uint32_t n_rows, uint64_t cols, void *panel);
+/* Inverse for tests, verification and the embedding: row r of a panel as fp32. */
+void kern_panel_row_to_f32(kern_dtype t, const void *panel, uint32_t row, uint64_t cols, float *dst);
+
+float    kern_f16_to_f32(uint16_t h);
+uint16_t kern_f32_to_f16(float f);          /* nearest even; saturates to +-65504, NaN -> 0 is the caller's business */
+float    kern_bf16_to_f32(uint16_t h);
+uint16_t kern_f32_to_bf16(float f);         /* nearest even */
+
+#endif
