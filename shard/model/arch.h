@@ -1,0 +1,57 @@
+/* arch.h - the numbers of an architecture, and every tensor's role and shape.
+ * Layer: shard/model (sees kernels, proto).  Plain values. */
+#ifndef SHARD_ARCH_H
+#define SHARD_ARCH_H
+
+#include "kernels/dtype.h"
+#include "kernels/math.h"
+#include "proto/base/alloc.h"
+
+#define SHARD_MAX_HEAD_DIM 512u
+
+typedef struct shard_arch {
+    char     name[96];            /* what the checkpoint calls itself, "" if nothing */
+    char     family[32];          /* "llama"; the planner also knows others */
+    uint32_t n_layer, d_model, d_ff, n_head, n_kv_head, head_dim, n_vocab, n_ctx;
+    float    rms_eps;
+    bool     tied;                /* one table for embedding and output */
+    bool     qkv_bias, qk_norm;   /* planned, not served yet */
+    uint32_t n_expert, n_expert_used;     /* 0: dense */
+    uint32_t sliding_window;      /* 0: none (planned, not served yet) */
+    kern_rope_kind rope_kind;
+    double   rope_theta, rope_factor, rope_low_freq, rope_high_freq;
+    uint32_t rope_ctx_orig;
+    uint32_t n_rope_divisors;     /* 0, or head_dim/2: rope_freqs.weight */
+    float    rope_divisor[SHARD_MAX_HEAD_DIM / 2];
+    uint32_t bos, eos[8], n_eos;  /* ids; bos UINT32_MAX: none */
+} shard_arch;
+
+typedef enum shard_role {
+    SHARD_TOKEN_EMBD, SHARD_OUTPUT_NORM, SHARD_OUTPUT,
+    SHARD_ATTN_NORM, SHARD_ATTN_Q, SHARD_ATTN_K, SHARD_ATTN_V, SHARD_ATTN_OUT,
+    SHARD_ATTN_Q_BIAS, SHARD_ATTN_K_BIAS, SHARD_ATTN_V_BIAS, SHARD_Q_NORM, SHARD_K_NORM,
+    SHARD_FFN_NORM, SHARD_FFN_GATE, SHARD_FFN_UP, SHARD_FFN_DOWN, SHARD_ROUTER,
+    SHARD_N_ROLES
+} shard_role;
+
+typedef enum shard_cut_kind { SHARD_CUT_NONE, SHARD_CUT_Q_ROWS, SHARD_CUT_KV_ROWS, SHARD_CUT_FFN_ROWS, SHARD_CUT_VOCAB_ROWS,
+                              SHARD_CUT_Q_COLS, SHARD_CUT_FFN_COLS } shard_cut_kind;
+
+typedef struct shard_role_info {
+    const char    *name;          /* of the tensor in a shard: "token_embd", "blk.%u.attn_q" ... (without ".weight") */
+    bool           per_layer;
+    bool           vector;        /* 1-D: always F32 in a set */
+    shard_cut_kind cut;
+} shard_role_info;
+
+const shard_role_info *shard_role_get(shard_role r);
+/* "blk.3.attn_q.weight", "token_embd.weight"; returns buf. */
+const char *shard_tensor_name(shard_role r, uint32_t layer, char *buf, size_t cap);
+bool shard_arch_has(const shard_arch *m, shard_role r);                      /* tied: no SHARD_OUTPUT; dense: no router */
+void shard_arch_shape(const shard_arch *m, shard_role r, uint64_t *rows, uint64_t *cols);   /* whole tensor, vectors 1 x n */
+/* Every number in range and consistent (n_head % n_kv_head, head_dim even, products fit...); e->field names the number. */
+px_code shard_arch_check(const shard_arch *m, px_err *e);
+/* What the CPU serves today: refuses biases, qk norms, experts, sliding windows by field. */
+px_code shard_arch_check_served(const shard_arch *m, px_err *e);
+
+#endif
