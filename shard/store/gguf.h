@@ -14,8 +14,8 @@ typedef struct shard_gguf_tensor {
     const char    *name;           /* not terminated */
     size_t         name_bytes;
     uint32_t       type;           /* GGML type number as in the file */
-    kern_dtype     dtype;          /* KERN_N_DTYPES when the type is not read by us */
-    uint64_t       rows, cols;     /* 1-D: rows = 1; more than 2 dimensions are refused */
+    kern_dtype     dtype;          /* always known: types without a size are refused at open */
+    uint64_t       rows, cols;     /* 1-D: rows = 1; more than 2 dimensions are refused at open */
     const uint8_t *data;
     size_t         bytes;
 } shard_gguf_tensor;
@@ -23,6 +23,7 @@ typedef struct shard_gguf_tensor {
 px_code shard_gguf_open(shard_gguf **g, px_alloc *a, const char *path, px_err *e);
 void    shard_gguf_close(shard_gguf *g);
 const char *shard_gguf_path(const shard_gguf *g);
+const void *shard_gguf_map(const shard_gguf *g, size_t *bytes);    /* for the SIGBUS handler: which file an address is in */
 
 size_t  shard_gguf_n_tensors(const shard_gguf *g);
 const shard_gguf_tensor *shard_gguf_tensor_at(const shard_gguf *g, size_t i);
