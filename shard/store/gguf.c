@@ -58,9 +58,9 @@ static size_t left(const cursor *c) { return (size_t)(c->end - c->at); }
 
 static px_code take(cursor *c, size_t n, const uint8_t **out, const char *field, px_err *e)
 {
+    *out = c->at;
     if (n > left(c))
         return px_fail(e, PX_ECORRUPT, field, "the file ends %zu bytes early", n - left(c));
-    *out = c->at;
     c->at += n;
     return PX_OK;
 }
@@ -69,6 +69,7 @@ static px_code take_u32(cursor *c, uint32_t *out, const char *field, px_err *e)
 {
     const uint8_t *p;
     px_code rc = take(c, 4, &p, field, e);
+    *out = 0;
     if (!rc) memcpy(out, p, 4);
     return rc;
 }
@@ -77,6 +78,7 @@ static px_code take_u64(cursor *c, uint64_t *out, const char *field, px_err *e)
 {
     const uint8_t *p;
     px_code rc = take(c, 8, &p, field, e);
+    *out = 0;
     if (!rc) memcpy(out, p, 8);
     return rc;
 }
