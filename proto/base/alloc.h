@@ -12,7 +12,8 @@
 
 #include "proto/base/err.h"
 
-/* Live and peak bytes of one subsystem ("text", "scheduler", "kv", ...).  Linked into a process-wide list of counts
+/* Sizes count as requested.  An allocator's storage does not move after init: the list points into it.
+ * Live and peak bytes of one subsystem ("text", "scheduler", "kv", ...).  Linked into a process-wide list of counts
  * that GetServerInfo and the log read; static storage or outlives its allocators. */
 typedef struct px_count {
     const char       *subsystem;   /* static */
@@ -22,11 +23,16 @@ typedef struct px_count {
 
 void px_count_register(px_count *c, const char *subsystem);   /* idempotent for the same object */
 void px_count_unregister(px_count *c);                          /* takes it off the list */
-void px_count_each(void (*fn)(void *ctx, const char *subsystem, size_t live, size_t peak), void *ctx); /* same names are summed by the reader */
+/* Same names are summed by the reader.  fn runs under the list's lock: it must not init or deinit an allocator. */
+void px_count_each(void (*fn)(void *ctx, const char *subsystem, size_t live, size_t peak), void *ctx);
+/* For allocators: a get and a put of bytes. */
+void px_count_add(px_count *c, size_t bytes);
+void px_count_sub(px_count *c, size_t bytes);
 
 typedef struct px_alloc px_alloc;
 struct px_alloc {
-    void *(*get)(px_alloc *a, size_t bytes, size_t align);      /* NULL: no memory. bytes 0 is legal: a unique pointer */
+    void *(*get)(px_alloc *a, size_t bytes, size_t align);      /* NULL: no memory. bytes 0 is legal: a unique pointer.
+                                                                  * align: a power of two up to 4096 */
     void  (*put)(px_alloc *a, void *p, size_t bytes);           /* p may be NULL */
     px_count *count;                                            /* may be NULL */
 };
@@ -67,7 +73,9 @@ void px_fixed_init(px_fixed *f, const char *subsystem, void *base, size_t cap);
 void px_fixed_reset(px_fixed *f);
 void px_fixed_deinit(px_fixed *f);
 
-/* pool: n objects of one size, taken from `under` once; get of another size fails. */
+/* pool: n objects of one size, taken from `under` once; get of another size fails.  Objects are aligned to the largest
+ * power of two that divides `each` (at least a pointer's, at most 4096), enough for every C type; more fails.
+ * Errors: PX_EINVAL (each or n is 0), PX_ERANGE (each * n overflows), PX_ENOMEM; e->field is the subsystem. */
 typedef struct px_pool { px_alloc a; px_count count; px_alloc *under; uint8_t *base; void *free; size_t each, n; } px_pool;
 px_code px_pool_init(px_pool *p, px_alloc *under, const char *subsystem, size_t each, size_t n, px_err *e);
 void px_pool_deinit(px_pool *p);

@@ -39,13 +39,20 @@ typedef struct px_err {
     char     text[256];       /* one sentence, no newline */
 } px_err;
 
-/* Fill *e (if e is not NULL and still empty) and return code. */
+/* Fill *e (if e is not NULL and still empty: e->code PX_OK) and return code.  Strings are cut on a character; what is
+ * not UTF-8 and control characters become '?'. */
 px_code px_err_set(px_err *e, px_code code, const char *src, int line, const char *field, const char *fmt, ...)
     __attribute__((format(printf, 6, 7)));
 px_code px_err_set_mismatch(px_err *e, px_code code, const char *src, int line, const char *field,
                             const char *found, const char *expected);
 
+/* px_err_set with both values ("" or NULL: not known). */
+px_code px_err_set_values(px_err *e, px_code code, const char *src, int line, const char *field, const char *found,
+                          const char *expected, const char *fmt, ...) __attribute__((format(printf, 8, 9)));
+
 #define px_fail(e, code, field, ...) px_err_set((e), (code), __FILE__, __LINE__, (field), __VA_ARGS__)
+#define px_refuse(e, code, field, found, expected, ...) \
+    px_err_set_values((e), (code), __FILE__, __LINE__, (field), (found), (expected), __VA_ARGS__)
 /* found and expected are strings; the sentence is made from them. */
 #define px_mismatch(e, field, found, expected) \
     px_err_set_mismatch((e), PX_EMISMATCH, __FILE__, __LINE__, (field), (found), (expected))
@@ -53,8 +60,8 @@ px_code px_err_set_mismatch(px_err *e, px_code code, const char *src, int line, 
 #define px_fail_errno(e, field, what) px_err_set_errno((e), __FILE__, __LINE__, (field), (what))
 px_code px_err_set_errno(px_err *e, const char *src, int line, const char *field, const char *what);
 
-void px_err_set_file(px_err *e, const char *file);               /* only if none is set; keeps the tail of a long path */
-void px_err_set_rank(px_err *e, int rank, const char *host);     /* only if none is set */
+void px_err_set_file(px_err *e, const char *file);               /* only if e holds an error without one; keeps the tail of a long path */
+void px_err_set_rank(px_err *e, int rank, const char *host);     /* likewise; a fresh error has rank -1 */
 void px_err_clear(px_err *e);
 
 /* A static word for a code: "ENOMEM" ... */

@@ -52,20 +52,27 @@ extern const proto_field proto_fields[];
 extern const size_t      proto_n_fields;
 
 void    proto_config_init(proto_config *c);                       /* every default */
-/* Parse YAML text; name stands in errors as file "name:line:column".  Appends every error found (up to cap) to errs;
- * returns the first one's code.  Unknown key (e.text names the nearest valid key), wrong type, out of range,
- * duplicate key, anchors/aliases/tags and multiple documents are errors. */
+/* Parse YAML text (at most 1 MiB); name stands in errors as file "name:line:column".  *n_errs starts at 0; every error
+ * found is listed in errs, up to cap; the first one's code is returned.  Maps ("kv: {dtype: f16}") and dotted keys
+ * ("kv.dtype: f16") mean the same.  On failure *c holds the keys that were good.
+ * Errors, each with e->field the key ("document" where there is none), found, expected: PX_ENOTFOUND (unknown key;
+ * e->text names the nearest valid one), PX_EINVAL (wrong type, empty; anchors, aliases, tags, more than one document;
+ * no YAML), PX_ERANGE (outside range or list, too large, too deep), PX_EEXIST (a key twice), PX_ENOMEM.
+ * libyaml takes its own memory from malloc and gives it back before the return. */
 px_code proto_config_parse(proto_config *c, px_alloc *a, const char *name, const char *text, size_t bytes,
                            px_err *errs, size_t cap, size_t *n_errs);
+/* The same for a file; errors of px_read_file have e->file without a line. */
 px_code proto_config_read(proto_config *c, px_alloc *a, const char *path, px_err *errs, size_t cap, size_t *n_errs);
-/* Set one key from a flag; errors name the key in e->field and "--key" in e->file. */
+/* Set one key from a flag; errors name the key in e->field and "--key" in e->file: PX_ENOTFOUND, PX_EINVAL, PX_ERANGE. */
 px_code proto_config_set(proto_config *c, const char *key, const char *value, px_err *e);
-/* What stands in the file for a field's current value ("f16", "true", "256"); returns buf. */
+/* What stands in the file for a field's current value ("f16", "true", "256"; a text without quotes), as
+ * proto_config_set takes it; returns buf. */
 const char *proto_config_show(const proto_config *c, const proto_field *f, char *buf, size_t cap);
 const proto_field *proto_config_find(const char *key);
-/* Checks that need several fields or the address: listen syntax, loopback unless insecure.  e->field names the key. */
+/* What serve needs beside good values: `set` is given, `listen` is an address, and loopback (127.0.0.0/8, ::1,
+ * localhost) unless insecure.  Errors: PX_EINVAL; e->field names the key. */
 px_code proto_config_check(const proto_config *c, px_err *e);
-/* "HOST:PORT", "[v6]:PORT" -> parts. */
+/* "HOST:PORT", "[v6]:PORT" -> parts (host without the brackets).  Errors: PX_EINVAL, e->field "listen". */
 px_code proto_split_address(const char *s, char *host, size_t cap, uint16_t *port, px_err *e);
 
 #endif
