@@ -1,0 +1,154 @@
+/* panel.c - the layout of weights on CPU (dtype.h describes it): sizes, packing, and the way back. */
+#include "kernels/dtype.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* Bytes of the quants of one block of 32 columns of 16 rows. */
+static uint64_t quant_bytes(kern_dtype t) { return t == KERN_Q8_0 ? 512 : 256; }
+
+static uint64_t padded(uint64_t cols) { return (cols + 31) / 32 * 32; }
+
+uint64_t kern_panel_stride(kern_dtype t, uint64_t cols)
+{
+    uint64_t n = padded(cols) / 32, q = quant_bytes(t);
+
+    switch (t) {
+    case KERN_F32:  return n * 32 * 64;
+    case KERN_BF16: return n * 1024;
+    case KERN_Q4_1: return n * 320;
+    case KERN_Q4_0:
+    case KERN_Q8_0: return n / 2 * (2 * q + 64) + n % 2 * (q + 64);
+    default:        return 0;
+    }
+}
+
+px_code kern_panel_bytes(kern_dtype t, uint64_t rows, uint64_t cols, uint64_t *bytes, px_err *e)
+{
+    const kern_dtype_info *f = kern_dtype_get(t);
+    uint64_t panels = rows / KERN_PANEL_ROWS + (rows % KERN_PANEL_ROWS != 0);
+
+    if (!f || !f->weight) {
+        px_code rc = px_fail(e, PX_EUNSUP, "dtype", "weights in %s have no panel layout", f ? f->name : "?");
+        if (e && e->code == rc) {
+            snprintf(e->found, sizeof e->found, "%s", f ? f->name : "?");
+            snprintf(e->expected, sizeof e->expected, "F32, BF16, Q8_0, Q4_0 or Q4_1");
+        }
+        return rc;
+    }
+    if (cols % f->block || cols > UINT64_MAX / 128
+        || __builtin_mul_overflow(panels, kern_panel_stride(t, cols), bytes)) {
+        px_code rc = px_fail(e, PX_ERANGE, "cols", "a %s matrix of %llu x %llu does not fit the panel layout", f->name,
+                             (unsigned long long)rows, (unsigned long long)cols);
+        if (e && e->code == rc) {
+            snprintf(e->found, sizeof e->found, "%llu columns", (unsigned long long)cols);
+            snprintf(e->expected, sizeof e->expected, "a multiple of %u, and a size below 2^64", f->block);
+        }
+        return rc;
+    }
+    return PX_OK;
+}
+
+/* Where block b of 32 columns lies: its quants, its 16 scales, and (Q4_1) its 16 minima. */
+typedef struct block_at { uint64_t quants, scales, minima; } block_at;
+
+static block_at block_find(kern_dtype t, uint64_t n_blocks, uint64_t b)
+{
+    uint64_t q = quant_bytes(t), pair = b / 2 * (2 * q + 64);
+
+    if (t == KERN_Q4_1) return (block_at){ b * 320, b * 320 + 256, b * 320 + 288 };
+    if (b % 2 == 0 && b + 1 == n_blocks) return (block_at){ pair, pair + q, 0 };
+    return (block_at){ pair + b % 2 * q, pair + 2 * q + b % 2 * 32, 0 };
+}
+
+static void pack_quantised(kern_dtype t, const void *const *src, uint32_t n_rows, uint64_t cols, uint8_t *panel)
+{
+    uint64_t n = cols / 32;
+    uint32_t head = t == KERN_Q4_1 ? 4 : 2, bytes = kern_dtype_get(t)->block_bytes;
+
+    for (uint64_t b = 0; b < n; b++) {
+        block_at at = block_find(t, n, b);
+        for (uint32_t r = 0; r < n_rows; r++) {
+            const uint8_t *p = (const uint8_t *)src[r] + b * bytes;
+            memcpy(panel + at.scales + 2 * r, p, 2);
+            if (t == KERN_Q4_1) memcpy(panel + at.minima + 2 * r, p + 2, 2);
+            /* A GGUF block keeps column i in the low and 16 + i in the high nibble of byte i: quads as they are. */
+            for (uint32_t j = 0; j < quant_bytes(t) / 64; j++)
+                memcpy(panel + at.quants + 64 * j + 4 * r, p + head + 4 * j, 4);
+        }
+        /* A missing row of Q4_0 is nibbles 0 (-8) with scale 0: zero all the same. */
+    }
+}
+
+void kern_panel_pack(kern_dtype t, const void *const *src, uint32_t n_rows, uint64_t cols, void *panel)
+{
+    uint8_t *out = panel;
+
+    memset(panel, 0, kern_panel_stride(t, cols));
+    switch (t) {
+    case KERN_F32:
+        for (uint32_t r = 0; r < n_rows; r++)
+            for (uint64_t c = 0; c < cols; c++) memcpy(out + 64 * c + 4 * r, (const uint8_t *)src[r] + 4 * c, 4);
+        break;
+    case KERN_BF16:
+        for (uint32_t r = 0; r < n_rows; r++)
+            for (uint64_t c = 0; c < cols; c++)
+                memcpy(out + 64 * (c / 2) + 4 * r + 2 * (c % 2), (const uint8_t *)src[r] + 2 * c, 2);
+        break;
+    case KERN_Q8_0:
+    case KERN_Q4_0:
+    case KERN_Q4_1:
+        pack_quantised(t, src, n_rows, cols, out);
+        break;
+    default:
+        break;
+    }
+}
+
+static float f16_at(const uint8_t *p)
+{
+    uint16_t h;
+    memcpy(&h, p, 2);
+    return kern_f16_to_f32(h);
+}
+
+void kern_panel_row_to_f32(kern_dtype t, const void *panel, uint32_t row, uint64_t cols, float *dst)
+{
+    const uint8_t *p = panel;
+    uint64_t n = cols / 32;
+
+    if (t == KERN_F32) {
+        for (uint64_t c = 0; c < cols; c++) memcpy(dst + c, p + 64 * c + 4 * row, 4);
+        return;
+    }
+    if (t == KERN_BF16) {
+        for (uint64_t c = 0; c < cols; c++) {
+            uint16_t h;
+            memcpy(&h, p + 64 * (c / 2) + 4 * row + 2 * (c % 2), 2);
+            dst[c] = kern_bf16_to_f32(h);
+        }
+        return;
+    }
+    for (uint64_t b = 0; b < n; b++, dst += 32) {
+        block_at at = block_find(t, n, b);
+        const uint8_t *q = p + at.quants + 4 * row;
+        float d = f16_at(p + at.scales + 2 * row);
+
+        if (t == KERN_Q8_0) {
+            for (uint32_t c = 0; c < 32; c++) dst[c] = d * (float)(int8_t)q[64 * (c / 4) + c % 4];
+        } else if (t == KERN_Q4_0) {
+            for (uint32_t c = 0; c < 16; c++) {
+                uint8_t v = q[64 * (c / 4) + c % 4];
+                dst[c] = d * (float)((v & 15) - 8);
+                dst[c + 16] = d * (float)((v >> 4) - 8);
+            }
+        } else {
+            float m = f16_at(p + at.minima + 2 * row);
+            for (uint32_t c = 0; c < 16; c++) {
+                uint8_t v = q[64 * (c / 4) + c % 4];
+                dst[c] = d * (float)(v & 15) + m;
+                dst[c + 16] = d * (float)(v >> 4) + m;
+            }
+        }
+    }
+}
