@@ -48,9 +48,11 @@ const shard_role_info *shard_role_get(shard_role r);
 /* "blk.3.attn_q.weight", "token_embd.weight"; returns buf. */
 const char *shard_tensor_name(shard_role r, uint32_t layer, char *buf, size_t cap);
 bool shard_arch_has(const shard_arch *m, shard_role r);                      /* tied: no SHARD_OUTPUT; dense: no router */
-void shard_arch_shape(const shard_arch *m, shard_role r, uint64_t *rows, uint64_t *cols);   /* whole tensor, vectors 1 x n */
+void shard_arch_shape(const shard_arch *m, shard_role r, uint64_t *rows, uint64_t *cols);   /* whole tensor (of one expert), vectors 1 x n */
 /* Every number in range and consistent (n_head % n_kv_head, head_dim even, products fit...); e->field names the number. */
 px_code shard_arch_check(const shard_arch *m, px_err *e);
+/* Copy n bytes as the model's name: cut at a character's end; nothing is copied of what is not UTF-8. */
+void shard_arch_set_name(shard_arch *m, const char *name, size_t n);
 /* What the CPU serves today: refuses biases, qk norms, experts, sliding windows by field. */
 px_code shard_arch_check_served(const shard_arch *m, px_err *e);
 
