@@ -24,6 +24,7 @@ typedef struct daemon_request_in {
     shard_sampling sampling;
     uint32_t  max_new, min_new;           /* resolved: n_prompt + max_new <= context */
     uint32_t  stop_id[64]; uint32_t n_stop_id;   /* beside the model's end ids */
+    uint32_t  eos[8]; uint32_t n_eos;     /* the model's end ids */
     bool      ignore_eos;
     bool      logprobs; uint32_t top;     /* Score: up to the vocabulary */
     bool      want_text;                  /* the set has a tokenizer */
@@ -65,7 +66,9 @@ struct daemon_request {
     uint32_t  n_done;                     /* positions whose KV is written */
     int32_t   slot;                       /* -1: none */
     uint32_t *block; uint32_t n_block;    /* reserved at admission: prompt + max_new */
-    bool      in_flight, ended;
+    bool      opened;                     /* the ranks know the slot */
+    bool      replayed;                   /* the ranks do not know the last token: send its id */
+    bool      ended;
     daemon_request *prev, *next;          /* in the scheduler's list */
 };
 
@@ -74,5 +77,20 @@ px_code daemon_request_open(daemon_request **r, px_alloc *a, const daemon_reques
                             const char *const *stop, const size_t *stop_bytes, size_t n_stop, bool include_stop, px_err *e);
 daemon_request *daemon_request_ref(daemon_request *r);
 void daemon_request_unref(daemon_request *r);
+
+/* ---- the engine's side ---- */
+void daemon_request_accept(daemon_request *r);
+/* One entry's result: tokens, text, log-probabilities; may end the request (stop, length, not finite, no memory). */
+void daemon_request_take(daemon_request *r, const shard_entry_result *res);
+/* Idempotent.  e: why, for CANCELLED (may be NULL) and ERROR. */
+void daemon_request_end(daemon_request *r, daemon_finish finish, const px_err *e, bool retryable);
+bool daemon_request_paused(daemon_request *r);                 /* too much waits for the client */
+bool daemon_request_slow(daemon_request *r, px_time_us now);   /* and has waited too long */
+
+/* ---- the call's side ---- */
+/* Moves what is pending into *out (which the caller zeroed before the first take, and deinits); flags and counters are
+ * copied.  out->text/token/top/row are the delta; swap, so that both sides keep their storage. */
+void daemon_request_swap(daemon_request *r, daemon_request_out *out);
+void daemon_request_out_deinit(daemon_request_out *out, px_alloc *a);
 
 #endif
