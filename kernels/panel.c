@@ -1,17 +1,14 @@
 /* panel.c - the layout of weights on CPU (dtype.h describes it): sizes, packing, and the way back. */
-#include "kernels/dtype.h"
+#include "kernels/panel.h"
 
 #include <stdio.h>
 #include <string.h>
-
-/* Bytes of the quants of one block of 32 columns of 16 rows. */
-static uint64_t quant_bytes(kern_dtype t) { return t == KERN_Q8_0 ? 512 : 256; }
 
 static uint64_t padded(uint64_t cols) { return (cols + 31) / 32 * 32; }
 
 uint64_t kern_panel_stride(kern_dtype t, uint64_t cols)
 {
-    uint64_t n = padded(cols) / 32, q = quant_bytes(t);
+    uint64_t n = padded(cols) / 32, q = kern_block_quants(t);
 
     switch (t) {
     case KERN_F32:  return n * 32 * 64;
@@ -49,31 +46,19 @@ px_code kern_panel_bytes(kern_dtype t, uint64_t rows, uint64_t cols, uint64_t *b
     return PX_OK;
 }
 
-/* Where block b of 32 columns lies: its quants, its 16 scales, and (Q4_1) its 16 minima. */
-typedef struct block_at { uint64_t quants, scales, minima; } block_at;
-
-static block_at block_find(kern_dtype t, uint64_t n_blocks, uint64_t b)
-{
-    uint64_t q = quant_bytes(t), pair = b / 2 * (2 * q + 64);
-
-    if (t == KERN_Q4_1) return (block_at){ b * 320, b * 320 + 256, b * 320 + 288 };
-    if (b % 2 == 0 && b + 1 == n_blocks) return (block_at){ pair, pair + q, 0 };
-    return (block_at){ pair + b % 2 * q, pair + 2 * q + b % 2 * 32, 0 };
-}
-
 static void pack_quantised(kern_dtype t, const void *const *src, uint32_t n_rows, uint64_t cols, uint8_t *panel)
 {
     uint64_t n = cols / 32;
     uint32_t head = t == KERN_Q4_1 ? 4 : 2, bytes = kern_dtype_get(t)->block_bytes;
 
     for (uint64_t b = 0; b < n; b++) {
-        block_at at = block_find(t, n, b);
+        kern_block_at at = kern_block_find(t, n, b);
         for (uint32_t r = 0; r < n_rows; r++) {
             const uint8_t *p = (const uint8_t *)src[r] + b * bytes;
             memcpy(panel + at.scales + 2 * r, p, 2);
             if (t == KERN_Q4_1) memcpy(panel + at.minima + 2 * r, p + 2, 2);
             /* A GGUF block keeps column i in the low and 16 + i in the high nibble of byte i: quads as they are. */
-            for (uint32_t j = 0; j < quant_bytes(t) / 64; j++)
+            for (uint32_t j = 0; j < kern_block_quants(t) / 64; j++)
                 memcpy(panel + at.quants + 64 * j + 4 * r, p + head + 4 * j, 4);
         }
         /* A missing row of Q4_0 is nibbles 0 (-8) with scale 0: zero all the same. */
@@ -130,7 +115,7 @@ void kern_panel_row_to_f32(kern_dtype t, const void *panel, uint32_t row, uint64
         return;
     }
     for (uint64_t b = 0; b < n; b++, dst += 32) {
-        block_at at = block_find(t, n, b);
+        kern_block_at at = kern_block_find(t, n, b);
         const uint8_t *q = p + at.quants + 4 * row;
         float d = f16_at(p + at.scales + 2 * row);
 

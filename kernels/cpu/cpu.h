@@ -60,7 +60,10 @@ px_code kern_cpu_replay(kern_dev *d, uint32_t id, bool *replayed, px_err *e);
 /* ---- activations in 12 bits (quant*.c writes, matmul*.c reads), opaque to everyone else ----
  * A row of K columns has n = ceil(K / 32) blocks: n x 64 bytes (32 of q1, then 32 of q2, columns ascending, so that
  * 4 bytes are a quad that VNNI broadcasts), then n kern_q12; a row's bytes are padded to 64. */
-typedef struct kern_q12 { float scale, sum_f; int32_t sum, zero; } kern_q12;   /* s; sumX twice, exact both times */
+typedef struct kern_q12 {
+    float   scale, sum_f;      /* s; (float)sumX, exact */
+    int32_t sum, neg8;         /* sumX; -8 sumX, from which sums over unsigned weights start */
+} kern_q12;
 static inline uint32_t kern_cpu_blocks(uint32_t cols) { return cols / 32 + (cols % 32 != 0); }
 static inline size_t kern_q12_stride(uint32_t cols) { return ((size_t)kern_cpu_blocks(cols) * 80 + 63) / 64 * 64; }
 /* BF16 and F32 activations: rows of fp32, padded with zeros to 32 columns; BF16's are rounded to bf16 values. */

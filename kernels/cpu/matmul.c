@@ -1,0 +1,195 @@
+/* matmul.c - out[t][r] = sum over columns of weight[r][k] * activation[t][k]; the definition.
+ *
+ * Q4_0, Q4_1, Q8_0 on Q12 activations, blocks b of 32 columns ascending: S = sum of w * X, exact in int32 (w: nibble - 8,
+ * nibble, byte); p = d * s, rounded; acc = fmaf((float)S, p, acc); Q4_1 then: acc = fmaf((float)sumX, m * s, acc), m * s
+ * rounded.  d and m are fp16 converted to fp32.
+ * BF16 on BF16: per 32 columns two chains of fmaf from zero, over the even and over the odd columns; even + odd; that
+ * added to acc.  F32 on F32: one chain of fmaf over the columns.  Both run over the columns that pad K to 32, too.
+ * acc starts at +0; subnormal inputs, accumulators and results are flushed to zero (the thread's mode).
+ * The payload of a NaN is not defined. */
+#include "kernels/cpu/matmul.h"
+#include "kernels/panel.h"
+
+#include <math.h>
+#include <string.h>
+
+#define PART_BYTES 32768u      /* weight bytes x rows: less is not worth another thread */
+
+static float f16_at(const uint8_t *p)
+{
+    uint16_t h;
+    memcpy(&h, p, 2);
+    return kern_f16_to_f32(h);
+}
+
+/* The 32 weights of row r of a block as integers. */
+static void weights_of(kern_dtype t, const uint8_t *quants, uint32_t r, int32_t w[32])
+{
+    for (uint32_t c = 0; c < 32; c++) {
+        const uint8_t *quad = quants + 4 * r + c % 4;
+        if (t == KERN_Q8_0) w[c] = (int8_t)quad[64 * (c / 4)];
+        else if (c < 16)    w[c] = (quad[64 * (c / 4)] & 15) - (t == KERN_Q4_0 ? 8 : 0);
+        else                w[c] = (quad[64 * ((c - 16) / 4)] >> 4) - (t == KERN_Q4_0 ? 8 : 0);
+    }
+}
+
+static void quantised(kern_dtype t, const kern_mm *m)
+{
+    for (uint32_t r = m->lo * KERN_PANEL_ROWS; r < m->hi * KERN_PANEL_ROWS && r < m->w_rows; r++) {
+        const uint8_t *panel = m->panels + r / KERN_PANEL_ROWS * m->stride;
+        uint32_t lane = r % KERN_PANEL_ROWS;
+
+        for (uint32_t row = 0; row < m->rows; row++) m->out[row * m->out_stride + r] = 0;
+        for (uint32_t b = 0; b < m->blocks; b++) {
+            kern_block_at at = kern_block_find(t, m->blocks, b);
+            float d = f16_at(panel + at.scales + 2 * lane);
+            float min = t == KERN_Q4_1 ? f16_at(panel + at.minima + 2 * lane) : 0;
+            int32_t w[32];
+
+            weights_of(t, panel + at.quants, lane, w);
+            for (uint32_t row = 0; row < m->rows; row++) {
+                const uint8_t *act = m->act + row * m->act_stride;
+                const int8_t *q = (const int8_t *)(act + (size_t)b * 64);
+                kern_q12 x;
+                float *acc = m->out + row * m->out_stride + r;
+                int32_t s = 0;
+
+                memcpy(&x, act + (size_t)m->blocks * 64 + b * sizeof x, sizeof x);
+                for (uint32_t c = 0; c < 32; c++) s += w[c] * (16 * q[c] + q[32 + c]);
+                float p = d * x.scale;
+                *acc = fmaf((float)s, p, *acc);
+                if (t == KERN_Q4_1) {
+                    float ms = min * x.scale;
+                    *acc = fmaf((float)x.sum, ms, *acc);
+                }
+            }
+        }
+    }
+}
+
+static void q4_0(const kern_mm *m) { quantised(KERN_Q4_0, m); }
+static void q4_1(const kern_mm *m) { quantised(KERN_Q4_1, m); }
+static void q8_0(const kern_mm *m) { quantised(KERN_Q8_0, m); }
+
+static float bf16_at(const uint8_t *p)
+{
+    uint16_t h;
+    memcpy(&h, p, 2);
+    return kern_bf16_to_f32(h);
+}
+
+static void bf16(const kern_mm *m)
+{
+    for (uint32_t r = m->lo * KERN_PANEL_ROWS; r < m->hi * KERN_PANEL_ROWS && r < m->w_rows; r++)
+        for (uint32_t row = 0; row < m->rows; row++) {
+            const uint8_t *w = m->panels + r / KERN_PANEL_ROWS * m->stride + 4 * (r % KERN_PANEL_ROWS);
+            const float *x = (const float *)(m->act + row * m->act_stride);
+            float acc = 0;
+
+            for (uint32_t b = 0; b < m->blocks; b++, x += 32) {
+                float even = 0, odd = 0;
+                for (uint32_t j = 0; j < 16; j++, w += 64) {
+                    even = fmaf(bf16_at(w), x[2 * j], even);
+                    odd = fmaf(bf16_at(w + 2), x[2 * j + 1], odd);
+                }
+                acc = acc + (even + odd);
+            }
+            m->out[row * m->out_stride + r] = acc;
+        }
+}
+
+static void f32(const kern_mm *m)
+{
+    for (uint32_t r = m->lo * KERN_PANEL_ROWS; r < m->hi * KERN_PANEL_ROWS && r < m->w_rows; r++)
+        for (uint32_t row = 0; row < m->rows; row++) {
+            const float *w = (const float *)(m->panels + r / KERN_PANEL_ROWS * m->stride) + r % KERN_PANEL_ROWS;
+            const float *x = (const float *)(m->act + row * m->act_stride);
+            float acc = 0;
+
+            for (uint32_t c = 0; c < m->blocks * 32; c++) acc = fmaf(w[(size_t)c * KERN_PANEL_ROWS], x[c], acc);
+            m->out[row * m->out_stride + r] = acc;
+        }
+}
+
+px_code kern_cpu_matmul_scalar(kern_dev *d, const kern_matmul_args *a, px_err *e)
+{
+    static const kern_mm_table table = { {
+        [KERN_Q4_0] = q4_0, [KERN_Q4_1] = q4_1, [KERN_Q8_0] = q8_0, [KERN_BF16] = bf16, [KERN_F32] = f32,
+    } };
+
+    return kern_cpu_matmul_run(d, a, &table, e);
+}
+
+/* ---- shared by every path ---- */
+
+typedef struct mm_ctx {
+    uint32_t n, total;                              /* weights; panels of all of them */
+    kern_mm mm[KERN_MAX_MATMULS];
+    kern_mm_fn *fn[KERN_MAX_MATMULS];
+} mm_ctx;
+
+/* The panels of all weights are dealt as one row of panels: three small weights cost one fork. */
+static void body(const void *ctx, uint32_t part, uint32_t n_parts)
+{
+    const mm_ctx *c = ctx;
+    uint32_t lo, hi, first = 0;
+
+    kern_cpu_share(c->total, part, n_parts, &lo, &hi);
+    for (uint32_t i = 0; i < c->n; i++) {
+        kern_mm m = c->mm[i];
+        uint32_t n = m.hi;
+        m.lo = lo > first ? lo - first : 0;
+        m.hi = hi > first ? (hi - first < n ? hi - first : n) : 0;
+        if (m.lo < m.hi) c->fn[i](&m);
+        first += n;
+    }
+}
+
+static px_code check(const kern_matmul_args *a, const kern_weight *w, kern_mm_fn *fn, uint64_t *bytes, px_err *e)
+{
+    px_code rc;
+
+    if (!fn) return px_fail(e, PX_EUNSUP, "matmul.dtype", "no matmul with weights of type %d", (int)w->dtype);
+    if (kern_act_of(w->dtype) != a->act)
+        return px_fail(e, PX_EINTERNAL, "matmul.act", "activation format %d, weights of %s want %d", (int)a->act,
+                       kern_dtype_get(w->dtype)->name, (int)kern_act_of(w->dtype));
+    if (w->cols != a->cols)
+        return px_fail(e, PX_EINTERNAL, "matmul.cols", "%u columns of weights, %u of activations", w->cols, a->cols);
+    if ((rc = kern_panel_bytes(w->dtype, w->rows, w->cols, bytes, e))) return rc;
+    return kern_cpu_need(w->panels, *bytes, 1, "matmul.w", e);
+}
+
+px_code kern_cpu_matmul_run(kern_dev *d, const kern_matmul_args *a, const kern_mm_table *table, px_err *e)
+{
+    uint32_t rows = kern_cpu_rows(&a->rows);
+    mm_ctx c = { .n = a->n };
+    uint64_t work = 0, bytes, panels = 0;
+    px_code rc;
+
+    if (a->n > KERN_MAX_MATMULS) return px_fail(e, PX_EINTERNAL, "matmul.n", "%u weights", a->n);
+    if ((unsigned)a->act >= KERN_N_ACTS) return px_fail(e, PX_EINTERNAL, "matmul.act", "format %d", (int)a->act);
+    if ((rc = kern_cpu_need(a->in, kern_act_bytes(a->act, rows, a->cols), 1, "matmul.in", e))) return rc;
+    for (uint32_t i = 0; i < a->n; i++) {
+        const kern_weight *w = &a->w[i];
+        uint32_t n = w->rows / KERN_PANEL_ROWS + (w->rows % KERN_PANEL_ROWS != 0);
+
+        c.fn[i] = (unsigned)w->dtype < KERN_N_DTYPES ? table->fn[w->dtype] : NULL;
+        if ((rc = check(a, w, c.fn[i], &bytes, e))) return rc;
+        if (w->rows > a->out_stride[i])
+            return px_fail(e, PX_EINTERNAL, "matmul.out_stride", "%u outputs, a stride of %u", w->rows, a->out_stride[i]);
+        /* The last row need not have its padding. */
+        if (rows && ((rc = kern_cpu_need(a->out[i], (size_t)(rows - 1) * a->out_stride[i] + w->rows, 4, "matmul.out", e))))
+            return rc;
+        c.mm[i] = (kern_mm){
+            .panels = w->panels.h, .stride = kern_panel_stride(w->dtype, w->cols), .hi = n, .w_rows = w->rows,
+            .blocks = kern_cpu_blocks(w->cols), .act = a->in.h, .act_stride = kern_act_bytes(a->act, 1, a->cols),
+            .rows = rows, .out = a->out[i].h, .out_stride = a->out_stride[i],
+        };
+        panels += n;
+        work += bytes;
+    }
+    c.total = (uint32_t)panels;                     /* at most 3 x 2^28 */
+    work = work * rows / PART_BYTES + 1;
+    if (rows) kern_cpu_split(d, work < c.total ? (uint32_t)work : c.total, body, &c);
+    return PX_OK;
+}
