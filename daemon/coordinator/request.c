@@ -182,9 +182,9 @@ static void take_token(daemon_request *r, const shard_row_result *row, px_err *e
     if (r->has_detok) {
         if (daemon_detok_push(&r->detok, row->id, &r->out.text, &hit, &which, e)) return;
         if (hit) {
-            size_t n = r->detok.stop_bytes[which];
+            size_t n = r->detok.stop[which].bytes;
             if (n >= sizeof r->out.stop_string) n = sizeof r->out.stop_string - 1;
-            memcpy(r->out.stop_string, r->detok.stop[which], n);
+            memcpy(r->out.stop_string, r->detok.stop[which].text, n);
             r->out.stop_string[n] = 0;
             r->out.has_stop_string = true;
             finish_locked(r, DAEMON_STOP, NULL, false);

@@ -1,0 +1,25 @@
+/* contract.h - what coordinator and rank each work out for themselves and must agree on.
+ * Layer: daemon.  Pure functions of configuration and manifest. */
+#ifndef DAEMON_CONTRACT_H
+#define DAEMON_CONTRACT_H
+
+#include "comm/comm.h"
+#include "proto/config/config.h"
+#include "shard/plan/bytes.h"
+#include "shard/store/set.h"
+
+/* Rank, world and job as both sides put them into frames. */
+uint32_t     daemon_contract_threads(const proto_config *c, uint32_t world);     /* 0: cores / ranks, at least 1 */
+comm_kind    daemon_contract_transport(const proto_config *c, uint32_t world);   /* auto: shm; one rank: local */
+kern_path    daemon_contract_cpu(const proto_config *c);
+shard_demand daemon_contract_demand(const proto_config *c, uint32_t world);
+/* Positions that a sequence may have: the model's context, or what the KV pool holds if that is less. */
+uint32_t     daemon_contract_context(const proto_config *c, const shard_manifest *m);
+
+/* Every fact that must be equal everywhere: wire version, build, arithmetic, rope tables, manifest and plan digests,
+ * every `global` key of the configuration.  file says where the fact stands. */
+typedef struct daemon_fact { const char *field, *value, *file; } daemon_fact;
+void daemon_contract_facts(const proto_config *c, const char *config_path, const shard_manifest *m, const char *dir,
+                           void (*fn)(void *ctx, const daemon_fact *f), void *ctx);
+
+#endif

@@ -1,0 +1,339 @@
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "daemon/rank/rank.h"
+
+#define HELLO_WAIT_US  (60 * 1000000ll)     /* the coordinator compares, it does not compute */
+#define SEND_WAIT_US   (10 * 1000000ll)
+
+static px_code send_message(daemon_rank *r, uint16_t type, const ProtobufCMessage *m, px_err *e)
+{
+    px_arena arena;
+    uint8_t *data;
+    size_t n;
+    px_code rc;
+
+    px_arena_init(&arena, &r->heap.a, "wire", 16384, 0, 0);
+    if (!(rc = daemon_pack(&arena.a, m, &data, &n, e))) {
+        pthread_mutex_lock(&r->send_lock);
+        rc = proto_frame_send(r->fd, type, r->generation, data, n, px_now_us() + SEND_WAIT_US, e);
+        pthread_mutex_unlock(&r->send_lock);
+    }
+    px_arena_deinit(&arena);
+    return rc;
+}
+
+/* ---- hello ---- */
+
+typedef struct facts {
+    px_arena *arena;
+    Phalanx__Wire__Fact **v; size_t n, cap;
+    bool full;
+} facts;
+
+static void add_fact(void *ctx, const daemon_fact *f)
+{
+    facts *l = ctx;
+    Phalanx__Wire__Fact *w = px_new(&l->arena->a, Phalanx__Wire__Fact, 1);
+
+    if (!w || l->n == l->cap) {
+        l->full = true;
+        return;
+    }
+    *w = (Phalanx__Wire__Fact)PHALANX__WIRE__FACT__INIT;
+    w->field = px_strdup(&l->arena->a, f->field);
+    w->value = px_strdup(&l->arena->a, f->value);
+    w->file = px_strdup(&l->arena->a, f->file);
+    if (!w->field || !w->value || !w->file) l->full = true;
+    else l->v[l->n++] = w;
+}
+
+static uint64_t free_bytes(void)
+{
+    long pages = sysconf(_SC_AVPHYS_PAGES), size = sysconf(_SC_PAGESIZE);
+    return pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size : 0;
+}
+
+/* What can be read and opened without memory or peers; every mismatch is kept for the hello. */
+static void look(daemon_rank *r)
+{
+    px_err e = {0};
+    size_t n = 0;
+
+    if (r->n_err) return;                                  /* the configuration itself is wrong */
+    if (kern_cpu_ops(daemon_contract_cpu(&r->config), &r->ops, &e)) r->err[r->n_err++] = e;
+    px_err_clear(&e);
+    if (shard_manifest_read(&r->manifest, &r->heap.a, r->config.set, &e)) {
+        r->err[r->n_err++] = e;
+        return;
+    }
+    r->has_manifest = true;
+    if (r->manifest.world != r->world) {
+        char found[32], expected[32];
+        snprintf(found, sizeof found, "%u", r->world);
+        snprintf(expected, sizeof expected, "%u", r->manifest.world);
+        px_mismatch(&e, "ranks", found, expected);
+        px_err_set_file(&e, r->config.set);
+        r->err[r->n_err++] = e;
+        return;
+    }
+    shard_file_open(&r->file, &r->heap.a, r->config.set, &r->manifest, r->rank, r->err + r->n_err,
+                    DAEMON_RANK_ERRORS - r->n_err, &n);
+    r->n_err += n < DAEMON_RANK_ERRORS - r->n_err ? n : DAEMON_RANK_ERRORS - r->n_err;
+}
+
+px_code daemon_rank_hello(daemon_rank *r, px_err *e)
+{
+    Phalanx__Wire__Hello w = PHALANX__WIRE__HELLO__INIT;
+    Phalanx__Wire__Error error[DAEMON_RANK_ERRORS], *errors[DAEMON_RANK_ERRORS];
+    Phalanx__Wire__Fact *fact[64];
+    px_arena arena;
+    px_code rc;
+
+    look(r);
+    px_arena_init(&arena, &r->heap.a, "wire", 16384, 0, 0);
+    facts list = { &arena, fact, 0, sizeof fact / sizeof *fact, false };
+    if (r->has_manifest)
+        daemon_contract_facts(&r->config, r->config_path, &r->manifest, r->config.set, add_fact, &list);
+    w.rank = r->rank;
+    w.world = r->world;
+    w.pid = (uint32_t)getpid();
+    w.host = r->log.host;
+    w.facts = fact;
+    w.n_facts = list.n;
+    for (size_t i = 0; i < r->n_err; i++) {
+        px_err_set_rank(&r->err[i], (int)r->rank, r->log.host);
+        daemon_error_to_wire(&r->err[i], &error[i]);
+        errors[i] = &error[i];
+    }
+    w.errors = errors;
+    w.n_errors = r->n_err;
+    w.cpu_path = r->ops ? (char *)(uintptr_t)r->ops->name : w.cpu_path;
+    w.free_bytes = free_bytes();
+    rc = list.full ? px_fail(e, PX_ENOMEM, "hello", "no memory for the facts")
+                   : send_message(r, PHALANX__WIRE__FRAME_TYPE__HELLO, &w.base, e);
+    px_arena_deinit(&arena);
+    return rc;
+}
+
+/* ---- reports ---- */
+
+typedef struct subsystems {
+    Phalanx__Wire__Subsystem v[32], *p[32];
+    size_t n;
+} subsystems;
+
+static void add_subsystem(void *ctx, const char *name, size_t live, size_t peak)
+{
+    subsystems *l = ctx;
+
+    for (size_t i = 0; i < l->n; i++)
+        if (!strcmp(l->v[i].name, name)) {
+            l->v[i].live += live;
+            l->v[i].peak += peak;
+            return;
+        }
+    if (l->n == sizeof l->v / sizeof *l->v) return;
+    l->v[l->n] = (Phalanx__Wire__Subsystem)PHALANX__WIRE__SUBSYSTEM__INIT;
+    l->v[l->n].name = (char *)(uintptr_t)name;
+    l->v[l->n].live = live;
+    l->v[l->n].peak = peak;
+    l->p[l->n] = &l->v[l->n];
+    l->n++;
+}
+
+static uint64_t resident(void)
+{
+    unsigned long size, pages = 0;
+    FILE *f = fopen("/proc/self/statm", "re");
+
+    if (!f) return 0;
+    if (fscanf(f, "%lu %lu", &size, &pages) != 2) pages = 0;
+    fclose(f);
+    return (uint64_t)pages * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+/* Bytes of a mapping that are in memory, by the kernel's word. */
+static uint64_t measured(const void *p, size_t bytes)
+{
+    static unsigned char seen[1u << 16];
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), n = 0;
+
+    for (size_t at = 0; at < bytes; at += sizeof seen * page) {
+        size_t span = bytes - at < sizeof seen * page ? bytes - at : sizeof seen * page;
+        if (mincore((char *)(uintptr_t)p + at, span, seen)) return 0;
+        for (size_t i = 0; i < (span + page - 1) / page; i++) n += seen[i] & 1;
+    }
+    return n * page < bytes ? n * page : bytes;
+}
+
+px_code daemon_rank_report(daemon_rank *r, uint32_t stage, uint32_t percent, const px_err *err, size_t n_err, px_err *e)
+{
+    Phalanx__Wire__Report w = PHALANX__WIRE__REPORT__INIT;
+    Phalanx__Wire__Error error[DAEMON_RANK_ERRORS], *errors[DAEMON_RANK_ERRORS];
+    subsystems list = { .n = 0 };
+
+    if (n_err > DAEMON_RANK_ERRORS) n_err = DAEMON_RANK_ERRORS;
+    for (size_t i = 0; i < n_err; i++) {
+        px_err copy = err[i];
+        px_err_set_rank(&copy, (int)r->rank, r->log.host);
+        daemon_error_to_wire(&copy, &error[i]);
+        error[i].rank = (int32_t)r->rank;
+        error[i].host = r->log.host;
+        error[i].file = (char *)(uintptr_t)err[i].file;
+        error[i].field = (char *)(uintptr_t)err[i].field;
+        error[i].found = (char *)(uintptr_t)err[i].found;
+        error[i].expected = (char *)(uintptr_t)err[i].expected;
+        error[i].text = (char *)(uintptr_t)err[i].text;
+        errors[i] = &error[i];
+    }
+    w.stage = (Phalanx__Wire__Stage)stage;
+    w.errors = errors;
+    w.n_errors = n_err;
+    w.percent = percent;
+    if (r->executor && stage == PHALANX__WIRE__STAGE__WARM_UP) {
+        const shard_rank_bytes *b = shard_executor_plan(r->executor);
+        size_t map_bytes;
+        const void *map = shard_file_map(r->file, &map_bytes);
+        w.weights_planned = b->weights.mapped;
+        w.weights_measured = measured(map, map_bytes);
+        w.kv_planned = b->kv_pool;
+        w.kv_measured = r->kv ? measured(r->kv, r->kv_bytes) : 0;
+        w.arena_planned = b->activations.bytes + b->rope_tables + b->tables;
+        w.arena_measured = shard_executor_carved(r->executor);
+        w.comm_planned = b->comm_shared + b->comm_private;
+        w.comm_measured = r->setup.shm_bytes ? r->setup.shm_bytes : b->comm_private;
+    }
+    w.rss = resident();
+    px_count_each(add_subsystem, &list);
+    w.subsystems = list.p;
+    w.n_subsystems = list.n;
+    return send_message(r, PHALANX__WIRE__FRAME_TYPE__REPORT, &w.base, e);
+}
+
+/* ---- stages ---- */
+
+static px_code take_setup(daemon_rank *r, const proto_frame *f, px_err *e)
+{
+    ProtobufCMessage *m;
+    px_arena arena;
+    px_code rc;
+    int fd[2] = { -1, -1 };
+
+    px_arena_init(&arena, &r->heap.a, "wire", 4096, 0, 1u << 20);
+    if (!(rc = proto_pb_unpack(&phalanx__wire__setup__descriptor, &arena.a, f->n, f->data, &m, e)))
+        r->setup = *(const Phalanx__Wire__Setup *)m;        /* numbers only: nothing points into the arena */
+    px_arena_deinit(&arena);
+    if (rc) return rc;
+    size_t n = r->setup.shm_bytes ? 2 : 1;
+    if ((rc = px_recv_fds(r->fd, fd, n, px_now_us() + HELLO_WAIT_US, e))) return rc;
+    r->shm_fd = fd[1];
+    struct stat st;
+    if (fstat(fd[0], &st) || (uint64_t)st.st_size < r->setup.kv_bytes)
+        rc = px_fail(e, PX_EMISMATCH, "setup.kv_bytes", "the KV memory file has %lld bytes, not %llu", (long long)st.st_size,
+                     (unsigned long long)r->setup.kv_bytes);
+    else if (!(rc = px_map_fd(fd[0], r->setup.kv_bytes, true, false, &r->kv, e)))
+        r->kv_bytes = r->setup.kv_bytes;
+    close(fd[0]);
+    return rc;
+}
+
+static px_code stage_map(daemon_rank *r, px_err *e)
+{
+    shard_check_args args = { .depth = SHARD_CHECK_AUTO, .seed = r->setup.sample_seed };
+    px_code rc;
+
+    if (r->config.verify[0] && (rc = shard_depth_parse(r->config.verify, &args.depth, e))) return rc;
+    if ((rc = daemon_rank_guard(r, e))) return rc;
+    r->n_err = 0;
+    rc = shard_file_check(r->file, &args, r->err, DAEMON_RANK_ERRORS, &r->n_err);
+    if (rc && r->n_err) *e = r->err[0];
+    return rc;
+}
+
+static px_code stage_mpi(daemon_rank *r, px_err *e)
+{
+    uint32_t rank, world;
+    px_code rc;
+
+    if (r->world > 1) {
+        if ((rc = comm_mpi_init(&rank, &world, e))) return rc;
+        if (rank != r->rank || world != r->world)
+            return px_fail(e, PX_EMISMATCH, "mpi.rank", "MPI says rank %u of %u, the launcher's environment said %u of %u",
+                           rank, world, r->rank, r->world);
+    }
+    comm_args args = { .kind = (comm_kind)r->setup.transport, .rank = r->rank, .world = r->world,
+                       .partial_bytes = r->setup.partial_bytes, .gather_bytes = r->setup.gather_bytes,
+                       .shm_fd = r->shm_fd };
+    return comm_open(&r->comm, &r->heap.a, &args, e);
+}
+
+static px_code stage_carve(daemon_rank *r, px_err *e)
+{
+    shard_demand demand = daemon_contract_demand(&r->config, r->world);
+    shard_executor_args args = { .ops = r->ops, .manifest = &r->manifest, .file = r->file, .rank = r->rank, .comm = r->comm,
+                                 .demand = &demand, .n_blocks = r->setup.n_blocks, .kv_memory = r->kv,
+                                 .kv_bytes = r->kv_bytes, .check_samples = r->setup.check_samples };
+
+    if (madvise(r->kv, r->kv_bytes, MADV_POPULATE_WRITE))          /* older kernels: touched by the executor */
+        for (size_t at = 0; at < r->kv_bytes; at += 4096) ((volatile char *)r->kv)[at] = 0;
+    r->frame = px_new(&r->buffers.a, uint8_t, DAEMON_RANK_FRAME);
+    r->scratch = px_new(&r->buffers.a, uint8_t, DAEMON_RANK_SCRATCH);
+    r->buffers.populate = false;
+    r->answer = px_new(&r->buffers.a, uint8_t, DAEMON_RANK_ANSWER);
+    if (!r->frame || !r->scratch || !r->answer) return px_fail(e, PX_ENOMEM, "step", "no memory for the step's frames");
+    return shard_executor_open(&r->executor, &r->heap.a, &args, e);
+}
+
+static px_code run_stage(daemon_rank *r, Phalanx__Wire__Stage stage, px_err *e)
+{
+    switch (stage) {
+    case PHALANX__WIRE__STAGE__MAP:     return stage_map(r, e);
+    case PHALANX__WIRE__STAGE__MPI:     return stage_mpi(r, e);
+    case PHALANX__WIRE__STAGE__CARVE:   return stage_carve(r, e);
+    case PHALANX__WIRE__STAGE__WARM_UP: return shard_executor_warm_up_all(r->executor, e);
+    default: return px_fail(e, PX_EINVAL, "go.stage", "unknown stage %d", (int)stage);
+    }
+}
+
+px_code daemon_rank_prepare(daemon_rank *r, px_err *e)
+{
+    uint8_t buf[4096];
+    proto_frame f;
+    px_code rc;
+    bool have_setup = false;
+
+    for (;;) {
+        /* The coordinator has its own deadline for each step; if it is gone, the socket says so. */
+        if ((rc = proto_frame_recv(r->fd, buf, sizeof buf, &f, PX_NEVER, e))) return rc;
+        if (f.generation != r->generation) continue;
+        if (f.type == PHALANX__WIRE__FRAME_TYPE__BYE) return px_fail(e, PX_EPEER, "bye", "the coordinator ended this job");
+        if (f.type == PHALANX__WIRE__FRAME_TYPE__SETUP) {
+            if ((rc = take_setup(r, &f, e))) return rc;
+            have_setup = true;
+            continue;
+        }
+        if (f.type != PHALANX__WIRE__FRAME_TYPE__GO || !have_setup)
+            return px_fail(e, PX_EINVAL, "frame.type", "frame %u is not expected before serving", f.type);
+        px_arena arena;
+        ProtobufCMessage *m;
+        Phalanx__Wire__Stage stage = PHALANX__WIRE__STAGE__STAGE_NONE;
+        px_arena_init(&arena, &r->heap.a, "wire", 4096, 0, 1u << 20);
+        if (!(rc = proto_pb_unpack(&phalanx__wire__go__descriptor, &arena.a, f.n, f.data, &m, e)))
+            stage = ((const Phalanx__Wire__Go *)m)->stage;
+        px_arena_deinit(&arena);
+        if (rc) return rc;
+        if (stage == PHALANX__WIRE__STAGE__SERVE) return PX_OK;
+        r->n_err = 0;
+        px_err_clear(e);
+        rc = run_stage(r, stage, e);
+        if (rc && !r->n_err) r->err[r->n_err++] = *e;
+        px_err send_error = {0};
+        px_code sent = daemon_rank_report(r, stage, rc ? 0 : 100, r->err, r->n_err, &send_error);
+        if (sent) return *e = send_error, sent;
+        /* After a failure the coordinator says what follows: BYE, or the socket's end. */
+    }
+}

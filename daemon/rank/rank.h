@@ -1,0 +1,55 @@
+/* rank.h - the parts of phalanx-rank: its life before serving, and serving.
+ * Layer: daemon/rank.  One object in main's frame; one thread, and one more for the background check. */
+#ifndef DAEMON_RANK_H
+#define DAEMON_RANK_H
+
+#include <pthread.h>
+
+#include "daemon/rank/contract.h"
+#include "daemon/rank/convert.h"
+#include "proto/base/log.h"
+#include "proto/wire/frame.h"
+#include "shard/run/executor.h"
+
+#define DAEMON_RANK_FRAME   (8u << 20)     /* a step frame is at most so large */
+#define DAEMON_RANK_SCRATCH (16u << 20)    /* a step unpacked */
+#define DAEMON_RANK_ANSWER  (40u << 20)    /* a result and its message; address space that is touched only when used */
+#define DAEMON_RANK_ERRORS  32
+
+typedef struct daemon_rank {
+    px_log_sink  log;
+    px_heap      heap;
+    proto_config config;
+    char         config_path[1024];
+    const char  *socket;
+    uint32_t     generation, rank, world;
+    int          fd;                       /* to the coordinator */
+    pthread_mutex_t send_lock;             /* main thread and the background check both report */
+    const kern_ops *ops;
+    shard_manifest manifest; bool has_manifest;
+    shard_file  *file;
+    comm        *comm;
+    shard_executor *executor;
+    void        *kv; size_t kv_bytes;      /* mapping of the coordinator's memory file */
+    int          shm_fd;
+    Phalanx__Wire__Setup setup;            /* plain numbers */
+    px_err       err[DAEMON_RANK_ERRORS]; size_t n_err;
+    pthread_t    checker; bool checking; volatile int stop_check;
+    uint8_t     *frame, *scratch, *answer; /* step loop: fixed buffers, mapped before ready */
+    px_mmap      buffers;
+} daemon_rank;
+
+/* Said once everything that can be known without memory or peers is known. */
+px_code daemon_rank_hello(daemon_rank *r, px_err *e);
+/* SETUP, then stage after stage as the coordinator says GO, until SERVE. */
+px_code daemon_rank_prepare(daemon_rank *r, px_err *e);
+/* Step after step until BYE (PX_OK) or the coordinator is gone (PX_EPEER). */
+px_code daemon_rank_serve(daemon_rank *r, px_err *e);
+void    daemon_rank_close(daemon_rank *r);
+
+/* Report a stage: its errors (none: done), and what was planned and measured. */
+px_code daemon_rank_report(daemon_rank *r, uint32_t stage, uint32_t percent, const px_err *err, size_t n_err, px_err *e);
+/* A page of the shard that is gone (the file was truncated under us) raises SIGBUS: the handler reports the file. */
+px_code daemon_rank_guard(daemon_rank *r, px_err *e);
+
+#endif
