@@ -149,7 +149,7 @@ static void emit(int fd, char *line, size_t used)
     while (write(fd, line, used) < 0 && errno == EINTR) { }
 }
 
-void px_log(const px_log_sink *lg, px_level level, const char *event, const char *fmt, ...)
+void px_log_line(const px_log_sink *lg, px_level level, const char *event, const char *fmt, ...)
 {
     char line[LINE_MAX_BYTES], text[LINE_MAX_BYTES];
     int no = errno;

@@ -22,7 +22,8 @@ px_code px_level_parse(const char *word, px_level *out, px_err *e);    /* debug 
  * px_log_quote into a buffer of the caller's, so that it cannot forge a field; whatever fmt makes, control characters
  * and bytes that are not UTF-8 are escaped, so that nothing can forge a line.  A line longer than PIPE_BUF ends in
  * "...".  A line that cannot be written is dropped.  errno is kept. */
-void px_log(const px_log_sink *lg, px_level level, const char *event, const char *fmt, ...)
+/* (px_log is the logarithm of kernels/math.h.) */
+void px_log_line(const px_log_sink *lg, px_level level, const char *event, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
 /* s (n bytes; -1: strlen) as a logfmt value into buf: bare where it can stand so, else quoted and escaped; always
  * terminated; cut with "..." at cap.  Returns buf. */

@@ -179,7 +179,7 @@ static void a_line_has_its_fields(void **state)
     rig *r = *state;
     regex_t form;
     errno = 77;
-    px_log(&r->lg, PX_INFO, "kv_ready", "pages=%zu device=%d", (size_t)4096, 3);
+    px_log_line(&r->lg, PX_INFO, "kv_ready", "pages=%zu device=%d", (size_t)4096, 3);
     assert_int_equal(errno, 77);
     assert_int_equal(regcomp(&form, "^ts=[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\\.[0-9]{3}Z level=info "
                              "rank=3 host=gpu07 event=kv_ready pages=4096 device=3\n$", REG_EXTENDED | REG_NOSUB), 0);
@@ -190,13 +190,13 @@ static void a_line_has_its_fields(void **state)
     assert_int_equal(no, 0);
 
     r->lg.rank = -1;
-    px_log(&r->lg, PX_ERROR, "bare", NULL);
+    px_log_line(&r->lg, PX_ERROR, "bare", NULL);
     line = drain(r);
     assert_null(strstr(line, "rank="));
     assert_non_null(strstr(line, "level=error host=gpu07 event=bare\n"));
-    px_log(&r->lg, PX_DEBUG, "dropped", "x=%d", 1);
+    px_log_line(&r->lg, PX_DEBUG, "dropped", "x=%d", 1);
     assert_string_equal(drain(r), "");
-    px_log(NULL, PX_ERROR, "nobody", "x=%d", 1);
+    px_log_line(NULL, PX_ERROR, "nobody", "x=%d", 1);
 }
 
 static void no_value_forges_a_line(void **state)
@@ -205,14 +205,14 @@ static void no_value_forges_a_line(void **state)
     const char *evil = "x\nts=2026-01-01T00:00:00.000Z level=info event=forged\r\x1b[2J\x7f\xc2\x9b\xff\xe2\x80\xa8";
     char quoted[512];
 
-    px_log(&r->lg, PX_INFO, "request", "id=%s", evil);          /* a caller that forgot to quote */
+    px_log_line(&r->lg, PX_INFO, "request", "id=%s", evil);          /* a caller that forgot to quote */
     const char *line = drain(r);
     assert_int_equal(n_lines(line), 1);
     assert_true(px_utf8_valid(line, strlen(line)));
     for (const char *p = line; *p; p++) assert_true((unsigned char)*p >= 0x20 || (*p == '\n' && !p[1]));
     assert_non_null(strstr(line, "\\r\\x1b[2J\\x7f\\xc2\\x9b\\xff\\xe2\\x80\\xa8\n"));
 
-    px_log(&r->lg, PX_INFO, "request", "id=%s", px_log_quote(evil, -1, quoted, sizeof quoted));
+    px_log_line(&r->lg, PX_INFO, "request", "id=%s", px_log_quote(evil, -1, quoted, sizeof quoted));
     line = drain(r);
     assert_int_equal(n_lines(line), 1);
     assert_non_null(strstr(line, " id=\"x\\nts=2026"));
@@ -260,13 +260,13 @@ static void a_long_line_is_cut_into_one_write(void **state)
     rig *r = *state;
     static char big[20000];
     memset(big, '\n', sizeof big - 1);
-    px_log(&r->lg, PX_INFO, "big", "v=%s", big);
+    px_log_line(&r->lg, PX_INFO, "big", "v=%s", big);
     const char *line = drain(r);
     assert_int_equal(n_lines(line), 1);
     assert_in_range(strlen(line), PIPE_BUF - 8, PIPE_BUF);
     assert_string_equal(line + strlen(line) - 4, "...\n");
     memset(big, 'e', sizeof big - 1);
-    px_log(&r->lg, PX_INFO, big, "v=%s", big);
+    px_log_line(&r->lg, PX_INFO, big, "v=%s", big);
     line = drain(r);
     assert_int_equal(n_lines(line), 1);
     assert_in_range(strlen(line), PIPE_BUF - 8, PIPE_BUF);
@@ -275,7 +275,7 @@ static void a_long_line_is_cut_into_one_write(void **state)
 static void *chatter(void *ctx)
 {
     rig *r = ctx;
-    for (int i = 0; i < 100; i++) px_log(&r->lg, PX_INFO, "chat", "i=%d rest=%s", i, "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa");
+    for (int i = 0; i < 100; i++) px_log_line(&r->lg, PX_INFO, "chat", "i=%d rest=%s", i, "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa");
     return NULL;
 }
 
@@ -332,7 +332,7 @@ static void a_closed_log_is_no_failure(void **state)
     (void)state;
     px_log_init(&lg, -1, PX_INFO, 0);
     assert_true(lg.host[0] != '\0');
-    px_log(&lg, PX_INFO, "nowhere", "x=%d", 1);
+    px_log_line(&lg, PX_INFO, "nowhere", "x=%d", 1);
 }
 
 static void levels_are_words(void **state)
