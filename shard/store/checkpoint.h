@@ -9,7 +9,7 @@
 typedef struct shard_source {               /* one tensor of the checkpoint */
     kern_dtype     dtype;
     uint64_t       rows, cols;
-    const uint8_t *data;                    /* row-major, blocks along columns */
+    const uint8_t *data;                    /* row-major, blocks along columns; at any address: memcpy, no casts */
     size_t         bytes;
     const char    *file;                    /* for messages */
     bool           qk_permuted;             /* GGUF llama: rows of a head are interleaved pairs; the sharder undoes it */
@@ -24,12 +24,16 @@ px_code shard_checkpoint_open(shard_checkpoint **c, px_alloc *a, const char *pat
 void    shard_checkpoint_close(shard_checkpoint *c);
 const shard_arch   *shard_checkpoint_arch(const shard_checkpoint *c);
 const shard_types  *shard_checkpoint_types(const shard_checkpoint *c);        /* as in the file */
+/* NULL where shard_arch_has says no (tied: no SHARD_OUTPUT) or there is no such layer. */
 const shard_source *shard_checkpoint_tensor(const shard_checkpoint *c, shard_role r, uint32_t layer);
 const struct shard_gguf *shard_checkpoint_gguf(const shard_checkpoint *c);    /* NULL for safetensors */
 uint64_t shard_checkpoint_bytes(const shard_checkpoint *c);                   /* source_bytes: sum over its tensors */
 const char *shard_checkpoint_revision(const shard_checkpoint *c);             /* "" if unknown */
+/* The mapped file in which an address lies, or NULL; async-signal-safe, for the SIGBUS handler of a file that shrank. */
+const char *shard_checkpoint_file_of(const shard_checkpoint *c, const void *address);
 
-/* Architecture alone: from a GGUF, a folder, a config.json or a set's manifest (for the planner). */
+/* Architecture alone, served or not: from a GGUF, a folder, a config.json, a .safetensors or a set's manifest (for the
+ * planner).  Types are the file's; of a config.json its dtype, for vectors too. */
 px_code shard_arch_read(shard_arch *m, shard_types *t, px_alloc *a, const char *path, px_err *e);
 
 #endif

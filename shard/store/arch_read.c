@@ -1,0 +1,91 @@
+/* What the planner asks: the architecture alone, also of families that are not served. */
+#include "shard/store/checkpoint.h"
+
+#include <string.h>
+
+#include "proto/base/io.h"
+#include "shard/store/gguf_arch.h"
+#include "shard/store/hfconfig.h"
+#include "shard/store/probe.h"
+#include "shard/store/set.h"
+
+static px_code from_gguf(shard_arch *m, shard_types *t, px_alloc *a, const char *path, px_err *e)
+{
+    px_code rc;
+    char name[96];
+    shard_gguf *g;
+
+    if ((rc = shard_gguf_open(&g, a, path, e))) return rc;
+    if ((rc = shard_gguf_arch(m, g, false, e))) goto out;
+    if (m->n_layer > shard_gguf_n_tensors(g)) {
+        rc = px_fail(e, PX_EMISMATCH, "n_layer", "%u layers, and only %zu tensors", m->n_layer, shard_gguf_n_tensors(g));
+        goto out;
+    }
+    if ((rc = shard_types_init(t, a, m->n_layer, e))) goto out;
+    for (shard_role r = 0; r < SHARD_N_ROLES; r++)
+        for (uint32_t l = 0; shard_arch_has(m, r) && l < (shard_role_get(r)->per_layer ? m->n_layer : 1); l++) {
+            const shard_gguf_tensor *x = shard_gguf_tensor_find(g, shard_tensor_name(r, l, name, sizeof name));
+            if (!x) {
+                rc = px_fail(e, PX_ENOTFOUND, name, "the file has no such tensor");
+                goto out;
+            }
+            if (r <= SHARD_OUTPUT) t->global[r] = x->dtype;
+            else t->layer[(size_t)l * SHARD_N_ROLES + r] = x->dtype;
+        }
+    if (m->tied) t->global[SHARD_OUTPUT] = t->global[SHARD_TOKEN_EMBD];
+out:
+    if (rc) px_err_set_file(e, path);
+    shard_gguf_close(g);
+    return rc;
+}
+
+static px_code from_config(shard_arch *m, shard_types *t, px_alloc *a, const char *path, px_err *e)
+{
+    px_code rc;
+    kern_dtype dtype;
+    char revision[96];
+
+    if ((rc = shard_hfconfig_read(m, &dtype, revision, sizeof revision, false, a, path, e)) ||
+        (rc = shard_types_init(t, a, m->n_layer, e)))
+        return rc;
+    for (shard_role r = 0; r <= SHARD_OUTPUT; r++) t->global[r] = dtype;
+    for (size_t i = 0; i < (size_t)m->n_layer * SHARD_N_ROLES; i++) t->layer[i] = dtype;
+    return PX_OK;
+}
+
+static px_code from_set(shard_arch *m, shard_types *t, px_alloc *a, const char *dir, px_err *e)
+{
+    shard_manifest set;
+    px_code rc = shard_manifest_read(&set, a, dir, e);
+
+    if (rc) return rc;
+    *m = set.arch;
+    *t = set.types;                              /* taken over */
+    set.types = (shard_types){0};
+    shard_manifest_deinit(&set);
+    return PX_OK;
+}
+
+px_code shard_arch_read(shard_arch *m, shard_types *t, px_alloc *a, const char *path, px_err *e)
+{
+    px_code rc;
+    shard_probe *p = px_new(a, shard_probe, 1);
+
+    *m = (shard_arch){0};
+    *t = (shard_types){0};
+    if (!p) return px_fail(e, PX_ENOMEM, "", "no memory for paths");
+    if ((rc = shard_probe_path(p, path, e))) goto out;
+    switch (p->kind) {
+    case SHARD_IS_GGUF:        rc = from_gguf(m, t, a, path, e); break;
+    case SHARD_IS_SAFETENSORS:
+    case SHARD_IS_CONFIG:      rc = from_config(m, t, a, p->config, e); break;
+    case SHARD_IS_SET:         rc = from_set(m, t, a, p->dir, e); break;
+    }
+out:
+    if (rc) {
+        px_err_set_file(e, path);
+        shard_types_deinit(t);
+    }
+    px_del(a, p, 1);
+    return rc;
+}

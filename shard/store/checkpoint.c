@@ -1,0 +1,165 @@
+#include "shard/store/checkpoint.h"
+
+#include <string.h>
+
+#include "proto/base/io.h"
+#include "shard/store/gguf_arch.h"
+#include "shard/store/hfconfig.h"
+#include "shard/store/inventory.h"
+#include "shard/store/probe.h"
+#include "shard/store/safetensors.h"
+
+struct shard_checkpoint {
+    px_alloc             *a;
+    shard_arch            arch;
+    shard_types           types;
+    shard_gguf           *gguf;         /* owned; NULL for safetensors */
+    shard_safetensors_set files;        /* owned; empty for GGUF */
+    shard_inventory       inventory;
+    shard_source         *bound;        /* (n_bound) owned */
+    size_t                n_bound;
+    uint64_t              bytes;
+    char                  revision[96];
+};
+
+/* ---- GGUF ---- */
+
+static px_code open_gguf(shard_checkpoint *c, const char *path, px_err *e)
+{
+    px_code rc;
+    const char *s;
+    size_t n;
+
+    if ((rc = shard_gguf_open(&c->gguf, c->a, path, e)) || (rc = shard_gguf_arch(&c->arch, c->gguf, true, e))) return rc;
+    if (!shard_gguf_str(c->gguf, "general.version", &s, &n, NULL) && n < sizeof c->revision && px_utf8_valid(s, n))
+        memcpy(c->revision, s, n);
+    if ((rc = shard_inventory_init(&c->inventory, c->a, shard_gguf_n_tensors(c->gguf), e))) return rc;
+    for (size_t i = 0; i < c->inventory.n; i++) {
+        const shard_gguf_tensor *t = shard_gguf_tensor_at(c->gguf, i);
+        shard_named *v = &c->inventory.item[i];
+        v->name = t->name;
+        v->name_bytes = t->name_bytes;
+        v->source = (shard_source){ t->dtype, t->rows, t->cols, t->data, t->bytes, shard_gguf_path(c->gguf), false };
+    }
+    return PX_OK;
+}
+
+/* ---- safetensors ---- */
+
+static px_code open_safetensors(shard_checkpoint *c, const shard_probe *p, px_err *e)
+{
+    px_code rc;
+    kern_dtype dtype;
+    size_t n = 0, at = 0;
+
+    if ((rc = shard_hfconfig_read(&c->arch, &dtype, c->revision, sizeof c->revision, true, c->a, p->config, e))) return rc;
+    if ((rc = shard_arch_check_served(&c->arch, e))) { px_err_set_file(e, p->config); return rc; }
+    rc = p->index[0] ? shard_safetensors_set_index(&c->files, c->a, p->dir, p->index, e)
+                     : shard_safetensors_set_single(&c->files, c->a, p->weights, e);
+    if (rc) return rc;
+    for (size_t f = 0; f < c->files.n; f++) n += c->files.file[f].n;
+    if ((rc = shard_inventory_init(&c->inventory, c->a, n, e))) return rc;
+    for (size_t f = 0; f < c->files.n; f++)
+        for (size_t i = 0; i < c->files.file[f].n; i++) {
+            const shard_st_tensor *t = &c->files.file[f].tensor[i];
+            shard_named *v = &c->inventory.item[at++];
+            v->name = t->name;
+            v->name_bytes = strlen(t->name);
+            v->source = (shard_source){ t->dtype, t->rows, t->cols, t->data, t->bytes, c->files.file[f].map.path, false };
+        }
+    return PX_OK;
+}
+
+/* ---- both ---- */
+
+static px_code bind(shard_checkpoint *c, px_err *e)
+{
+    px_code rc;
+    const shard_naming names = c->gguf ? SHARD_NAMES_GGUF : SHARD_NAMES_HF;
+
+    /* A layer has more than one tensor: a number of layers that lies is found before memory is taken for it. */
+    if (c->arch.n_layer > c->inventory.n)
+        return px_fail(e, PX_EMISMATCH, "n_layer", "%u layers, and only %zu tensors", c->arch.n_layer, c->inventory.n);
+    c->n_bound = 3 + (size_t)c->arch.n_layer * SHARD_N_ROLES;
+    if (!(c->bound = px_new(c->a, shard_source, c->n_bound)))
+        return px_fail(e, PX_ENOMEM, "", "no memory for %zu tensors", c->n_bound);
+    if ((rc = shard_types_init(&c->types, c->a, c->arch.n_layer, e)) || (rc = shard_inventory_sort(&c->inventory, e)) ||
+        (rc = shard_inventory_bind(&c->inventory, names, &c->arch, c->bound, e)))
+        return rc;
+    for (shard_role r = 0; r < SHARD_N_ROLES; r++)
+        for (uint32_t l = 0; shard_arch_has(&c->arch, r) && l < (shard_role_get(r)->per_layer ? c->arch.n_layer : 1); l++) {
+            shard_source *s = &c->bound[shard_binding_at(r, l)];
+            s->qk_permuted = c->gguf && (r == SHARD_ATTN_Q || r == SHARD_ATTN_K);
+            c->bytes += s->bytes;                       /* no overflow: extents of files that are mapped */
+            if (r <= SHARD_OUTPUT) c->types.global[r] = s->dtype;
+            else c->types.layer[(size_t)l * SHARD_N_ROLES + r] = s->dtype;
+        }
+    /* Tied: whoever asks for the type of the output gets that of the one table. */
+    if (c->arch.tied) c->types.global[SHARD_OUTPUT] = c->types.global[SHARD_TOKEN_EMBD];
+    return PX_OK;
+}
+
+px_code shard_checkpoint_open(shard_checkpoint **out, px_alloc *a, const char *path, px_err *e)
+{
+    px_code rc;
+    shard_probe *p = NULL;
+    shard_checkpoint *c = px_new(a, shard_checkpoint, 1);
+
+    *out = NULL;
+    if (!c) return px_fail(e, PX_ENOMEM, "", "no memory for a checkpoint");
+    c->a = a;
+    if (!(p = px_new(a, shard_probe, 1))) { rc = px_fail(e, PX_ENOMEM, "", "no memory for paths"); goto fail; }
+    if ((rc = shard_probe_path(p, path, e))) goto fail;
+    switch (p->kind) {
+    case SHARD_IS_GGUF:        rc = open_gguf(c, path, e); break;
+    case SHARD_IS_SAFETENSORS: rc = open_safetensors(c, p, e); break;
+    case SHARD_IS_CONFIG:      rc = px_fail(e, PX_ENOTFOUND, "model.safetensors", "a configuration without weights"); break;
+    case SHARD_IS_SET:         rc = px_fail(e, PX_EINVAL, "manifest.json", "this is a shard set, and not a checkpoint"); break;
+    }
+    if (rc || (rc = shard_arch_check_served(&c->arch, e)) || (rc = bind(c, e))) goto fail;
+    px_del(a, p, 1);
+    *out = c;
+    return PX_OK;
+
+fail:
+    px_err_set_file(e, path);
+    if (p) px_del(a, p, 1);
+    shard_checkpoint_close(c);
+    return rc;
+}
+
+void shard_checkpoint_close(shard_checkpoint *c)
+{
+    if (!c) return;
+    if (c->bound) px_del(c->a, c->bound, c->n_bound);
+    shard_inventory_deinit(&c->inventory);
+    shard_types_deinit(&c->types);
+    shard_safetensors_set_close(&c->files);
+    shard_gguf_close(c->gguf);
+    px_del(c->a, c, 1);
+}
+
+const shard_arch  *shard_checkpoint_arch(const shard_checkpoint *c) { return &c->arch; }
+const shard_types *shard_checkpoint_types(const shard_checkpoint *c) { return &c->types; }
+const shard_gguf  *shard_checkpoint_gguf(const shard_checkpoint *c) { return c->gguf; }
+uint64_t           shard_checkpoint_bytes(const shard_checkpoint *c) { return c->bytes; }
+const char        *shard_checkpoint_revision(const shard_checkpoint *c) { return c->revision; }
+
+const shard_source *shard_checkpoint_tensor(const shard_checkpoint *c, shard_role r, uint32_t layer)
+{
+    if ((unsigned)r >= SHARD_N_ROLES || (r > SHARD_OUTPUT && layer >= c->arch.n_layer)) return NULL;
+    const shard_source *s = &c->bound[shard_binding_at(r, layer)];
+    return s->data ? s : NULL;
+}
+
+const char *shard_checkpoint_file_of(const shard_checkpoint *c, const void *address)
+{
+    if (c->gguf) {
+        shard_mapping m = { .path = NULL };
+        m.data = shard_gguf_map(c->gguf, &m.bytes);
+        return shard_mapping_has(&m, address) ? shard_gguf_path(c->gguf) : NULL;
+    }
+    for (size_t f = 0; f < c->files.n; f++)
+        if (shard_mapping_has(&c->files.file[f].map, address)) return c->files.file[f].map.path;
+    return NULL;
+}
