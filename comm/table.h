@@ -1,0 +1,75 @@
+/* table.h - what a transport is: one table of functions behind comm.h, and the object that they share.
+ * Layer: comm, internal.  open.c checks every argument before a transport sees it, so a table's functions get
+ * `which` in {0, 1}, alternating, and sizes within what was opened. */
+#ifndef COMM_TABLE_H
+#define COMM_TABLE_H
+
+#include "comm/comm.h"
+#include "comm/meet.h"
+
+#define COMM_ALIGN 64u
+
+typedef struct comm_table {
+    const char *name;
+    px_code (*open)(comm *c, const comm_args *args, px_err *e);       /* partial[] and what stands behind it */
+    void    (*close)(comm *c);                                        /* idempotent; accepts a half-open comm */
+    px_code (*reduce)(comm *c, unsigned which, size_t bytes, const float *const **views, uint32_t *n, px_err *e);
+    px_code (*gather)(comm *c, const void *mine, size_t bytes, void *all, px_err *e);
+    px_code (*barrier)(comm *c, px_err *e);
+} comm_table;
+
+struct comm {
+    const comm_table *table;
+    px_alloc   *a;                                /* borrowed; owns this object and `block` */
+    comm_kind   kind;
+    uint32_t    rank, world;
+    size_t      partial_bytes, gather_bytes;
+    int         last_which;                       /* -1 before the first reduce */
+    bool        failed;                           /* a wait failed: the ranks are no longer in step */
+
+    float      *partial[2];
+    const float *view[2][COMM_MAX_WORLD];         /* of the form with world views */
+    uint8_t    *block; size_t block_bytes;        /* private buffers, from `a` (not: local with a group) */
+
+    struct {                                      /* local, shm */
+        comm_meet  at;
+        comm_seat  own;                           /* the only seat when there are no peers */
+        uint8_t   *slot[COMM_MAX_WORLD][2];       /* gather slots by rank and parity of the meeting */
+        bool       met;                           /* the peers' addresses are known */
+        comm_local_group *group;                  /* borrowed; NULL without peers */
+        uint8_t   *map; size_t map_bytes;         /* shm: the memory file */
+    } room;
+
+    struct {                                      /* mpi */
+        float  *stage;                            /* small: world views; large: this rank's slice of every rank */
+        float  *sum;                              /* large: the one view */
+        size_t  stride;                           /* floats between two views in stage */
+        const float *sum_view[1];
+    } mpi;
+};
+
+extern const comm_table comm_local_table, comm_shm_table, comm_mpi_table;
+
+/* Buffers of one rank in local and shm: two partials, then two gather slots, all on 64-byte lines. */
+typedef struct comm_room_layout { size_t partial, slot, rank_bytes; } comm_room_layout;
+/* Inputs are within COMM_MAX_MESSAGE. */
+comm_room_layout comm_room_layout_of(size_t partial_bytes, size_t gather_bytes);
+void comm_room_carve(comm_room_layout l, uint8_t *base, float *partial[2], uint8_t *slot[2]);
+
+/* Bytes of private buffers that the mpi transport takes. */
+size_t comm_mpi_block_bytes(uint32_t world, size_t partial_bytes);
+
+/* So large that no world of COMM_MAX_WORLD can overflow a size_t. */
+#define COMM_MAX_MESSAGE ((size_t)1 << 40)
+
+/* The three collectives of local and shm, on c->room. */
+px_code comm_room_reduce(comm *c, unsigned which, size_t bytes, const float *const **views, uint32_t *n, px_err *e);
+px_code comm_room_gather(comm *c, const void *mine, size_t bytes, void *all, px_err *e);
+px_code comm_room_barrier(comm *c, px_err *e);
+/* Local: take the peers' addresses from the group, once all have arrived. */
+void comm_local_learn(comm *c);
+
+/* `bytes` zeroed and touched, 64-byte aligned. */
+uint8_t *comm_block_get(px_alloc *a, size_t bytes);
+
+#endif
