@@ -32,28 +32,74 @@ typedef struct shard_demand {
     uint32_t threads;
 } shard_demand;
 
-/* Offsets inside one activation arena: every buffer the forward pass uses, at a fixed place. 64-byte multiples. */
+/* Where a buffer lies in its arena.  Both numbers are multiples of 64. */
+typedef struct shard_span { uint64_t at, bytes; } shard_span;
+
+/* What changes from step to step, in one image that is uploaded as one piece.  T = token_budget, S = max_sequences. */
+typedef struct shard_step_layout {
+    shard_span n_rows, n_head_rows;        /* one u32 each: live rows, live rows of the LM head */
+    shard_span id, pos, slot, flags;       /* (T) u32: token, position, row of the block table, row flags (uploaded as 0) */
+    shard_span head_row, head_flags;       /* (S) u32: which rows need logits; their flags in the LM head */
+    shard_span param;                      /* (S) kern_cand_param */
+} shard_step_layout;
+
+/* The device arena: every buffer that the forward pass uses, at a fixed place. */
 typedef struct shard_layout {
-    uint64_t residual, normed, act, qkv_q, qkv_k, qkv_v, attn, gate, up, ffn_act, head_in, logits, cand, flags, step, workspace;
-    uint64_t residual_bytes, normed_bytes, act_bytes, q_bytes, k_bytes, v_bytes, attn_bytes, gate_bytes, up_bytes,
-             ffn_act_bytes, head_in_bytes, logits_bytes, cand_bytes, flags_bytes, step_bytes, workspace_bytes;
-    uint64_t bytes;                         /* the arena */
+    shard_span residual, normed;           /* (T, d_model) f32 */
+    shard_span act;                        /* activations in a matmul's format: the widest of all matmuls */
+    shard_span q, k, v, attn;              /* (T, heads of this rank, head_dim) f32 */
+    shard_span gate, up;                   /* (T, FFN rows of this rank) f32 */
+    shard_span head_in;                    /* (S, d_model) f32 */
+    shard_span logits;                     /* (S, rows of the vocabulary slice) f32 */
+    shard_span cand;                       /* (S, record) */
+    shard_span workspace;                  /* the backend's */
+    shard_span step;                       /* shard_step_layout lies in it */
+    shard_span block_table;                /* (S, table_stride) u32 */
+    shard_span head_map;                   /* (heads of this rank) u32 */
+    uint32_t   table_stride;               /* blocks of the longest context */
+    uint64_t   bytes;
+    shard_step_layout image;               /* offsets inside `step` */
 } shard_layout;
+
+/* The host arena: the executor itself, what it composes, gathers and answers. */
+typedef struct shard_host_layout {
+    shard_span executor, layers;           /* objects of shard/run */
+    shard_span step, block_table;          /* images of the device's */
+    shard_span mine, all;                  /* all-gather of a step's answer: (gather_bytes), (world, gather_bytes) */
+    shard_span all_row;                    /* all-gather of one row: (world, row_bytes) */
+    shard_span order[2];                   /* (max(n_vocab, 256 world)) kern_cand_entry: lists merged, rows sorted */
+    shard_span slots, shadow;              /* (S) what a sequence has on this rank; the copy that a step is checked on */
+    shard_span entries, rows, tops;        /* results: (S), (S), (max_tops) */
+    uint32_t   max_tops, row_bytes;        /* row_bytes: the longest slice of any rank */
+    uint64_t   bytes;
+} shard_host_layout;
+
+/* Objects of shard/run, counted here because the plan comes first; shard/run asserts that they fit. */
+#define SHARD_EXECUTOR_BYTES 8192u
+#define SHARD_LAYER_BYTES    384u
+#define SHARD_SLOT_BYTES     64u
+#define SHARD_RESULT_BYTES   32u           /* an entry's or a row's result */
+#define SHARD_MAX_RESULT_TOPS       (1u << 20)    /* [id, log-probability] pairs that the answer of one step can hold */
 
 typedef struct shard_rank_bytes {
     shard_weight_bytes weights;
     uint32_t n_blocks;                      /* KV blocks */
+    uint32_t n_ctx;                         /* longest context: the model's, or what the pool holds if that is less */
     uint64_t kv_block_bytes, kv_pool;
     uint64_t rope_tables;                   /* cos and sin */
-    uint64_t tables;                        /* block tables, head map, slots, sampling state, results */
     shard_layout activations;               /* .bytes */
+    shard_host_layout host;                 /* .bytes: slots, block tables, sampling state, results */
     uint64_t comm_shared, comm_private;     /* transport buffers: shared segment (once a host), own */
-    size_t   partial_bytes, gather_bytes;   /* arguments for comm */
+    size_t   partial_bytes, gather_bytes;   /* arguments for comm: the same on every rank */
     uint64_t total;                         /* all of the above that this rank owns, the shared segment counted on rank 0 */
 } shard_rank_bytes;
 
-/* comm_kind: 0 local, 1 shm, 2 mpi as in comm/comm.h. */
+/* Rows of the vocabulary slice that are tokens, and not padding. */
+uint32_t shard_vocab_valid(const shard_arch *m, const shard_cut *c);
+
+/* transport: 0 local, 1 shm, 2 mpi as in comm/comm.h.  Errors: PX_ERANGE (e->field: kv.tokens, kv.block, max_sequences,
+ * token_budget, threads, model), PX_EUNSUP (a type without panels). */
 px_code shard_rank_bytes_of(const shard_arch *m, const shard_types *t, const shard_split *s, uint32_t rank,
-                            const shard_demand *d, int comm_kind, shard_rank_bytes *out, px_err *e);
+                            const shard_demand *d, int transport, shard_rank_bytes *out, px_err *e);
 
 #endif
