@@ -27,14 +27,16 @@ typedef struct shard_executor_args {
 px_code shard_executor_open(shard_executor **x, px_alloc *a, const shard_executor_args *args, px_err *e);
 void    shard_executor_close(shard_executor *x);
 /* Collective among the ranks.  PX_EINVAL and PX_ERANGE (a step that cannot be: slot, position, block, rows over budget)
- * are found before any collective is called, on every rank alike, and change nothing. */
+ * are found before any collective is called, on every rank alike, and change nothing.  At most max_sequences rows need
+ * logits, and at most SHARD_MAX_RESULT_TOPS pairs (bytes.h; n_vocab x max_sequences if that is less) are answered.
+ * Temperatures below 1e-5 are greedy.  PX_EMISMATCH: check_samples found another id on rank e->rank. */
 px_code shard_executor_step_all(shard_executor *x, const shard_step *in, shard_result *out, px_err *e);
 /* One step of every shape that serving will use, results dropped, slots left closed. */
 px_code shard_executor_warm_up_all(shard_executor *x, px_err *e);
 /* What the plan said, and what was carved. */
 const shard_rank_bytes *shard_executor_plan(const shard_executor *x);
 uint64_t shard_executor_carved(const shard_executor *x);
-/* Digest of the rope tables: part of the hello. */
+/* Digest of the rope tables: part of the hello.  0 if there was no memory to make them. */
 uint64_t shard_rope_digest(const shard_arch *m, uint32_t n_ctx);
 
 #endif

@@ -60,7 +60,7 @@ typedef struct shard_result {                   /* borrowed from the executor un
     uint64_t step;
     const shard_entry_result *entry; uint32_t n_entries;
     uint32_t full_gathers;                      /* rows whose limits needed the whole row */
-    uint32_t kv_saturated;                      /* values that f16 KV had to saturate */
+    uint32_t kv_saturated;                      /* rows of a rank whose values f16 KV had to saturate */
 } shard_result;
 
 #endif

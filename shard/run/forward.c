@@ -1,0 +1,164 @@
+/* forward.c - from token ids to candidates, one layer after the other.
+ *
+ * Every rank runs this at the same time on its own share.  q, k, v, gate and up are cut by rows: each rank computes
+ * its own heads and its own part of the FFN, and needs nobody.  The two matmuls that end a block (attention's output,
+ * the FFN's down) are cut by columns: each rank has a partial sum of the whole row, and the ranks add up.  So does the
+ * embedding, where one rank has the token's row and the others have zeros.  The sum, the residual and the next norm are
+ * one op. */
+#include "shard/run/forward.h"
+
+/* Live rows are on the device; the host only says how many there can be, in powers of two. */
+static uint32_t bucket(uint32_t n, uint32_t most)
+{
+    uint32_t b = 1;
+    while (b < n) b *= 2;
+    return b < most ? b : most;
+}
+
+static kern_rows rows_of(const shard_forward *f, uint32_t n) { return (kern_rows){ bucket(n, f->max_rows), f->n_rows }; }
+
+/* ---- the sum between ranks ---- */
+
+/* A partial sum lies in the buffer of this turn: add all ranks' in tree order to the residual (or begin it), and leave
+ * the normed row for what follows. */
+static px_code sum_and_norm_all(shard_forward *f, uint32_t n, bool first, kern_buf norm, px_err *e)
+{
+    const uint32_t d = f->arch->d_model;
+    const unsigned turn = f->turn;
+    const size_t bytes = (size_t)n * d * sizeof(float);
+    kern_add_norm_args a = { .rows = rows_of(f, n), .cols = d, .eps = f->arch->rms_eps, .residual = f->residual,
+                             .first = first, .weight = norm, .out = f->normed };
+    const float *const *views;
+    px_code rc;
+
+    if ((rc = f->ops->wait(f->dev, e)) || (rc = comm_reduce_views_all(f->comm, turn, bytes, &views, &a.n_views, e)))
+        return rc;
+    if (a.n_views > KERN_MAX_VIEWS) return px_fail(e, PX_EINTERNAL, "views", "%u of them", a.n_views);
+    for (uint32_t i = 0; i < a.n_views; i++) {
+        if (f->seen[turn][i] != views[i]) {
+            if ((rc = f->ops->wrap(f->dev, (void *)(uintptr_t)views[i], f->partial[turn].bytes, &f->view[turn][i], e)))
+                return rc;
+            f->seen[turn][i] = views[i];
+        }
+        a.view[i] = f->view[turn][i];
+    }
+    f->turn = !turn;
+    return f->ops->add_norm(f->dev, &a, e);
+}
+
+/* ---- matmuls: activations in the format that the weights want ---- */
+
+/* Up to three weights on the same fp32 rows.  A file may mix types: rows are brought into a format once for all weights
+ * that read it. */
+static px_code multiply(shard_forward *f, kern_rows rows, kern_buf in, uint32_t cols, uint32_t n, const kern_weight *w,
+                        const kern_buf *out, const uint32_t *stride, kern_buf flags, px_err *e)
+{
+    px_code rc;
+
+    for (kern_act act = 0; act < KERN_N_ACTS; act++) {
+        kern_matmul_args m = { .rows = rows, .act = act, .cols = cols, .in = f->act, .workspace = f->workspace };
+        for (uint32_t i = 0; i < n; i++)
+            if (kern_act_of(w[i].dtype) == act) {
+                m.w[m.n] = w[i];
+                m.out[m.n] = out[i];
+                m.out_stride[m.n++] = stride[i];
+            }
+        if (m.n == 0) continue;
+        if ((rc = f->ops->quant(f->dev, &(kern_quant_args){ .rows = rows, .cols = cols, .act = act, .in = in,
+                                                            .out = f->act, .flags = flags }, e))
+            || (rc = f->ops->matmul(f->dev, &m, e)))
+            return rc;
+    }
+    return PX_OK;
+}
+
+/* A matmul cut by columns: its result is this rank's partial sum. */
+static px_code multiply_partial(shard_forward *f, kern_rows rows, kern_buf in, const kern_weight *w, px_err *e)
+{
+    return multiply(f, rows, in, w->cols, 1, w, &f->partial[f->turn], &f->arch->d_model, f->flags, e);
+}
+
+/* ---- the parts of the model, in order ---- */
+
+/* ids -> partial: this rank's rows of the table, zeros for the others' tokens. */
+static px_code embed(shard_forward *f, uint32_t n, px_err *e)
+{
+    return f->ops->embed(f->dev, &(kern_embed_args){ .rows = rows_of(f, n), .table = f->w->embd,
+                                                     .vocab_begin = f->cut->vocab.begin, .vocab_end = f->cut->vocab.end,
+                                                     .ids = f->id, .out = f->partial[f->turn] }, e);
+}
+
+/* normed -> q, k, v -> rope, KV append -> attention -> partial */
+static px_code attend(shard_forward *f, uint32_t layer, uint32_t n, px_err *e)
+{
+    const shard_layer *y = &f->w->layer[layer];
+    const uint32_t heads = f->cut->q_head.end - f->cut->q_head.begin, hd = f->arch->head_dim;
+    const kern_rows rows = rows_of(f, n);
+    const kern_weight w[3] = { y->q, y->k, y->v };
+    const kern_buf out[3] = { f->q, f->k, f->v };
+    const uint32_t stride[3] = { y->q.rows, y->k.rows, y->v.rows };
+    px_code rc;
+
+    if ((rc = multiply(f, rows, f->normed, f->arch->d_model, 3, w, out, stride, f->flags, e))) return rc;
+    if ((rc = f->ops->rope_append(f->dev, &(kern_rope_append_args){
+            .rows = rows, .n_head = heads, .n_kv_head = f->kv.n_kv_head, .head_dim = hd, .layer = layer, .q = f->q,
+            .k = f->k, .v = f->v, .cos = f->cos, .sin = f->sin, .pos = f->pos, .row_slot = f->slot,
+            .block_table = f->block_table, .table_stride = f->table_stride, .kv = f->kv, .flags = f->flags }, e)))
+        return rc;
+    if ((rc = f->ops->attention(f->dev, &(kern_attention_args){
+            .rows = rows, .n_head = heads, .n_kv_head = f->kv.n_kv_head, .head_dim = hd, .layer = layer, .q = f->q,
+            .head_map = f->head_map, .pos = f->pos, .row_slot = f->slot, .block_table = f->block_table,
+            .table_stride = f->table_stride, .kv = f->kv, .out = f->attn, .workspace = f->workspace }, e)))
+        return rc;
+    return multiply_partial(f, rows, f->attn, &y->out, e);
+}
+
+/* normed -> gate, up -> SwiGLU -> partial */
+static px_code feed_forward(shard_forward *f, uint32_t layer, uint32_t n, px_err *e)
+{
+    const shard_layer *y = &f->w->layer[layer];
+    const kern_rows rows = rows_of(f, n);
+    const kern_weight w[2] = { y->gate, y->up };
+    const kern_buf out[2] = { f->gate, f->up };
+    const uint32_t stride[2] = { y->gate.rows, y->up.rows };
+    px_code rc;
+
+    if ((rc = multiply(f, rows, f->normed, f->arch->d_model, 2, w, out, stride, f->flags, e))) return rc;
+    if ((rc = f->ops->swiglu(f->dev, &(kern_swiglu_args){ .rows = rows, .cols = y->gate.rows, .gate = f->gate,
+                                                          .up = f->up, .out = f->gate, .stride = y->gate.rows }, e)))
+        return rc;
+    return multiply_partial(f, rows, f->gate, &y->down, e);
+}
+
+/* Rows that need logits -> this rank's slice of the logits -> its candidates. */
+static px_code head(shard_forward *f, const shard_forward_shape *s, px_err *e)
+{
+    const kern_rows rows = { bucket(s->head_rows, f->max_head_rows), f->n_head_rows };
+    const kern_weight *w = &f->w->head;
+    px_code rc;
+
+    if ((rc = f->ops->gather(f->dev, &(kern_gather_args){ .rows = rows, .cols = f->arch->d_model, .in = f->normed,
+                                                          .index = f->head_row, .out = f->head_in }, e)))
+        return rc;
+    if (w->rows && (rc = multiply(f, rows, f->head_in, f->arch->d_model, 1, w, &f->logits, &w->rows, f->head_flags, e)))
+        return rc;
+    return f->ops->candidates(f->dev, &(kern_candidates_args){
+        .rows = rows, .logits = f->logits, .stride = w->rows, .vocab_begin = f->cut->vocab.begin,
+        .n_valid = shard_vocab_valid(f->arch, f->cut), .params = f->param, .out = f->cand,
+        .out_stride = s->record_bytes }, e);
+}
+
+px_code shard_forward_all(shard_forward *f, const shard_forward_shape *s, px_err *e)
+{
+    const uint32_t n = s->rows, n_layer = f->w->n_layer;
+    px_code rc;
+
+    if ((rc = embed(f, n, e)) || (rc = sum_and_norm_all(f, n, true, f->w->layer[0].attn_norm, e))) return rc;
+    for (uint32_t l = 0; l < n_layer; l++) {
+        const kern_buf after = l + 1 < n_layer ? f->w->layer[l + 1].attn_norm : f->w->out_norm;
+
+        if ((rc = attend(f, l, n, e)) || (rc = sum_and_norm_all(f, n, false, f->w->layer[l].ffn_norm, e))) return rc;
+        if ((rc = feed_forward(f, l, n, e)) || (rc = sum_and_norm_all(f, n, false, after, e))) return rc;
+    }
+    return s->head_rows ? head(f, s, e) : PX_OK;
+}

@@ -1,0 +1,49 @@
+/* forward.h - the forward pass of one rank: rows of tokens in, candidates of its slice of the vocabulary out.
+ * Layer: shard/run (where kernels and comm meet).  Fixed after open; every buffer has one address for its life. */
+#ifndef SHARD_FORWARD_H
+#define SHARD_FORWARD_H
+
+#include "comm/comm.h"
+#include "shard/run/weights.h"
+
+typedef struct shard_forward {
+    const kern_ops   *ops;                  /* all borrowed from the executor */
+    kern_dev         *dev;
+    comm             *comm;
+    const shard_arch *arch;
+    const shard_cut  *cut;                  /* what this rank owns */
+    const shard_weights *w;
+    kern_kv           kv;
+
+    /* the step, uploaded: T = token budget, S = rows of the LM head */
+    kern_buf n_rows, n_head_rows;           /* one u32 each */
+    kern_buf id, pos, slot, flags;          /* (T) u32 */
+    kern_buf head_row, head_flags;          /* (S) u32 */
+    kern_buf param;                         /* (S) kern_cand_param */
+    kern_buf block_table;                   /* (slots, table_stride) u32 */
+    kern_buf head_map;                      /* (heads) u32 */
+    kern_buf cos, sin;                      /* (n_ctx, head_dim / 2) f32 */
+    uint32_t table_stride, max_rows, max_head_rows;
+
+    /* what the layers leave to each other */
+    kern_buf residual, normed;              /* (T, d_model) f32 */
+    kern_buf act, q, k, v, attn, gate, up;
+    kern_buf head_in, logits, cand, workspace;
+
+    /* partial sums: two buffers take turns, and each has its views */
+    kern_buf partial[2];
+    const float *seen[2][KERN_MAX_VIEWS];   /* the address behind a view: one that moves is wrapped again */
+    kern_buf view[2][KERN_MAX_VIEWS];
+    unsigned turn;
+} shard_forward;
+
+/* What changes from step to step but is no buffer. */
+typedef struct shard_forward_shape {
+    uint32_t rows, head_rows;               /* live rows, as the uploaded n_rows and n_head_rows say */
+    uint32_t record_bytes;                  /* a row of `cand`: head and list */
+} shard_forward_shape;
+
+/* Collective.  Leaves flags, logits (head_rows) and cand (head_rows records). */
+px_code shard_forward_all(shard_forward *f, const shard_forward_shape *s, px_err *e);
+
+#endif

@@ -1,0 +1,31 @@
+/* weights.h - this rank's weights: views of the mapped shard, in the shapes that the ops want.
+ * Layer: shard/run.  Owns nothing: the arrays lie in the executor's arena, the numbers in the shard's mapping. */
+#ifndef SHARD_WEIGHTS_H
+#define SHARD_WEIGHTS_H
+
+#include "kernels/kernels.h"
+#include "shard/plan/bytes.h"
+#include "shard/store/set.h"
+
+typedef struct shard_layer {
+    kern_buf    attn_norm, ffn_norm;       /* (d_model) f32 */
+    kern_weight q, k, v;                   /* rows cut by heads */
+    kern_weight out;                       /* columns cut by heads: leaves a partial sum */
+    kern_weight gate, up;                  /* rows cut */
+    kern_weight down;                      /* columns cut: leaves a partial sum */
+} shard_layer;
+_Static_assert(sizeof(shard_layer) <= SHARD_LAYER_BYTES, "the plan counts SHARD_LAYER_BYTES a layer");
+
+typedef struct shard_weights {
+    kern_weight  embd, head;               /* this rank's slice of the vocabulary; tied: the same */
+    kern_buf     out_norm;                 /* (d_model) f32 */
+    shard_layer *layer;                    /* (n_layer) */
+    uint32_t     n_layer;
+} shard_weights;
+
+/* Views of every tensor of `rank`; layer: (n_layer) places, borrowed.  Errors: PX_ENOTFOUND, PX_ECORRUPT (a shape that
+ * is not the split's; e->field is the tensor), PX_EUNSUP (a type that the backend cannot multiply with). */
+px_code shard_weights_map(shard_weights *w, const kern_ops *ops, kern_dev *dev, const shard_manifest *m,
+                          const shard_file *file, uint32_t rank, shard_layer *layer, px_err *e);
+
+#endif
