@@ -63,7 +63,7 @@ const proto_field proto_fields[] = {
     { .key = "chat_template", PROTO_STRING, PROTO_HOST, AT(chat_template), .fallback = "",
       .doc = "name of a known chat template; empty: found by the digest of the set's template" },
     { .key = "verify", PROTO_STRING, PROTO_HOST, AT(verify), .words = verify_words, .fallback = "auto",
-      .doc = "how deep the shards are checked at start; auto: full once, then header while nothing changed" },
+      .doc = "how deep the shards are checked at start; auto: full where it is quick, else sample, then full beside serving" },
 };
 const size_t proto_n_fields = sizeof proto_fields / sizeof *proto_fields;
 
