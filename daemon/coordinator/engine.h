@@ -6,6 +6,7 @@
 
 #include "daemon/coordinator/request.h"
 #include "daemon/text/chat.h"
+#include "phalanx/v1/control.pb-c.h"
 #include "proto/base/log.h"
 #include "proto/config/config.h"
 #include "shard/store/set.h"
@@ -26,6 +27,8 @@ typedef struct daemon_engine_args {
     const proto_config *config;
     const px_log_sink  *log;
     const char *config_path;               /* for the ranks; "" if all came from flags */
+    const bool *from_flag;                 /* (proto_n_fields): set by a flag, over the file */
+    struct daemon_watcher *watcher;        /* started before any thread; borrowed */
     const char *rank_program;              /* path of phalanx-rank */
     int signal_fd;                         /* signalfd of SIGTERM, SIGINT, SIGCHLD-free */
     /* Called on the engine's thread when the state changes (health). */
@@ -48,9 +51,8 @@ px_code daemon_engine_submit(daemon_engine *g, daemon_request *r, px_err *e);   
 void    daemon_engine_wake(daemon_engine *g);                              /* [any], also from a signal-free context only */
 bool    daemon_engine_abort(daemon_engine *g, const char *request_id);    /* [any] true: it was live */
 
-/* A snapshot for GetServerInfo: the engine fills a protobuf message of the public API. [any] */
-struct Phalanx__V1__GetServerInfoResponse;
-/* The message and all it points to come from a (an arena); never free_unpacked. */
-px_code daemon_engine_info(const daemon_engine *g, px_alloc *a, struct Phalanx__V1__GetServerInfoResponse **out, px_err *e);
+/* A snapshot for GetServerInfo: the engine fills a message of the public API.  The message and all it points to come
+ * from a (an arena); never free_unpacked. [any] */
+px_code daemon_engine_info(const daemon_engine *g, px_alloc *a, Phalanx__V1__GetServerInfoResponse **out, px_err *e);
 
 #endif

@@ -4,8 +4,8 @@
 #define DAEMON_SERVER_H
 
 #include "daemon/coordinator/engine.h"
+#include "daemon/coordinator/limits.h"
 
-#define DAEMON_MAX_MESSAGE (8u << 20)           /* bytes of a request message; larger: RESOURCE_EXHAUSTED */
 
 typedef struct daemon_server daemon_server;
 

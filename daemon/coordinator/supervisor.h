@@ -11,7 +11,8 @@
 
 /* A small process, forked before any thread.  It blocks in read(); at end of file (we are gone, however) it kills what
  * it was told of after 3 s, removes the job folder and exits. */
-typedef struct daemon_watcher { pid_t pid; int pipe; } daemon_watcher;
+typedef struct daemon_watcher daemon_watcher;
+struct daemon_watcher { pid_t pid; int pipe; };
 px_code daemon_watcher_start(daemon_watcher *w, px_err *e);
 void    daemon_watcher_dir(const daemon_watcher *w, const char *dir);    /* remove this at our death */
 void    daemon_watcher_pid(const daemon_watcher *w, pid_t pid);          /* kill this at our death */

@@ -202,7 +202,7 @@ px_code daemon_rank_report(daemon_rank *r, uint32_t stage, uint32_t percent, con
         w.weights_measured = measured(map, map_bytes);
         w.kv_planned = b->kv_pool;
         w.kv_measured = r->kv ? measured(r->kv, r->kv_bytes) : 0;
-        w.arena_planned = b->activations.bytes + b->rope_tables + b->tables;
+        w.arena_planned = b->activations.bytes + b->rope_tables + b->host.bytes;
         w.arena_measured = shard_executor_carved(r->executor);
         w.comm_planned = b->comm_shared + b->comm_private;
         w.comm_measured = r->setup.shm_bytes ? r->setup.shm_bytes : b->comm_private;

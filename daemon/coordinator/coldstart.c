@@ -1,0 +1,532 @@
+#include "daemon/coordinator/coldstart.h"
+
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "daemon/rank/contract.h"
+#include "daemon/rank/convert.h"
+
+/* Longest time for a step; a step that ends in time ends at once. */
+static const struct { const char *name; px_time_us limit; } phases[DAEMON_N_PHASES] = {
+    [DAEMON_PARSE] = { "parse", 0 },          [DAEMON_MANIFEST] = { "manifest", 0 },    [DAEMON_PLAN] = { "plan", 0 },
+    [DAEMON_SPAWN] = { "spawn", 5000000 },    [DAEMON_HELLO] = { "hello", 30000000 },   [DAEMON_COMPARE] = { "compare", 0 },
+    [DAEMON_AGREE] = { "agree", 10000000 },   [DAEMON_MAP] = { "map", 600000000 },      [DAEMON_MPI] = { "mpi", 60000000 },
+    [DAEMON_CARVE] = { "carve", 300000000 },  [DAEMON_WARM_UP] = { "warmup", 120000000 }, [DAEMON_ALL_READY] = { "ready", 0 },
+};
+
+const char *daemon_phase_name(daemon_phase p) { return phases[p].name; }
+
+static void begin(daemon_coldstart *c, daemon_phase p)
+{
+    pthread_mutex_lock(&c->status->lock);
+    c->status->phase[p] = (daemon_phase_info){ .state = DAEMON_DOING, .began = px_now_us() };
+    pthread_mutex_unlock(&c->status->lock);
+}
+
+static void end(daemon_coldstart *c, daemon_phase p, px_code rc, const char *detail)
+{
+    daemon_phase_info *i = &c->status->phase[p];
+    char quoted[200];
+
+    pthread_mutex_lock(&c->status->lock);
+    i->state = rc ? DAEMON_BROKEN : DAEMON_DONE;
+    i->took = px_now_us() - i->began;
+    snprintf(i->detail, sizeof i->detail, "%s", detail);
+    pthread_mutex_unlock(&c->status->lock);
+    px_log_line(c->args->log, rc ? PX_ERROR : PX_INFO, "coldstart", "step=%s code=%s us=%lld detail=%s", phases[p].name,
+                px_code_name(rc), (long long)i->took, px_log_quote(detail, -1, quoted, sizeof quoted));
+}
+
+static void keep(const px_err *e, px_err *errs, size_t cap, size_t *n)
+{
+    if (*n < cap) errs[(*n)++] = *e;
+}
+
+/* ---- manifest and plan ---- */
+
+static px_code read_text(daemon_coldstart *c, px_err *e)
+{
+    daemon_model *m = c->model;
+    const proto_config *cfg = c->args->config;
+    char *data, names[128];
+    size_t n;
+    px_code rc;
+
+    if (m->manifest.has_tokenizer) {
+        if ((rc = shard_manifest_asset(&m->manifest, c->a, cfg->set, "tokenizer.json", &data, &n, e))) return rc;
+        rc = daemon_tokenizer_open(&m->tokenizer, c->a, data, n, e);
+        px_alloc_put(c->a, data, n + 1, 1);
+        if (rc) return rc;
+    } else {
+        snprintf(m->why_no_chat, sizeof m->why_no_chat, "the shard set has no tokenizer");
+    }
+    if (cfg->chat_template[0]) {
+        if (!(m->chat = daemon_template_by_name(cfg->chat_template, e))) return e->code;
+        return PX_OK;
+    }
+    if (!m->tokenizer) return PX_OK;
+    if (!m->manifest.has_template) {
+        snprintf(m->why_no_chat, sizeof m->why_no_chat, "the shard set has no chat template; set chat_template");
+        return PX_OK;
+    }
+    if ((rc = shard_manifest_asset(&m->manifest, c->a, cfg->set, "chat_template.txt", &data, &n, e))) return rc;
+    m->chat = daemon_template_by_text(data, n);
+    px_alloc_put(c->a, data, n + 1, 1);
+    if (!m->chat) {
+        daemon_template_names(names, sizeof names);
+        snprintf(m->why_no_chat, sizeof m->why_no_chat,
+                 "the model's chat template is not known; set chat_template to one of: %s", names);
+    }
+    return PX_OK;
+}
+
+static px_code make_plan(daemon_coldstart *c, char *detail, size_t cap, px_err *e)
+{
+    const shard_manifest *m = &c->model->manifest;
+    shard_demand d = daemon_contract_demand(c->args->config, c->world);
+    comm_kind kind = daemon_contract_transport(c->args->config, c->world);
+    uint64_t worst = 0;
+    px_code rc;
+
+    if (!(c->plan = px_new(c->a, shard_rank_bytes, c->world)) ||
+        !(c->kv_fd = px_new(c->a, int, c->world)) ||
+        !(c->status->rank = px_new(c->a, daemon_rank_info, c->world)))
+        return px_fail(e, PX_ENOMEM, "ranks", "%u ranks", c->world);
+    for (uint32_t r = 0; r < c->world; r++) c->kv_fd[r] = -1;
+    for (uint32_t r = 0; r < c->world; r++) {
+        if ((rc = shard_rank_bytes_of(&m->arch, &m->types, &m->split, r, &d, (int)kind, &c->plan[r], e))) return rc;
+        if (c->plan[r].total > worst) worst = c->plan[r].total;
+        c->n_blocks = r && c->n_blocks < c->plan[r].n_blocks ? c->n_blocks : c->plan[r].n_blocks;
+    }
+    c->status->world = c->world;
+    c->status->transport = kind;
+    c->model->context = daemon_contract_context(c->args->config, m);
+    snprintf(detail, cap, "%u ranks, worst rank %" PRIu64 " bytes, %u KV blocks", c->world, worst, c->n_blocks);
+    return PX_OK;
+}
+
+px_code daemon_coldstart_model(daemon_coldstart *c, px_err *errs, size_t cap, size_t *n_errs)
+{
+    const proto_config *cfg = c->args->config;
+    daemon_model *m = c->model;
+    px_err e = {0};
+    px_code rc;
+    char detail[160] = "", found[32], expected[32];
+
+    begin(c, DAEMON_PARSE);
+    end(c, DAEMON_PARSE, PX_OK, c->args->config_path);
+    begin(c, DAEMON_MANIFEST);
+    if ((rc = shard_manifest_read(&m->manifest, c->a, cfg->set, &e))) goto manifest_done;
+    c->world = m->manifest.world;
+    if (cfg->ranks && cfg->ranks != c->world) {
+        snprintf(found, sizeof found, "%u", c->world);
+        snprintf(expected, sizeof expected, "%u", cfg->ranks);
+        rc = px_mismatch(&e, "ranks", found, expected);
+        px_err_set_file(&e, cfg->set);
+        goto manifest_done;
+    }
+    rc = read_text(c, &e);
+    snprintf(detail, sizeof detail, "%s, %u ranks", m->manifest.model, c->world);
+manifest_done:
+    end(c, DAEMON_MANIFEST, rc, rc ? e.text : detail);
+    if (rc) return keep(&e, errs, cap, n_errs), rc;
+    begin(c, DAEMON_PLAN);
+    rc = make_plan(c, detail, sizeof detail, &e);
+    end(c, DAEMON_PLAN, rc, rc ? e.text : detail);
+    if (rc) keep(&e, errs, cap, n_errs);
+    return rc;
+}
+
+/* ---- spawn ---- */
+
+static px_code spawn(daemon_coldstart *c, px_err *e)
+{
+    const proto_config *cfg = c->args->config;
+    static const char *const skip[] = { "listen", "insecure", "queue", NULL };   /* no business of a rank */
+    char generation[16], flag[64][40], value[64][1100];
+    const char *arg[DAEMON_MAX_ARGS];
+    int n = 0, k = 0;
+    px_code rc;
+
+    snprintf(c->job_dir, sizeof c->job_dir, "%s/j%u", c->dir, c->generation);
+    if (mkdir(c->job_dir, 0700)) return px_fail_errno(e, "tmpdir", c->job_dir);
+    if ((rc = daemon_links_open(&c->links, c->a, c->dir, c->world, c->generation, e))) return rc;
+    c->links.signal_fd = c->args->signal_fd;
+    c->links.wake_fd = c->wake_fd;
+    snprintf(generation, sizeof generation, "%u", c->generation);
+    arg[n++] = "--socket", arg[n++] = c->links.path;
+    arg[n++] = "--generation", arg[n++] = generation;
+    if (c->args->config_path[0]) arg[n++] = "-c", arg[n++] = c->args->config_path;
+    /* What flags have said, and what they did not: the values of the file are the same on this host. */
+    for (size_t i = 0; i < proto_n_fields && k < 64 && n + 3 < DAEMON_MAX_ARGS; i++) {
+        const proto_field *f = &proto_fields[i];
+        bool drop = false;
+        for (int s = 0; skip[s]; s++) drop |= !strcmp(skip[s], f->key);
+        if (drop || (c->args->config_path[0] && !c->args->from_flag[i])) continue;
+        proto_config_show(cfg, f, value[k], sizeof value[k]);
+        if (!value[k][0]) continue;
+        snprintf(flag[k], sizeof flag[k], "--%s", f->key);
+        arg[n++] = flag[k], arg[n++] = value[k];
+        k++;
+    }
+    arg[n] = NULL;
+    daemon_job_args job = { .launcher = c->world > 1 ? "mpirun" : NULL, .rank_program = c->args->rank_program,
+                            .ranks = c->world, .threads = daemon_contract_threads(cfg, c->world), .rank_arg = arg,
+                            .dir = c->job_dir };
+    if ((rc = daemon_job_spawn(&c->job, &job, e))) return rc;
+    c->links.job_fd = c->job.pidfd;
+    daemon_watcher_pid(c->watcher, c->job.pid);
+    return PX_OK;
+}
+
+/* ---- waiting for the ranks ---- */
+
+/* Next frame of a rank, or why there is none: PX_ETIMEOUT, PX_EPEER (a rank or the launcher is gone), PX_ECANCELLED. */
+static px_code next(daemon_coldstart *c, px_time_us deadline, const char *what, daemon_event *ev, px_err *e)
+{
+    char how[64] = "";
+    uint64_t drained;
+    struct signalfd_siginfo sig;
+    px_code rc;
+
+    for (;;) {
+        if ((rc = daemon_links_next(&c->links, deadline, ev, e))) return rc;
+        switch (ev->kind) {
+        case DAEMON_EV_FRAME:
+        case DAEMON_EV_FRESH:
+            return PX_OK;
+        case DAEMON_EV_WAKE:
+            if (read(c->wake_fd, &drained, sizeof drained) < 0) continue;
+            break;
+        case DAEMON_EV_SIGNAL:
+            if (read(c->args->signal_fd, &sig, sizeof sig) < 0) continue;
+            c->stop = true;
+            return px_fail(e, PX_ECANCELLED, "signal", "ended by a signal during %s", what);
+        case DAEMON_EV_JOB:
+            c->links.job_fd = -1;
+            daemon_job_ended(&c->job, how, sizeof how);
+            return px_fail(e, PX_EPEER, "launcher", "the ranks' job ended (%s) during %s", how, what);
+        case DAEMON_EV_LOST:
+            px_fail(e, PX_EPEER, "rank", "rank %u is gone during %s", ev->rank, what);
+            px_err_set_rank(e, (int)ev->rank, c->status->rank[ev->rank].host);
+            return e->code;
+        case DAEMON_EV_TIMEOUT:
+            return px_fail(e, PX_ETIMEOUT, "deadline", "%s was not done within its time", what);
+        }
+    }
+}
+
+/* ---- hello and compare ---- */
+
+typedef struct expected {
+    px_arena *arena;
+    struct { const char *field, *value; } v[64];
+    size_t n;
+} expected;
+
+static void expect(void *ctx, const daemon_fact *f)
+{
+    expected *x = ctx;
+    if (x->n == sizeof x->v / sizeof *x->v) return;
+    x->v[x->n].field = px_strdup(&x->arena->a, f->field);
+    x->v[x->n].value = px_strdup(&x->arena->a, f->value);
+    if (x->v[x->n].field && x->v[x->n].value) x->n++;
+}
+
+static void compare(const expected *x, const Phalanx__Wire__Hello *h, px_err *errs, size_t cap, size_t *n)
+{
+    px_err e = {0};
+
+    for (size_t i = 0; i < h->n_errors; i++) {
+        daemon_error_from_wire(h->errors[i], &e);
+        keep(&e, errs, cap, n);
+    }
+    if (h->n_errors) return;                             /* without its set or configuration it knows no facts */
+    for (size_t i = 0; i < x->n; i++) {
+        const Phalanx__Wire__Fact *f = NULL;
+        for (size_t k = 0; k < h->n_facts; k++)
+            if (!strcmp(h->facts[k]->field, x->v[i].field)) f = h->facts[k];
+        if (f && !strcmp(f->value, x->v[i].value)) continue;
+        px_err_clear(&e);
+        px_mismatch(&e, x->v[i].field, f ? f->value : "(nothing)", x->v[i].value);
+        if (f && f->file[0]) px_err_set_file(&e, f->file);
+        px_err_set_rank(&e, (int)h->rank, h->host);
+        keep(&e, errs, cap, n);
+    }
+}
+
+/* One hello: who it is, and whether all it says is what we expect. */
+static px_code take_hello(daemon_coldstart *c, daemon_event *ev, const expected *x, px_err *errs, size_t cap, size_t *n,
+                          bool *counted, px_err *e)
+{
+    ProtobufCMessage *m;
+    px_arena arena;
+    px_code rc;
+
+    *counted = false;
+    px_arena_init(&arena, c->a, "wire", 16384, 0, 4u << 20);
+    if (ev->frame.type != PHALANX__WIRE__FRAME_TYPE__HELLO ||
+        proto_pb_unpack(&phalanx__wire__hello__descriptor, &arena.a, ev->frame.n, ev->frame.data, &m, e)) {
+        px_err_clear(e);
+        daemon_links_reject(&c->links, ev->rank);         /* a stranger on our socket */
+        rc = PX_OK;
+        goto out;
+    }
+    const Phalanx__Wire__Hello *h = (const Phalanx__Wire__Hello *)m;
+    if ((pid_t)h->pid != c->links.fresh[ev->rank].pid || h->world != c->world) {
+        char found[32], want[32];
+        snprintf(found, sizeof found, "%u of %u", h->pid, h->world);
+        snprintf(want, sizeof want, "%d of %u", (int)c->links.fresh[ev->rank].pid, c->world);
+        rc = px_mismatch(e, "hello.pid", found, want);
+        goto out;
+    }
+    uint32_t rank = h->rank;
+    if ((rc = daemon_links_adopt(&c->links, ev->rank, rank, e))) goto out;
+    daemon_watcher_pid(c->watcher, (pid_t)h->pid);
+    pthread_mutex_lock(&c->status->lock);
+    daemon_rank_info *info = &c->status->rank[rank];
+    *info = (daemon_rank_info){ .pid = h->pid, .free_bytes = h->free_bytes };
+    snprintf(info->host, sizeof info->host, "%s", h->host);
+    snprintf(info->cpu_path, sizeof info->cpu_path, "%s", h->cpu_path);
+    pthread_mutex_unlock(&c->status->lock);
+    compare(x, h, errs, cap, n);
+    *counted = true;
+out:
+    px_arena_deinit(&arena);
+    return rc;
+}
+
+static px_code hello(daemon_coldstart *c, px_err *errs, size_t cap, size_t *n, px_err *e)
+{
+    px_time_us deadline = px_now_us() + phases[DAEMON_HELLO].limit;
+    expected x = { .n = 0 };
+    px_arena arena;
+    daemon_event ev;
+    uint32_t have = 0;
+    bool counted;
+    px_code rc = PX_OK;
+
+    px_arena_init(&arena, c->a, "wire", 16384, 0, 0);
+    x.arena = &arena;
+    daemon_contract_facts(c->args->config, c->args->config_path, &c->model->manifest, c->args->config->set, expect, &x);
+    while (have < c->world) {
+        if ((rc = next(c, deadline, "hello", &ev, e))) break;
+        if (ev.kind != DAEMON_EV_FRESH) continue;
+        if ((rc = take_hello(c, &ev, &x, errs, cap, n, &counted, e))) break;
+        have += counted;
+    }
+    for (uint32_t r = 0; rc == PX_ETIMEOUT && r < c->world; r++)
+        if (c->links.rank[r].fd < 0) {
+            px_err late = {0};
+            px_fail(&late, PX_ETIMEOUT, "hello", "rank %u said no hello", r);
+            px_err_set_rank(&late, (int)r, "");
+            keep(&late, errs, cap, n);
+        }
+    px_arena_deinit(&arena);
+    return rc;
+}
+
+/* ---- agree, and the stages that the ranks run ---- */
+
+static px_code send(daemon_coldstart *c, uint32_t rank, uint16_t type, const ProtobufCMessage *m, px_err *e)
+{
+    uint8_t buf[1024];
+    size_t n = protobuf_c_message_get_packed_size(m);
+
+    if (n > sizeof buf) return px_fail(e, PX_ERANGE, m->descriptor->name, "%zu bytes", n);
+    protobuf_c_message_pack(m, buf);
+    return daemon_links_send(&c->links, rank, type, buf, n, px_now_us() + phases[DAEMON_AGREE].limit, e);
+}
+
+static px_code agree(daemon_coldstart *c, px_err *e)
+{
+    px_code rc;
+    size_t shm = 0;
+
+    if (c->status->transport == COMM_SHM) {
+        shm = comm_shm_bytes(c->world, c->plan[0].partial_bytes, c->plan[0].gather_bytes);
+        if (c->shm_fd >= 0) close(c->shm_fd);
+        c->shm_fd = -1;                                    /* a fresh one for each job: counters begin at zero */
+        if ((rc = px_memfd("phalanx-comm", shm, &c->shm_fd, e))) return rc;
+    }
+    for (uint32_t r = 0; r < c->world; r++) {
+        Phalanx__Wire__Setup w = PHALANX__WIRE__SETUP__INIT;
+        w.n_blocks = c->n_blocks;
+        w.transport = c->status->transport;
+        w.partial_bytes = c->plan[r].partial_bytes;
+        w.gather_bytes = c->plan[r].gather_bytes;
+        w.kv_bytes = c->plan[r].kv_block_bytes * c->n_blocks;
+        w.shm_bytes = shm;
+        w.sample_seed = (uint64_t)px_now_us();
+        if (c->kv_fd[r] < 0 && (rc = px_memfd("phalanx-kv", w.kv_bytes, &c->kv_fd[r], e))) return rc;
+        if ((rc = send(c, r, PHALANX__WIRE__FRAME_TYPE__SETUP, &w.base, e))) return rc;
+        int fd[2] = { c->kv_fd[r], c->shm_fd };
+        if ((rc = px_send_fds(c->links.rank[r].fd, fd, shm ? 2 : 1, px_now_us() + phases[DAEMON_AGREE].limit, e)))
+            return px_err_set_rank(e, (int)r, c->status->rank[r].host), rc;
+    }
+    return PX_OK;
+}
+
+void daemon_status_report(daemon_status *s, px_alloc *a, uint32_t rank, const proto_frame *f, uint32_t *stage,
+                          uint32_t *percent, px_err *errs, size_t cap, size_t *n_errs)
+{
+    ProtobufCMessage *m;
+    px_arena arena;
+    px_err e = {0};
+
+    *stage = *percent = 0;
+    px_arena_init(&arena, a, "wire", 16384, 0, 4u << 20);
+    if (proto_pb_unpack(&phalanx__wire__report__descriptor, &arena.a, f->n, f->data, &m, &e)) {
+        px_err_set_rank(&e, (int)rank, "");
+        keep(&e, errs, cap, n_errs);
+        px_arena_deinit(&arena);
+        return;
+    }
+    const Phalanx__Wire__Report *w = (const Phalanx__Wire__Report *)m;
+    *stage = (uint32_t)w->stage;
+    *percent = w->percent;
+    for (size_t i = 0; i < w->n_errors; i++) {
+        daemon_error_from_wire(w->errors[i], &e);
+        keep(&e, errs, cap, n_errs);
+    }
+    pthread_mutex_lock(&s->lock);
+    daemon_rank_info *info = &s->rank[rank];
+    if (w->weights_planned) {
+        info->weights[0] = w->weights_planned, info->weights[1] = w->weights_measured;
+        info->kv[0] = w->kv_planned,           info->kv[1] = w->kv_measured;
+        info->arena[0] = w->arena_planned,     info->arena[1] = w->arena_measured;
+        info->comm[0] = w->comm_planned,       info->comm[1] = w->comm_measured;
+    }
+    info->rss = w->rss;
+    if (w->stage == PHALANX__WIRE__STAGE__VERIFY) info->verify_percent = w->percent;
+    info->n_subsystems = 0;
+    for (size_t i = 0; i < w->n_subsystems && i < sizeof info->subsystem / sizeof *info->subsystem; i++) {
+        snprintf(info->subsystem[i].name, sizeof info->subsystem[i].name, "%s", w->subsystems[i]->name);
+        info->subsystem[i].live = w->subsystems[i]->live;
+        info->subsystem[i].peak = w->subsystems[i]->peak;
+        info->n_subsystems++;
+    }
+    pthread_mutex_unlock(&s->lock);
+    px_arena_deinit(&arena);
+}
+
+/* Tell every rank to begin a stage, wait until all have reported. */
+static px_code stage(daemon_coldstart *c, daemon_phase p, Phalanx__Wire__Stage which, px_err *errs, size_t cap, size_t *n,
+                     px_err *e)
+{
+    Phalanx__Wire__Go w = PHALANX__WIRE__GO__INIT;
+    px_time_us deadline = px_now_us() + phases[p].limit;
+    uint32_t done = 0, at, percent;
+    daemon_event ev;
+    px_code rc;
+
+    w.stage = which;
+    for (uint32_t r = 0; r < c->world; r++)
+        if ((rc = send(c, r, PHALANX__WIRE__FRAME_TYPE__GO, &w.base, e))) return rc;
+    while (done < c->world) {
+        size_t before = *n;
+        if ((rc = next(c, deadline, phases[p].name, &ev, e))) return rc;
+        if (ev.kind != DAEMON_EV_FRAME || ev.frame.type != PHALANX__WIRE__FRAME_TYPE__REPORT) continue;
+        daemon_status_report(c->status, c->a, ev.rank, &ev.frame, &at, &percent, errs, cap, n);
+        /* A collective stage that fails on one rank never ends on the others. */
+        if (*n > before && (p == DAEMON_MPI || p == DAEMON_WARM_UP)) return errs[before].code;
+        done += at == (uint32_t)which && (percent == 100 || *n > before);
+    }
+    return *n ? errs[0].code : PX_OK;
+}
+
+static px_code run(daemon_coldstart *c, daemon_phase p, px_err *errs, size_t cap, size_t *n)
+{
+    px_err e = {0};
+    px_code rc = PX_OK;
+    char detail[160] = "";
+
+    begin(c, p);
+    switch (p) {
+    case DAEMON_SPAWN:   rc = spawn(c, &e); break;
+    case DAEMON_HELLO:   rc = hello(c, errs, cap, n, &e); break;
+    case DAEMON_COMPARE: rc = *n ? errs[0].code : PX_OK; break;
+    case DAEMON_AGREE:   rc = agree(c, &e); snprintf(detail, sizeof detail, "%u KV blocks", c->n_blocks); break;
+    case DAEMON_MAP:     rc = stage(c, p, PHALANX__WIRE__STAGE__MAP, errs, cap, n, &e); break;
+    case DAEMON_MPI:     rc = stage(c, p, PHALANX__WIRE__STAGE__MPI, errs, cap, n, &e); break;
+    case DAEMON_CARVE:   rc = stage(c, p, PHALANX__WIRE__STAGE__CARVE, errs, cap, n, &e); break;
+    case DAEMON_WARM_UP: rc = stage(c, p, PHALANX__WIRE__STAGE__WARM_UP, errs, cap, n, &e); break;
+    default: break;
+    }
+    if (rc && e.code) keep(&e, errs, cap, n);
+    end(c, p, rc, rc ? (e.code ? e.text : *n ? errs[0].text : "") : detail);
+    return rc;
+}
+
+px_code daemon_coldstart_job(daemon_coldstart *c, px_err *errs, size_t cap, size_t *n_errs)
+{
+    px_code rc;
+    px_err e = {0};
+
+    c->generation++;
+    pthread_mutex_lock(&c->status->lock);
+    c->status->generation = c->generation;
+    for (daemon_phase p = DAEMON_SPAWN; p < DAEMON_N_PHASES; p++) c->status->phase[p] = (daemon_phase_info){0};
+    pthread_mutex_unlock(&c->status->lock);
+    for (daemon_phase p = DAEMON_SPAWN; p < DAEMON_ALL_READY; p++)
+        if ((rc = run(c, p, errs, cap, n_errs))) return rc;
+    begin(c, DAEMON_ALL_READY);
+    Phalanx__Wire__Go w = PHALANX__WIRE__GO__INIT;
+    w.stage = PHALANX__WIRE__STAGE__SERVE;
+    for (uint32_t r = 0; r < c->world; r++)
+        if ((rc = send(c, r, PHALANX__WIRE__FRAME_TYPE__GO, &w.base, &e))) {
+            keep(&e, errs, cap, n_errs);
+            end(c, DAEMON_ALL_READY, rc, e.text);
+            return rc;
+        }
+    end(c, DAEMON_ALL_READY, PX_OK, "");
+    return PX_OK;
+}
+
+void daemon_coldstart_end_job(daemon_coldstart *c, bool clean)
+{
+    px_err e = {0};
+
+    if (clean && c->job.pid)
+        for (uint32_t r = 0; r < c->world; r++)
+            if (c->links.rank && c->links.rank[r].fd >= 0)
+                daemon_links_send(&c->links, r, PHALANX__WIRE__FRAME_TYPE__BYE, NULL, 0, px_now_us() + 100000, &e);
+    if (clean) {
+        px_time_us until = px_now_us() + 1500000;
+        char how[64];
+        while (c->job.pid && px_now_us() < until && !daemon_job_ended(&c->job, how, sizeof how)) {
+            struct pollfd p = { c->job.pidfd, POLLIN, 0 };
+            poll(&p, 1, 100);
+        }
+    }
+    if (c->links.rank) daemon_links_kill(&c->links);
+    /* mpirun notices within milliseconds and takes its own folder away; then it is asked, then made. */
+    if (c->job.pid) {
+        struct pollfd p = { c->job.pidfd, POLLIN, 0 };
+        char how[64];
+        poll(&p, 1, 1000);
+        if (!daemon_job_ended(&c->job, how, sizeof how)) daemon_job_end(&c->job, true, 1000000);
+    }
+    daemon_links_close(&c->links);
+    if (c->job_dir[0]) px_remove_tree(c->job_dir, &e);
+    c->job_dir[0] = 0;
+}
+
+void daemon_coldstart_close(daemon_coldstart *c)
+{
+    if (!c->a) return;
+    daemon_coldstart_end_job(c, false);
+    for (uint32_t r = 0; c->kv_fd && r < c->world; r++)
+        if (c->kv_fd[r] >= 0) close(c->kv_fd[r]);
+    if (c->shm_fd >= 0) close(c->shm_fd);
+    if (c->kv_fd) px_del(c->a, c->kv_fd, c->world);
+    if (c->plan) px_del(c->a, c->plan, c->world);
+    if (c->status->rank) px_del(c->a, c->status->rank, c->world);
+    c->status->rank = NULL;
+    *c = (daemon_coldstart){0};
+}

@@ -1,0 +1,76 @@
+/* coldstart.h - named steps with deadlines, from parse to ready; and what is known of the ranks.
+ * Layer: daemon/coordinator.  The engine's thread writes; GetServerInfo reads a copy under the lock. */
+#ifndef DAEMON_COLDSTART_H
+#define DAEMON_COLDSTART_H
+
+#include <pthread.h>
+
+#include "comm/comm.h"
+#include "daemon/coordinator/engine.h"
+#include "daemon/coordinator/link.h"
+#include "daemon/coordinator/supervisor.h"
+#include "shard/plan/bytes.h"
+
+typedef enum daemon_phase { DAEMON_PARSE, DAEMON_MANIFEST, DAEMON_PLAN, DAEMON_SPAWN, DAEMON_HELLO, DAEMON_COMPARE,
+                            DAEMON_AGREE, DAEMON_MAP, DAEMON_MPI, DAEMON_CARVE, DAEMON_WARM_UP, DAEMON_ALL_READY,
+                            DAEMON_N_PHASES } daemon_phase;
+const char *daemon_phase_name(daemon_phase p);
+
+typedef enum daemon_phase_state { DAEMON_WAITING, DAEMON_DOING, DAEMON_DONE, DAEMON_BROKEN } daemon_phase_state;
+
+typedef struct daemon_phase_info { daemon_phase_state state; px_time_us began, took; char detail[160]; } daemon_phase_info;
+
+typedef struct daemon_rank_info {
+    uint32_t pid;
+    char     host[64], cpu_path[16];
+    uint64_t free_bytes;
+    uint64_t weights[2], kv[2], arena[2], comm[2];      /* planned, measured */
+    uint64_t rss;
+    uint32_t verify_percent;
+    struct { char name[24]; uint64_t live, peak; } subsystem[16]; uint32_t n_subsystems;
+} daemon_rank_info;
+
+/* Everything GetServerInfo shows, under one lock. */
+typedef struct daemon_status {
+    pthread_mutex_t   lock;
+    daemon_state      state;
+    char              detail[256];
+    uint32_t          generation;
+    daemon_phase_info phase[DAEMON_N_PHASES];
+    daemon_rank_info *rank; uint32_t world;             /* (world) owned by the engine */
+    uint32_t          blocks_total, blocks_free, running, waiting;
+    uint64_t          steps, full_gathers, kv_saturated;
+    comm_kind         transport;
+} daemon_status;
+
+typedef struct daemon_coldstart {
+    px_alloc *a;
+    const daemon_engine_args *args;
+    daemon_model   *model;
+    daemon_status  *status;
+    daemon_watcher *watcher;
+    daemon_links    links;
+    daemon_job      job;
+    shard_rank_bytes *plan;                             /* (world) owned */
+    uint32_t        world, generation, n_blocks;
+    char            dir[96];                            /* the service's private folder, and the job's in it */
+    char            job_dir[128];
+    int            *kv_fd; int shm_fd;                  /* memory files; the KV ones outlive a restart */
+    uint64_t        kv_bytes_made;
+    bool            stop;                               /* SIGTERM or SIGINT came */
+    int             wake_fd;
+} daemon_coldstart;
+
+/* Steps manifest and plan; once. */
+px_code daemon_coldstart_model(daemon_coldstart *c, px_err *errs, size_t cap, size_t *n_errs);
+/* Spawn to ready.  Every mismatch goes to errs.  PX_ECANCELLED: a signal came. */
+px_code daemon_coldstart_job(daemon_coldstart *c, px_err *errs, size_t cap, size_t *n_errs);
+/* End the job, whatever state it is in; removes its folder.  Clean: says BYE and lets it leave by itself. */
+void    daemon_coldstart_end_job(daemon_coldstart *c, bool clean);
+void    daemon_coldstart_close(daemon_coldstart *c);
+
+/* A REPORT frame: into the status; errors to errs. */
+void    daemon_status_report(daemon_status *s, px_alloc *a, uint32_t rank, const proto_frame *f, uint32_t *stage,
+                             uint32_t *percent, px_err *errs, size_t cap, size_t *n_errs);
+
+#endif
