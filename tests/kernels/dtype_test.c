@@ -1,0 +1,251 @@
+/* dtype_test.c - formats against the golden tables, blocks against golden bits, panels there and back. */
+#include "tests/testlib.h"
+
+#include "kernels/kernels.h"
+#include "kernels/panel.h"
+
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static json_t *load_json(const char *name)
+{
+    json_error_t why;
+    json_t *j = json_load_file(test_golden(name), 0, &why);
+    if (!j) fail_msg("%s: %s", name, why.text);
+    return j;
+}
+
+static void formats_are_the_golden_ones(void **state)
+{
+    json_t *golden = load_json("memory/golden.json"), *formats = json_object_get(golden, "formats"), *f;
+    json_t *index = load_json("tiny/quants/index.json");
+    const char *name;
+    int n = 0;
+
+    (void)state;
+    json_object_foreach(formats, name, f) {
+        kern_dtype t;
+        uint64_t bytes;
+        long long block = json_integer_value(json_object_get(f, "block"));
+        long long each = json_integer_value(json_object_get(f, "bytes"));
+
+        assert_int_equal(kern_dtype_parse(name, &t, NULL), PX_OK);
+        assert_string_equal(kern_dtype_get(t)->name, name);
+        assert_int_equal(kern_dtype_get(t)->block, block);
+        assert_int_equal(kern_dtype_get(t)->block_bytes, each);
+        assert_true(kern_matrix_bytes(t, 7, 3 * (uint64_t)block, &bytes));
+        assert_int_equal(bytes, 21 * each);
+        json_t *i = json_object_get(index, name);
+        if (i) assert_int_equal(kern_dtype_get(t)->ggml, json_integer_value(json_object_get(i, "ggml_type")));
+        assert_int_equal(kern_dtype_of_ggml(kern_dtype_get(t)->ggml), t);
+        n++;
+    }
+    assert_int_equal(n, KERN_FP8);                    /* all that stand before the split formats */
+    formats = json_object_get(golden, "split_formats");
+    n = 0;
+    json_object_foreach(formats, name, f) {
+        kern_dtype t;
+        uint64_t bytes;
+        double bpw = json_real_value(json_object_get(f, "bpw"));
+
+        assert_int_equal(kern_dtype_parse(name, &t, NULL), PX_OK);
+        assert_true(kern_matrix_bytes(t, 4096, 4096, &bytes));
+        if (t == KERN_FP8) bytes -= 4;
+        assert_true((double)bytes * 8 == bpw * 4096 * 4096);
+        n++;
+    }
+    assert_int_equal(n, KERN_N_DTYPES - KERN_FP8);
+    json_decref(golden);
+    json_decref(index);
+}
+
+static void names_and_numbers_that_do_not_exist(void **state)
+{
+    px_err e = {0};
+    kern_dtype t;
+
+    (void)state;
+    assert_int_equal(kern_dtype_parse("q4_1", &t, &e), PX_OK);
+    assert_int_equal(t, KERN_Q4_1);
+    assert_int_equal(kern_dtype_parse("Q4_2", &t, &e), PX_EINVAL);
+    assert_int_equal(e.code, PX_EINVAL);
+    assert_string_equal(e.field, "dtype");
+    assert_int_equal(kern_dtype_of_ggml(4), KERN_N_DTYPES);
+    assert_int_equal(kern_dtype_of_ggml(UINT32_MAX), KERN_N_DTYPES);
+    assert_null(kern_dtype_get(KERN_N_DTYPES));
+    assert_string_equal(kern_arith_id(KERN_Q4_1, KERN_KV_F16), "q12-f16-tree-1");
+    assert_string_equal(kern_arith_id(KERN_BF16, KERN_KV_F32), "bf16-f32-tree-1");
+    assert_string_equal(kern_arith_id(KERN_Q6_K, KERN_KV_F32), "none");
+}
+
+static void matrix_sizes_with_tails_and_overflow(void **state)
+{
+    uint64_t bytes = 1;
+
+    (void)state;
+    assert_true(kern_matrix_bytes(KERN_W8, 3, 129, &bytes));
+    assert_int_equal(bytes, 3 * 129 + 2 * 3 * 2);
+    assert_true(kern_matrix_bytes(KERN_W4, 3, 129, &bytes));
+    assert_int_equal(bytes, 3 * 65 + 12);
+    assert_true(kern_matrix_bytes(KERN_W4Z, 3, 129, &bytes));
+    assert_int_equal(bytes, 3 * 65 + 12 + 3);
+    assert_true(kern_matrix_bytes(KERN_Q4_1, 0, 64, &bytes));
+    assert_int_equal(bytes, 0);
+    assert_false(kern_matrix_bytes(KERN_Q4_1, 3, 33, &bytes));
+    assert_false(kern_matrix_bytes(KERN_F32, 1ull << 40, 1ull << 40, &bytes));
+    assert_false(kern_matrix_bytes(KERN_FP8, UINT64_MAX, 1, &bytes));
+    assert_false(kern_matrix_bytes(KERN_W8, 1ull << 62, 4, &bytes));
+    assert_false(kern_matrix_bytes(KERN_N_DTYPES, 1, 1, &bytes));
+}
+
+static void *load_bytes(const char *type, const char *suffix, size_t *n)
+{
+    char name[64];
+    snprintf(name, sizeof name, "tiny/quants/%s.%s", type, suffix);
+    FILE *f = fopen(test_golden(name), "rb");
+    assert_non_null(f);
+    void *p = malloc(1 << 20);
+    assert_non_null(p);
+    *n = fread(p, 1, 1 << 20, f);
+    fclose(f);
+    return p;
+}
+
+static void blocks_are_read_bit_for_bit(void **state)
+{
+    static const kern_dtype types[] = { KERN_F16, KERN_BF16, KERN_Q8_0, KERN_Q4_0, KERN_Q4_1 };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        const kern_dtype_info *f = kern_dtype_get(types[i]);
+        size_t n_bin, n_f32;
+        uint8_t *bin = load_bytes(f->name, "bin", &n_bin);
+        float *want = load_bytes(f->name, "f32", &n_f32), *got = malloc(n_f32);
+
+        assert_int_equal(n_f32, 8 * 512 * 4);
+        assert_int_equal(n_bin, 8 * 512 / f->block * f->block_bytes);
+        kern_row_to_f32(types[i], bin, n_f32 / 4, got);
+        assert_memory_equal(got, want, n_f32);
+        free(bin), free(want), free(got);
+    }
+}
+
+static void halves_round_to_even_and_saturate(void **state)
+{
+    static const struct { float x; uint16_t h; } pair[] = {
+        { 0, 0 }, { -0.0f, 0x8000 }, { 1, 0x3c00 }, { -2, 0xc000 }, { 65504, 0x7bff }, { 65519.996f, 0x7bff },
+        { 65520, 0x7bff }, { 1e30f, 0x7bff }, { -INFINITY, 0xfbff }, { 0x1p-24f, 1 }, { 0x1p-25f, 0 },
+        { 0x1.000002p-25f, 1 }, { 0x1.8p-24f, 2 }, { 0x1p-14f, 0x400 }, { 0x1.ff8p-15f, 0x3ff }, { 0x1.ffcp-15f, 0x400 },
+        { 2049.0f, 0x6800 }, { 2051.0f, 0x6802 }, { 1e-40f, 0 },
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof pair / sizeof *pair; i++)
+        if (kern_f32_to_f16(pair[i].x) != pair[i].h)
+            fail_msg("%a: %04x, not %04x", (double)pair[i].x, kern_f32_to_f16(pair[i].x), pair[i].h);
+    for (uint32_t h = 0; h < 0x10000; h++)          /* there and back for all that is finite */
+        if ((h & 0x7c00) != 0x7c00) assert_int_equal(kern_f32_to_f16(kern_f16_to_f32((uint16_t)h)), h);
+    assert_true(isnan(kern_f16_to_f32(0x7c01)) && isinf(kern_f16_to_f32(0xfc00)));
+    assert_int_equal(kern_f32_to_f16(NAN) & 0x7fff, 0x7e00);
+    for (uint32_t h = 0; h < 0x10000; h++)
+        if ((h & 0x7f80) != 0x7f80) assert_int_equal(kern_f32_to_bf16(kern_bf16_to_f32((uint16_t)h)), h);
+    assert_int_equal(kern_f32_to_bf16(0x1.01p0f), 0x3f80);       /* ties go to even */
+    assert_int_equal(kern_f32_to_bf16(0x1.03p0f), 0x3f82);
+    assert_true(isnan(kern_bf16_to_f32(kern_f32_to_bf16(NAN))));
+    float in[2] = { 1.5f, -3 }, f[2];
+    uint16_t b[2];
+    kern_row_from_f32(KERN_F32, in, 2, f);
+    kern_row_from_f32(KERN_BF16, in, 2, b);
+    assert_true(f[1] == -3 && b[0] == 0x3fc0 && b[1] == 0xc040);
+}
+
+static void panels_hold_what_was_packed(void **state)
+{
+    static const kern_dtype types[] = { KERN_F32, KERN_BF16, KERN_Q8_0, KERN_Q4_0, KERN_Q4_1 };
+    uint64_t seed = 1;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+        for (uint32_t cols = 32; cols <= 224; cols += 32)
+            for (uint32_t rows = 1; rows <= 16; rows += 5) {
+                kern_dtype t = types[i];
+                const kern_dtype_info *f = kern_dtype_get(t);
+                uint32_t n = f->block == 1 ? cols - rows % 32 : cols;      /* flat types: any number of columns */
+                size_t bytes = n / f->block * f->block_bytes, stride = kern_panel_stride(t, n);
+                uint8_t *row[16], *panel = malloc(stride + 64);
+                const void *src[16];
+                float want[256], got[256];
+
+                for (uint32_t r = 0; r < rows; r++) {
+                    src[r] = row[r] = malloc(bytes);           /* exactly: the sanitizer sees a read beyond cols */
+                    for (size_t k = 0; k < bytes; k++) row[r][k] = (uint8_t)test_rand(&seed);
+                    if (f->block == 32)                         /* finite scales */
+                        for (size_t k = 0; k < bytes; k += f->block_bytes) {
+                            row[r][k + 1] &= 0xbb;
+                            if (t == KERN_Q4_1) row[r][k + 3] &= 0xbb;
+                        }
+                }
+                memset(panel, 0xa5, stride + 64);
+                kern_panel_pack(t, src, rows, n, panel);
+                for (uint32_t k = 0; k < 64; k++) assert_int_equal(panel[stride + k], 0xa5);
+                for (uint32_t r = 0; r < 16; r++) {
+                    kern_panel_row_to_f32(t, panel, r, n, got);
+                    if (r < rows) kern_row_to_f32(t, row[r], n, want);
+                    else memset(want, 0, sizeof want);
+                    for (uint32_t k = 0; r >= rows && k < n; k++) assert_true(got[k] == 0);   /* Q4_0: -8 * 0 is -0 */
+                    if (r < rows) assert_memory_equal(got, want, n * sizeof *got);
+                }
+                for (uint32_t r = 0; r < rows; r++) free(row[r]);
+                free(panel);
+            }
+}
+
+static void panels_lie_as_described(void **state)
+{
+    uint64_t bytes;
+    px_err e = {0};
+
+    (void)state;
+    assert_int_equal(kern_panel_bytes(KERN_Q4_1, 17, 96, &bytes, &e), PX_OK);
+    assert_int_equal(bytes, 2 * 3 * 320);
+    assert_int_equal(kern_panel_bytes(KERN_Q4_0, 16, 96, &bytes, &e), PX_OK);
+    assert_int_equal(bytes, 576 + 320);
+    assert_int_equal(kern_panel_bytes(KERN_Q8_0, 16, 96, &bytes, &e), PX_OK);
+    assert_int_equal(bytes, 1088 + 576);
+    assert_int_equal(kern_panel_bytes(KERN_BF16, 1, 33, &bytes, &e), PX_OK);
+    assert_int_equal(bytes, 2048);
+    assert_int_equal(kern_panel_bytes(KERN_F32, 1, 33, &bytes, &e), PX_OK);
+    assert_int_equal(bytes, 64 * 64);
+    assert_int_equal(kern_block_find(KERN_Q8_0, 3, 1).scales, 1024 + 32);
+    assert_int_equal(kern_block_find(KERN_Q8_0, 3, 2).scales, 1088 + 512);
+
+    assert_int_equal(kern_panel_bytes(KERN_F16, 16, 32, &bytes, &e), PX_EUNSUP);
+    assert_string_equal(e.field, "dtype");
+    assert_string_equal(e.found, "F16");
+    assert_true(e.expected[0]);
+    px_err_clear(&e);
+    assert_int_equal(kern_panel_bytes(KERN_Q4_0, 16, 48, &bytes, &e), PX_ERANGE);
+    assert_string_equal(e.field, "cols");
+    assert_string_equal(e.found, "48 columns");
+    px_err_clear(&e);
+    assert_int_equal(kern_panel_bytes(KERN_F32, UINT64_MAX, UINT64_MAX / 256, &bytes, &e), PX_ERANGE);
+    assert_string_equal(e.field, "cols");
+    assert_int_equal(kern_panel_bytes(KERN_F32, 1, UINT64_MAX, &bytes, NULL), PX_ERANGE);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(formats_are_the_golden_ones),
+        cmocka_unit_test(names_and_numbers_that_do_not_exist),
+        cmocka_unit_test(matrix_sizes_with_tails_and_overflow),
+        cmocka_unit_test(blocks_are_read_bit_for_bit),
+        cmocka_unit_test(halves_round_to_even_and_saturate),
+        cmocka_unit_test(panels_hold_what_was_packed),
+        cmocka_unit_test(panels_lie_as_described),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
