@@ -3,10 +3,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -118,6 +120,25 @@ static void a_full_disk_is_an_error_and_leaves_the_device(void **state)
     px_err_clear(&e);
     assert_int_equal(px_write_file(in_tmp("no/such"), "x", 1, false, &e), PX_ENOTFOUND);
     assert_string_equal(e.file, in_tmp("no/such"));
+}
+
+static void a_half_written_file_is_removed(void **state)
+{
+    px_err e = {0};
+    struct stat st;
+    struct rlimit before, small;
+    char data[8192] = {0};
+    (void)state;
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    small = (struct rlimit){ .rlim_cur = 4096, .rlim_max = before.rlim_max };
+    signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+    px_code rc = px_write_file(in_tmp("half"), data, sizeof data, false, &e);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    assert_int_equal(rc, PX_EIO);
+    assert_string_equal(e.file, in_tmp("half"));
+    assert_string_equal(e.found, "4096 of 8192 bytes");
+    assert_int_equal(stat(in_tmp("half"), &st), -1);
 }
 
 static void writes_go_to_their_offset(void **state)
@@ -437,6 +458,7 @@ int main(void)
         cmocka_unit_test(what_is_no_file_is_refused),
         cmocka_unit_test(reading_survives_every_oom),
         cmocka_unit_test(a_full_disk_is_an_error_and_leaves_the_device),
+        cmocka_unit_test(a_half_written_file_is_removed),
         cmocka_unit_test(writes_go_to_their_offset),
         cmocka_unit_test(a_tree_goes_and_links_are_not_followed),
         cmocka_unit_test(paths_join_or_are_refused),
