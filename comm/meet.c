@@ -36,7 +36,9 @@ void comm_meet_init(comm_meet *m, comm_seat *seats, uint32_t rank, uint32_t worl
 {
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     *m = (comm_meet){ .seat = seats, .rank = rank, .world = world, .shared = shared, .timeout_us = timeout_us };
-    /* Where ranks outnumber cores the one that is waited for may need this very core. */
+    /* Where ranks outnumber cores the one that is waited for may need this very core.  Sleep at once: yielding in a loop
+     * is faster only between empty reduces; with 60 us of work between them (3 ranks, 2 cores) a round takes 148 us
+     * against 97, because a core that never idles pulls no work over from the other. */
     m->spin_us = cores > 0 && (unsigned long)cores >= world ? SPIN_US : 0;
     m->word = atomic_load(&seats[rank].word) & ~BROKEN;
 }
