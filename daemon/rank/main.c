@@ -83,9 +83,8 @@ int main(int argc, char **argv)
     int code;
 
     kern_ftz_set();                                   /* before any thread: they inherit it */
-    /* Our parent (mpirun, or the coordinator) takes us with it. */
+    /* Our parent (mpirun, or the coordinator) takes us with it; if it has gone already, the socket will tell. */
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (getppid() == 1) return 1;
     signal(SIGPIPE, SIG_IGN);
     signal(SIGINT, SIG_IGN);                          /* a terminal's ^C is the coordinator's to handle */
 
