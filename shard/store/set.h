@@ -11,6 +11,9 @@
 typedef struct shard_digest { uint8_t b[32]; uint32_t n; } shard_digest;      /* n bytes are used: 16 or 32 */
 void shard_digest_hex(const shard_digest *d, char out[65]);
 
+typedef struct shard_manifest_rank { char file[64]; uint64_t bytes, mapped_bytes; shard_digest header; } shard_manifest_rank;
+typedef struct shard_manifest_asset_entry { char name[64]; uint64_t bytes; shard_digest digest; } shard_manifest_asset_entry;
+
 typedef struct shard_manifest {             /* manifest.json, checked whole against itself */
     px_alloc   *a;
     uint32_t    version, world;
@@ -23,8 +26,8 @@ typedef struct shard_manifest {             /* manifest.json, checked whole agai
     shard_digest_kind digest_kind;
     shard_digest source, plan, tokenizer, manifest;   /* manifest: digest of the file's bytes */
     uint64_t    source_bytes, stored_bytes;
-    uint32_t    n_ranks_files;
-    struct { char file[64]; uint64_t bytes, mapped_bytes; shard_digest header; } *rank;    /* (world) owned */
+    shard_manifest_rank  *rank;             /* (world) owned */
+    shard_manifest_asset_entry *asset; uint32_t n_assets;   /* owned */
     bool        has_tokenizer, has_template;
     uint32_t    bos, eos[8], n_eos;
     float       default_temperature, default_top_p; uint32_t default_top_k;   /* generation defaults; NAN / UINT32_MAX unset */

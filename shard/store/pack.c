@@ -1,0 +1,181 @@
+#include "shard/store/pack.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+
+#define BATCH_BYTES (4u << 20)
+
+const char *shard_policy_name(shard_policy p)
+{
+    return p == SHARD_TO_F32 ? "F32" : p == SHARD_TO_BF16 ? "BF16" : "as_file";
+}
+
+px_code shard_policy_parse(const char *word, shard_policy *out, px_err *e)
+{
+    for (shard_policy p = SHARD_AS_FILE; p <= SHARD_TO_BF16; p++)
+        if (!strcasecmp(word, shard_policy_name(p))) {
+            *out = p;
+            return PX_OK;
+        }
+    return px_fail(e, PX_EINVAL, "format", "\"%.32s\" is no storage format: as_file, F32 or BF16", word);
+}
+
+static px_code stored_type(kern_dtype file, shard_policy policy, kern_dtype *out)
+{
+    const kern_dtype_info *f = kern_dtype_get(file);
+
+    if (!f || !f->readable) return PX_EUNSUP;
+    *out = policy == SHARD_TO_F32 ? KERN_F32 : policy == SHARD_TO_BF16 ? KERN_BF16 : file == KERN_F16 ? KERN_F32 : file;
+    return kern_dtype_get(*out)->weight ? PX_OK : PX_EUNSUP;
+}
+
+px_code shard_types_stored(shard_types *stored, px_alloc *a, const shard_arch *m, const shard_types *file,
+                           shard_policy policy, px_err *e)
+{
+    px_code rc;
+
+    if (file->n_layer != m->n_layer) {
+        *stored = (shard_types){ 0 };
+        return px_fail(e, PX_EINVAL, "n_layer", "types of %u layers for a model of %u", file->n_layer, m->n_layer);
+    }
+    if ((rc = shard_types_init(stored, a, m->n_layer, e))) return rc;
+    for (shard_role r = 0; r < SHARD_N_ROLES; r++) {
+        const shard_role_info *info = shard_role_get(r);
+        if (!shard_arch_has(m, r) || info->vector) continue;
+        for (uint32_t i = 0; i < (info->per_layer ? m->n_layer : 1); i++) {
+            kern_dtype was = shard_type_of(file, r, i), is;
+            if (stored_type(was, policy, &is)) {
+                const kern_dtype_info *f = kern_dtype_get(was);
+                char name[64];
+                rc = px_fail(e, PX_EUNSUP, shard_tensor_name(r, i, name, sizeof name), "type %s cannot be stored as %s",
+                             f ? f->name : "?", shard_policy_name(policy));
+                shard_types_deinit(stored);
+                return rc;
+            }
+            if (info->per_layer) stored->layer[(size_t)i * SHARD_N_ROLES + r] = is;
+            else stored->global[r] = is;
+        }
+    }
+    return PX_OK;
+}
+
+void shard_packer_init(shard_packer *p, px_alloc *a) { *p = (shard_packer){ .a = a }; }
+
+void shard_packer_deinit(shard_packer *p)
+{
+    if (p->panels) px_del(p->a, p->panels, p->panels_bytes);
+    if (p->rows) px_del(p->a, p->rows, p->rows_bytes);
+    if (p->wide) px_del(p->a, p->wide, p->wide_n);
+    *p = (shard_packer){ .a = p->a };
+}
+
+/* Make *buf at least n objects large; what it held is not kept. */
+#define ROOM(p, buf, have, T, n, e) room((p)->a, (void **)&(buf), &(have), (n), sizeof(T), (e))
+static px_code room(px_alloc *a, void **buf, size_t *have, size_t n, size_t each, px_err *e)
+{
+    if (*have >= n) return PX_OK;
+    if (*buf) px_alloc_put(a, *buf, *have, each);
+    *have = 0;
+    if (!(*buf = px_alloc_zero(a, n, each, 64))) return px_fail(e, PX_ENOMEM, "", "%zu x %zu bytes to pack with", n, each);
+    *have = n;
+    return PX_OK;
+}
+
+/* GGUF's llama stores a head's rows with the two halves interleaved: its row 2j + p is Hugging Face's row p * D/2 + j.
+ * Sets hold the Hugging Face order. */
+static uint64_t source_row(const shard_source *src, uint64_t row, uint32_t head_dim)
+{
+    uint64_t i, half = head_dim / 2;
+
+    if (!src->qk_permuted) return row;
+    i = row % head_dim;
+    return row - i + 2 * (i % half) + i / half;
+}
+
+static px_code check(const shard_source *src, const shard_extent *x, bool rows_may_end, px_err *e)
+{
+    uint64_t bytes;
+
+    if (!kern_matrix_bytes(src->dtype, src->rows, src->cols, &bytes) || bytes != src->bytes ||
+        x->cols == 0 || x->rows == 0 || x->col0 > src->cols || x->cols > src->cols - x->col0 ||
+        (!rows_may_end && (x->row0 > src->rows || x->rows > src->rows - x->row0)))
+        return px_fail(e, PX_ECORRUPT, "", "%llu x %llu elements at %llu, %llu do not lie in a tensor of %llu x %llu",
+                       (unsigned long long)x->rows, (unsigned long long)x->cols, (unsigned long long)x->row0,
+                       (unsigned long long)x->col0, (unsigned long long)src->rows, (unsigned long long)src->cols);
+    return PX_OK;
+}
+
+/* One row's columns as `type`: a pointer into the source where nothing changes, else converted into `out`. */
+static const void *fetch(shard_packer *p, const shard_source *src, uint64_t row, const shard_extent *x, kern_dtype type,
+                         uint8_t *out)
+{
+    const kern_dtype_info *f = kern_dtype_get(src->dtype);
+    const uint8_t *at = src->data + row * (src->cols / f->block * f->block_bytes);
+    uint64_t first = x->col0 / f->block, last = (x->col0 + x->cols + f->block - 1) / f->block;
+
+    at += first * f->block_bytes;
+    if (type == src->dtype && x->col0 % f->block == 0) return at;
+    /* whole blocks, also where the cut goes through one */
+    kern_row_to_f32(src->dtype, at, (size_t)((last - first) * f->block), p->wide);
+    kern_row_from_f32(type, p->wide + (x->col0 - first * f->block), (size_t)x->cols, out);
+    return out;
+}
+
+px_code shard_packer_matrix(shard_packer *p, const shard_source *src, const shard_extent *x, kern_dtype type,
+                            uint32_t head_dim, shard_sink sink, void *ctx, px_err *e)
+{
+    uint64_t whole, stride = kern_panel_stride(type, x->cols), row_bytes, n_panels, batch;
+    px_code rc;
+
+    if ((rc = check(src, x, true, e))) return rc;
+    if ((rc = kern_panel_bytes(type, x->rows, x->cols, &whole, e))) return rc;
+    if (!kern_matrix_bytes(type, 1, x->cols, &row_bytes) || row_bytes > SIZE_MAX / 32 || stride > SIZE_MAX / 2 ||
+        (src->qk_permuted && (head_dim < 2 || head_dim % 2 || src->rows % head_dim || x->row0 % head_dim)))
+        return px_fail(e, PX_ECORRUPT, "", "rows of %llu columns in heads of %u", (unsigned long long)x->cols, head_dim);
+    row_bytes = (row_bytes + 63) / 64 * 64;
+    n_panels = whole / stride;
+    batch = stride >= BATCH_BYTES ? 1 : BATCH_BYTES / stride;
+    if (batch > n_panels) batch = n_panels;
+    if ((rc = ROOM(p, p->panels, p->panels_bytes, uint8_t, (size_t)(batch * stride), e)) ||
+        (rc = ROOM(p, p->rows, p->rows_bytes, uint8_t, (size_t)row_bytes * KERN_PANEL_ROWS, e)) ||
+        (rc = ROOM(p, p->wide, p->wide_n, float, (size_t)src->cols, e)))
+        return rc;
+
+    for (uint64_t first = 0; first < n_panels; first += batch) {
+        uint64_t n = n_panels - first < batch ? n_panels - first : batch;
+        for (uint64_t k = 0; k < n; k++) {
+            const void *from[KERN_PANEL_ROWS];
+            uint64_t row = (first + k) * KERN_PANEL_ROWS;
+            uint32_t have = 0;
+            for (; have < KERN_PANEL_ROWS && row + have < x->rows && x->row0 + row + have < src->rows; have++)
+                from[have] = fetch(p, src, source_row(src, x->row0 + row + have, head_dim), x, type,
+                                   p->rows + have * row_bytes);
+            if (have) kern_panel_pack(type, from, have, x->cols, p->panels + k * stride);
+            else memset(p->panels + k * stride, 0, (size_t)stride);     /* padding of the vocabulary */
+        }
+        if ((rc = sink(ctx, p->panels, (size_t)(n * stride), e))) return rc;
+    }
+    return PX_OK;
+}
+
+px_code shard_packer_vector(shard_packer *p, const shard_source *src, const shard_extent *x, shard_sink sink, void *ctx,
+                            px_err *e)
+{
+    const kern_dtype_info *f = kern_dtype_get(src->dtype);
+    size_t padded;
+    px_code rc;
+
+    if ((rc = check(src, x, false, e))) return rc;
+    if (x->rows != 1 || src->rows != 1 || !f->readable)
+        return px_fail(e, PX_ECORRUPT, "", "a vector of %llu rows of %s", (unsigned long long)src->rows, f->name);
+    if (px_mul((size_t)x->cols, sizeof(float), &padded) || px_add(padded, 63, &padded))
+        return px_fail(e, PX_ERANGE, "", "a vector of %llu elements", (unsigned long long)x->cols);
+    padded = padded / 64 * 64;
+    if ((rc = ROOM(p, p->wide, p->wide_n, float, (size_t)src->cols, e)) ||
+        (rc = ROOM(p, p->rows, p->rows_bytes, uint8_t, padded, e)))
+        return rc;
+    memset(p->rows, 0, padded);
+    memmove(p->rows, fetch(p, src, 0, x, KERN_F32, p->rows), (size_t)x->cols * sizeof(float));
+    return sink(ctx, p->rows, padded, e);
+}

@@ -1,0 +1,39 @@
+/* pack.h - one tensor of a checkpoint as a rank stores it: type conversion, cut, q/k order, panels.
+ * Layer: shard/store.  A shard_packer is used by one thread; its memory is one batch of panels and 16 rows. */
+#ifndef SHARD_PACK_H
+#define SHARD_PACK_H
+
+#include "shard/store/sharder.h"
+
+#define SHARD_LAYOUT "cpu-panel16-v1"
+
+const char *shard_policy_name(shard_policy p);                       /* "as_file" "F32" "BF16" */
+px_code     shard_policy_parse(const char *word, shard_policy *out, px_err *e);   /* field "format" */
+
+/* The types of a set cut from a checkpoint of types `file`: vectors F32; as_file keeps what the kernels multiply with and
+ * stores F16 as F32.  Errors: PX_EUNSUP (field: the tensor), PX_ENOMEM. */
+px_code shard_types_stored(shard_types *stored, px_alloc *a, const shard_arch *m, const shard_types *file,
+                           shard_policy policy, px_err *e);
+
+/* Where packed bytes go, in order. */
+typedef px_code (*shard_sink)(void *ctx, const void *data, size_t n, px_err *e);
+
+typedef struct shard_packer {
+    px_alloc *a;
+    uint8_t  *panels;  size_t panels_bytes;   /* a batch of packed panels; owned */
+    uint8_t  *rows;    size_t rows_bytes;     /* 16 converted rows; owned */
+    float    *wide;    size_t wide_n;         /* one source row in fp32; owned */
+} shard_packer;
+
+void shard_packer_init(shard_packer *p, px_alloc *a);
+void shard_packer_deinit(shard_packer *p);    /* idempotent */
+
+/* Matrix: the rows and columns of x in panels of `type`; rows beyond the source's are zero rows.
+ * Vector: fp32, padded with zeros to 64 bytes.  head_dim is for undoing the interleaving of q and k rows.
+ * Errors: PX_ECORRUPT (x is not inside the source), PX_ENOMEM, and what the sink says. */
+px_code shard_packer_matrix(shard_packer *p, const shard_source *src, const shard_extent *x, kern_dtype type,
+                            uint32_t head_dim, shard_sink sink, void *ctx, px_err *e);
+px_code shard_packer_vector(shard_packer *p, const shard_source *src, const shard_extent *x, shard_sink sink, void *ctx,
+                            px_err *e);
+
+#endif

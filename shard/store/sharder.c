@@ -1,0 +1,363 @@
+/* A checkpoint becomes a set: tensor by tensor, each cut for every rank while its pages are warm.  Memory is one batch of
+ * panels, whatever the model's size; the source's digest comes from the same pass. */
+#include "shard/store/sharder.h"
+
+#include "proto/base/io.h"
+#include "shard/plan/bytes.h"
+#include "shard/store/outdir.h"
+#include "shard/store/pack.h"
+#include "shard/store/shardfile.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define HASH_CHUNK  (4u << 20)
+#define DIGEST_TEXT 65536u              /* room for the manifest beside the shards, generously */
+
+typedef struct rank_out {
+    int          fd;
+    char         path[4096];
+    shard_entry *entry; size_t n_entries;    /* owned */
+    uint64_t     data_at, data_bytes;
+} rank_out;
+
+typedef struct run {
+    px_alloc *a;
+    const shard_pack_args *args;
+    const shard_arch *arch;
+    shard_manifest m;                   /* filled as it will be written */
+    shard_outdir dir;
+    rank_out     rank[SHARD_MAX_RANKS];
+    shard_packer packer;
+    shard_hash   hash, source;
+    uint64_t     done, total;
+    /* the tensor being written */
+    rank_out    *to;
+    uint64_t     at;
+} run;
+
+static px_code check_cancel(const run *s, px_err *e)
+{
+    if (s->args->cancel && *s->args->cancel) return px_fail(e, PX_ECANCELLED, "", "sharding was cancelled; nothing is left");
+    return PX_OK;
+}
+
+static px_code write_at(const rank_out *to, const void *data, size_t n, uint64_t at, px_err *e)
+{
+    px_code rc = px_pwrite_exact(to->fd, data, n, at, e);
+    if (rc && e && !e->field[0]) snprintf(e->field, sizeof e->field, "out");
+    if (rc) px_err_set_file(e, to->path);
+    return rc;
+}
+
+static px_code sink(void *ctx, const void *data, size_t n, px_err *e)
+{
+    run *s = ctx;
+    px_code rc = check_cancel(s, e);
+
+    if (rc) return rc;
+    if ((rc = write_at(s->to, data, n, s->at, e))) return rc;
+    shard_hash_update(&s->hash, data, n);
+    s->at += n;
+    s->done += n;
+    if (s->args->progress) s->args->progress(s->args->ctx, s->done, s->total);
+    return PX_OK;
+}
+
+/* ---- before anything is written ---- */
+
+static px_code check_args(const shard_pack_args *args, px_err *e)
+{
+    if (args->ranks < 1 || args->ranks > SHARD_MAX_RANKS) {
+        px_code rc = px_fail(e, PX_ERANGE, "ranks", "a set has 1 to %u ranks", SHARD_MAX_RANKS);
+        if (e) {
+            snprintf(e->found, sizeof e->found, "%u", args->ranks);
+            snprintf(e->expected, sizeof e->expected, "1 to %u", SHARD_MAX_RANKS);
+        }
+        return rc;
+    }
+    if (args->n_assets > SHARD_MAX_ASSETS) return px_fail(e, PX_ERANGE, "assets", "more than %u", SHARD_MAX_ASSETS);
+    for (size_t i = 0; i < args->n_assets; i++) {
+        if (!shard_asset_name_ok(args->asset[i].name))
+            return px_fail(e, PX_EINVAL, "assets", "\"%.64s\" is no name for a file of a set", args->asset[i].name);
+        for (size_t k = 0; k < i; k++)
+            if (!strcmp(args->asset[i].name, args->asset[k].name))
+                return px_fail(e, PX_EINVAL, "assets", "\"%s\" comes twice", args->asset[i].name);
+    }
+    return PX_OK;
+}
+
+static px_code fill_manifest(run *s, px_err *e)
+{
+    const shard_pack_args *args = s->args;
+    shard_manifest *m = &s->m;
+    const char *revision = args->revision ? args->revision : shard_checkpoint_revision(args->source);
+    px_code rc;
+
+    m->a = s->a;
+    m->version = SHARD_FORMAT_VERSION;
+    m->world = args->ranks;
+    m->arch = *s->arch;
+    m->policy = args->policy;
+    m->split_ffn = args->split;
+    m->split_vocab = args->vocab;
+    m->digest_kind = args->digest;
+    m->source.n = shard_digest_size(args->digest);      /* its value is known at the end, its length now */
+    m->source_bytes = shard_checkpoint_bytes(args->source);
+    m->default_temperature = m->default_top_p = NAN;
+    m->default_top_k = UINT32_MAX;
+    snprintf(m->model, sizeof m->model, "%s", s->arch->name);
+    snprintf(m->revision, sizeof m->revision, "%s", revision ? revision : "");
+    snprintf(m->layout, sizeof m->layout, "%s", SHARD_LAYOUT);
+    snprintf(m->builder, sizeof m->builder, "phalanx %s", PHALANX_VERSION);
+
+    if ((rc = shard_types_stored(&m->types, s->a, s->arch, shard_checkpoint_types(args->source), args->policy, e)) ||
+        (rc = shard_split_init(&m->split, s->a, s->arch, &m->types, m->world, m->split_ffn, m->split_vocab, e)) ||
+        (rc = shard_plan_digest(m->digest_kind, s->arch, &m->types, &m->split, &m->plan, e)))
+        return rc;
+    shard_arith_of(s->arch, &m->types, m->arith);
+    if (!(m->rank = px_new(s->a, shard_manifest_rank, m->world)))
+        return px_fail(e, PX_ENOMEM, "ranks", "%u ranks", m->world);
+    if (args->n_assets && !(m->asset = px_new(s->a, shard_manifest_asset_entry, args->n_assets)))
+        return px_fail(e, PX_ENOMEM, "assets", "%zu assets", args->n_assets);
+    m->n_assets = (uint32_t)args->n_assets;
+    for (uint32_t i = 0; i < m->n_assets; i++) {
+        shard_manifest_asset_entry *x = &m->asset[i];
+        snprintf(x->name, sizeof x->name, "%s", args->asset[i].name);
+        x->bytes = args->asset[i].bytes;
+        shard_hash_reset(&s->hash);
+        shard_hash_update(&s->hash, args->asset[i].data, args->asset[i].bytes);
+        shard_hash_final(&s->hash, &x->digest);
+        if (!strcmp(x->name, "tokenizer.json")) m->tokenizer = x->digest;
+    }
+    return PX_OK;
+}
+
+/* Sizes of everything: the layout of every rank, the header it will need. */
+static px_code lay_out(run *s, uint64_t *bytes, px_err *e)
+{
+    shard_manifest *m = &s->m;
+    px_code rc;
+
+    *bytes = DIGEST_TEXT;
+    for (uint32_t i = 0; i < m->n_assets; i++) *bytes += m->asset[i].bytes;
+    for (uint32_t r = 0; r < m->world; r++) {
+        rank_out *to = &s->rank[r];
+        shard_weight_bytes w;
+        uint8_t *header;
+        size_t header_bytes;
+        if ((rc = shard_entries_init(&to->entry, &to->n_entries, &to->data_bytes, s->a, s->arch, &m->types, &m->split, r, e)) ||
+            (rc = shard_weight_bytes_of(s->arch, &m->types, &m->split, r, true, &w, e)))
+            return rc;
+        if (w.mapped != to->data_bytes) return px_fail(e, PX_EINTERNAL, "mapped_bytes", "the plan and the file disagree");
+        for (size_t i = 0; i < to->n_entries; i++) to->entry[i].digest.n = shard_digest_size(m->digest_kind);
+        if ((rc = shard_header_text(m, r, to->entry, to->n_entries, s->a, &header, &header_bytes, e))) return rc;
+        px_del(s->a, header, header_bytes);
+        to->data_at = header_bytes;
+        shard_rank_file_name(r, m->world, m->rank[r].file);
+        m->rank[r].mapped_bytes = to->data_bytes;
+        m->rank[r].bytes = to->data_at + to->data_bytes;
+        s->total += to->data_bytes;
+        m->stored_bytes += w.stored;
+        if (__builtin_add_overflow(*bytes, m->rank[r].bytes, bytes) || *bytes > INT64_MAX)
+            return px_fail(e, PX_ERANGE, "ranks", "a set beyond 63 bits");
+    }
+    return PX_OK;
+}
+
+static px_code open_rank(run *s, uint32_t r, px_err *e)
+{
+    rank_out *to = &s->rank[r];
+    px_code rc = px_path_join(to->path, sizeof to->path, s->dir.partial, s->m.rank[r].file, e);
+
+    if (rc) return rc;
+    to->fd = open(to->path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (to->fd < 0) {
+        rc = px_fail_errno(e, "out", "open");
+        px_err_set_file(e, to->path);
+        return rc;
+    }
+    /* blocks now, so that a full disk is found before the work; file systems that cannot are asked at each write */
+    if (fallocate(to->fd, 0, 0, (off_t)s->m.rank[r].bytes) && errno != EOPNOTSUPP && errno != ENOSYS && errno != EINTR) {
+        rc = px_fail_errno(e, "out", "reserve space");
+        px_err_set_file(e, to->path);
+    }
+    return rc;
+}
+
+/* ---- tensors ---- */
+
+/* The whole tensor as it stands in the source; this pass also brings its pages into the cache for the cuts. */
+static px_code hash_source(run *s, const shard_source *src, const char *name, px_err *e)
+{
+    shard_digest d;
+    char hex[65];
+    px_code rc;
+
+    shard_hash_reset(&s->hash);
+    for (size_t at = 0; at < src->bytes; at += HASH_CHUNK) {
+        if ((rc = check_cancel(s, e))) return rc;
+        shard_hash_update(&s->hash, src->data + at, src->bytes - at < HASH_CHUNK ? src->bytes - at : HASH_CHUNK);
+    }
+    shard_hash_final(&s->hash, &d);
+    shard_digest_hex(&d, hex);
+    shard_hash_text(&s->source, "%s %s %llu %llu %s\n", name, kern_dtype_get(src->dtype)->name,
+                    (unsigned long long)src->rows, (unsigned long long)src->cols, hex);
+    return PX_OK;
+}
+
+/* Done with it: its pages leave this process (they stay in the cache of the system). */
+static void forget(const shard_source *src)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = ((uintptr_t)src->data + page - 1) / page * page;
+    uintptr_t to = ((uintptr_t)src->data + src->bytes) / page * page;
+    if (to > from) madvise((void *)from, to - from, MADV_DONTNEED);
+}
+
+static px_code write_tensor(run *s, shard_role r, uint32_t layer, size_t index, shard_pack_result *out, px_err *e)
+{
+    const shard_source *src = shard_checkpoint_tensor(s->args->source, r, layer);
+    char name[64];
+    px_code rc = PX_OK;
+
+    shard_tensor_name(r, layer, name, sizeof name);
+    if (!src) return px_fail(e, PX_ECORRUPT, name, "the checkpoint lacks it");
+    if ((rc = hash_source(s, src, name, e))) return rc;
+    for (uint32_t k = 0; k < s->m.world; k++) {
+        rank_out *to = &s->rank[k];
+        shard_entry *x = &to->entry[index];
+        s->to = to;
+        s->at = to->data_at + x->offset;
+        shard_hash_reset(&s->hash);
+        rc = x->vector ? shard_packer_vector(&s->packer, src, &x->x, sink, s, e)
+                       : shard_packer_matrix(&s->packer, src, &x->x, x->type, s->arch->head_dim, sink, s, e);
+        if (!rc && s->at != to->data_at + x->offset + x->bytes)
+            rc = px_fail(e, PX_EINTERNAL, name, "rank %u got other bytes than planned", k);
+        if (rc) {
+            if (rc == PX_ECANCELLED) return rc;
+            if (e && !e->field[0]) snprintf(e->field, sizeof e->field, "%s", name);
+            px_err_set_file(e, src->file);
+            return rc;
+        }
+        shard_hash_final(&s->hash, &x->digest);
+        if (src->dtype == KERN_F16 && x->type == KERN_F32 && !x->vector)
+            out->converted_f16_bytes += x->x.rows * x->x.cols * 2;
+    }
+    forget(src);
+    return PX_OK;
+}
+
+static px_code write_tensors(run *s, shard_pack_result *out, px_err *e)
+{
+    px_code rc;
+
+    shard_hash_text(&s->source, "phalanx source 1\n");
+    shard_arch_hash(&s->source, s->arch);
+    for (size_t i = 0; i < s->rank[0].n_entries; i++) {       /* every rank has the same tensors in the same order */
+        const shard_entry *x = &s->rank[0].entry[i];
+        if ((rc = write_tensor(s, x->role, x->layer, i, out, e))) return rc;
+    }
+    shard_hash_final(&s->source, &s->m.source);
+    return PX_OK;
+}
+
+/* ---- headers, assets, manifest ---- */
+
+static px_code finish_rank(run *s, uint32_t r, px_err *e)
+{
+    rank_out *to = &s->rank[r];
+    uint8_t *header;
+    size_t bytes;
+    px_code rc = shard_header_text(&s->m, r, to->entry, to->n_entries, s->a, &header, &bytes, e);
+
+    if (rc) return rc;
+    if (bytes != to->data_at) rc = px_fail(e, PX_EINTERNAL, "header", "it grew while the tensors were written");
+    if (!rc) rc = write_at(to, header, bytes, 0, e);
+    shard_hash_reset(&s->hash);
+    shard_hash_update(&s->hash, header, bytes);
+    shard_hash_final(&s->hash, &s->m.rank[r].header);
+    px_del(s->a, header, bytes);
+    if (!rc && fsync(to->fd)) rc = px_fail_errno(e, "out", "fsync");
+    if (close(to->fd) && !rc) rc = px_fail_errno(e, "out", "close");
+    to->fd = -1;
+    if (rc) px_err_set_file(e, to->path);
+    return rc;
+}
+
+static px_code write_named(run *s, const char *name, const void *data, size_t bytes, px_err *e)
+{
+    char path[4200];
+    px_code rc = px_path_join(path, sizeof path, s->dir.partial, name, e);
+
+    if (!rc) rc = px_write_file(path, data, bytes, true, e);
+    if (rc && e && !e->field[0]) snprintf(e->field, sizeof e->field, "out");
+    return rc;
+}
+
+static px_code finish(run *s, px_err *e)
+{
+    char *text;
+    size_t bytes;
+    px_code rc;
+
+    for (uint32_t r = 0; r < s->m.world; r++)
+        if ((rc = check_cancel(s, e)) || (rc = finish_rank(s, r, e))) return rc;
+    for (size_t i = 0; i < s->args->n_assets; i++)
+        if ((rc = write_named(s, s->args->asset[i].name, s->args->asset[i].data, s->args->asset[i].bytes, e))) return rc;
+    if ((rc = shard_manifest_text(&s->m, s->a, &text, &bytes, e))) return rc;
+    rc = write_named(s, SHARD_MANIFEST_FILE, text, bytes, e);
+    px_del(s->a, text, bytes + 1);
+    if (!rc) rc = check_cancel(s, e);
+    return rc ? rc : shard_outdir_commit(&s->dir, e);
+}
+
+static void result_of(const run *s, shard_pack_result *out)
+{
+    out->source_bytes = s->m.source_bytes;
+    out->stored_bytes = s->m.stored_bytes;
+    out->mapped_bytes = s->total;
+    for (uint32_t r = 0; r < s->m.world; r++) out->rank_mapped[r] = s->rank[r].data_bytes;
+}
+
+px_code shard_pack(px_alloc *a, const shard_pack_args *args, shard_pack_result *out, px_err *e)
+{
+    uint64_t bytes;
+    run *s = NULL;
+    px_code rc;
+
+    memset(out, 0, sizeof *out);
+    if ((rc = check_args(args, e))) return rc;
+    if (!(s = px_new(a, run, 1))) return px_fail(e, PX_ENOMEM, "", "a sharder");
+    s->a = a;
+    s->args = args;
+    s->arch = shard_checkpoint_arch(args->source);
+    s->dir.fd = -1;
+    for (uint32_t r = 0; r < SHARD_MAX_RANKS; r++) s->rank[r].fd = -1;
+    shard_packer_init(&s->packer, a);
+    if ((rc = shard_hash_init(&s->hash, args->digest, e)) || (rc = shard_hash_init(&s->source, args->digest, e))) goto fail;
+    if ((rc = fill_manifest(s, e)) || (rc = lay_out(s, &bytes, e))) goto fail;
+    if ((rc = shard_outdir_open(&s->dir, args->out, args->note, args->ctx, e))) goto fail;
+    if ((rc = shard_outdir_room(&s->dir, bytes, e))) goto fail;
+    for (uint32_t r = 0; r < args->ranks; r++)
+        if ((rc = open_rank(s, r, e))) goto fail;
+    if ((rc = write_tensors(s, out, e)) || (rc = finish(s, e))) goto fail;
+    result_of(s, out);
+
+fail:                                   /* also the way out of success: everything here is idempotent */
+    for (uint32_t r = 0; r < SHARD_MAX_RANKS; r++) {
+        if (s->rank[r].fd >= 0) close(s->rank[r].fd);
+        if (s->rank[r].entry) px_del(a, s->rank[r].entry, s->rank[r].n_entries);
+    }
+    shard_outdir_drop(&s->dir);
+    shard_packer_deinit(&s->packer);
+    shard_hash_deinit(&s->hash);
+    shard_hash_deinit(&s->source);
+    shard_manifest_deinit(&s->m);
+    px_del(a, s, 1);
+    return rc;
+}
