@@ -15,6 +15,8 @@ void kern_philox(const uint32_t c[4], const uint32_t k[2], uint32_t out[4]);
  * (low, high word), word = id mod 4. */
 typedef struct kern_draw { uint64_t seed; uint32_t position, sequence, purpose; } kern_draw;
 float kern_gumbel(const kern_draw *d, uint32_t id);
+float kern_gumbel_of(uint32_t word);        /* of one Philox word */
+enum { KERN_PURPOSE_TOKEN = 0 };             /* the draw of a token over a vocabulary: what candidates uses */
 
 /* Set flush-to-zero and denormals-are-zero on this thread (threads made afterwards inherit it); check them. */
 void kern_ftz_set(void);
