@@ -1,0 +1,5 @@
+/* norm_avx512.c - add_norm on AVX-512: the body with vec_avx512.h. */
+#include "kernels/cpu/vec_avx512.h"
+
+#define OP kern_cpu_add_norm_avx512
+#include "kernels/cpu/norm_body.h"
