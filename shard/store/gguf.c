@@ -212,7 +212,7 @@ static int compare_names(const void *ctx, uint32_t x, uint32_t y)
 static int compare_places(const void *ctx, uint32_t x, uint32_t y)
 {
     const shard_gguf_tensor *t = ctx;
-    return (t[x].data > t[y].data) - (t[x].data < t[y].data);
+    return t[x].data != t[y].data ? (t[x].data > t[y].data) - (t[x].data < t[y].data) : (x > y) - (x < y);
 }
 
 static void sort(uint32_t *order, size_t n, int (*cmp)(const void *, uint32_t, uint32_t), const void *ctx)

@@ -105,7 +105,7 @@ static px_code check_metadata(json_t *v, px_err *e)
 static int compare_places(const void *ctx, uint32_t x, uint32_t y)
 {
     const shard_st_tensor *t = ctx;
-    return (t[x].data > t[y].data) - (t[x].data < t[y].data);
+    return t[x].data != t[y].data ? (t[x].data > t[y].data) - (t[x].data < t[y].data) : (x > y) - (x < y);
 }
 
 /* No overlap, no hole, nothing behind: every tensor begins where the one before it ends. */
