@@ -28,32 +28,45 @@ typedef struct comm_args {
     comm_local_group *group;      /* COMM_LOCAL; NULL when world is 1 */
 } comm_args;
 
-/* Pure sizes, for the plan and for whoever makes the memory file. */
+/* Pure sizes, for the plan and for whoever makes the memory file; 0: no such comm can be.  comm_open takes exactly
+ * comm_private_bytes (local with a group: the object from `a`, the buffers from the group's allocator). */
 size_t comm_shm_bytes(uint32_t world, size_t partial_bytes, size_t gather_bytes);
 size_t comm_private_bytes(comm_kind kind, uint32_t world, size_t partial_bytes, size_t gather_bytes);
 
+/* `a` may be used under the group's lock by any of its threads.  Close after all ranks have closed. */
 px_code comm_local_group_open(comm_local_group **g, px_alloc *a, uint32_t world, px_err *e);
 void    comm_local_group_close(comm_local_group *g);
 void    comm_local_group_break(comm_local_group *g);   /* every present and future wait ends with PX_EPEER */
 
-/* Not collective (MPI: MPI_Init has been called, see comm_mpi_init).  Errors: PX_ENOMEM, PX_EINVAL, PX_EMISMATCH. */
+/* Not collective (MPI: MPI_Init has been called, see comm_mpi_init; a world of one needs none).  COMM_SHM: a fresh
+ * memory file, zero at first, for every job.  Errors: PX_ENOMEM, PX_EINVAL, PX_ERANGE, PX_EMISMATCH (another memory
+ * file, group or MPI world), PX_EBUSY (this rank is open already). */
 px_code comm_open(comm **c, px_alloc *a, const comm_args *args, px_err *e);
+/* After a last comm_barrier_all, so that no rank still reads what goes.  After an error at once: peers keep their maps,
+ * and a local group keeps a rank's buffers until its last rank has closed. */
 void    comm_close(comm *c);
 const char *comm_name(const comm *c);                  /* "local" "shm" "mpi" */
 
 /* Address of this rank's partial buffer `which` (0, 1): fixed for the comm's life, 64-byte aligned, zeroed, populated. */
 float *comm_partial(comm *c, unsigned which);
-/* Make `bytes` of partial `which` readable by all.  views[0..n): fixed addresses for a given (which, large/small). */
+/* Collectives.  Errors: PX_EINVAL and PX_ERANGE are found before anybody is told and change nothing; PX_ETIMEOUT
+ * (e->found names the rank that has not come), PX_EPEER (broken, MPI failed) and PX_EMISMATCH (a rank came for another
+ * call or size; "call") end this comm: every later call is PX_EPEER.  COMM_MPI knows no timeout: the coordinator's step
+ * watchdog is its deadline. */
+
+/* Make `bytes` of partial `which` readable by all.  views[0..n): fixed addresses for a given (which, large/small).
+ * Buffers alternate: the same `which` twice in a row is PX_EINVAL, whatever calls lie between. */
 px_code comm_reduce_views_all(comm *c, unsigned which, size_t bytes, const float *const **views, uint32_t *n_views, px_err *e);
-/* all = world x bytes in rank order. */
+/* all = world x bytes in rank order.  `mine` is this rank's place in `all`, or overlaps it nowhere. */
 px_code comm_gather_all(comm *c, const void *mine, size_t bytes, void *all, px_err *e);
 px_code comm_barrier_all(comm *c, px_err *e);
 
 /* MPI process set-up: MPI_Init with errors returned; world and rank as MPI sees them.  Called once in main. */
-px_code comm_mpi_init(uint32_t *rank, uint32_t *world, px_err *e);
-void    comm_mpi_finalize(void);
-void    comm_mpi_abort(int code);
-/* The rank and world that the launcher put into the environment, readable before MPI_Init; PX_ENOTFOUND if none. */
+px_code comm_mpi_init(uint32_t *rank, uint32_t *world, px_err *e);   /* PX_EMISMATCH: the launcher said otherwise */
+void    comm_mpi_finalize(void);                       /* idempotent; nothing if MPI does not run */
+void    comm_mpi_abort(int code);                      /* ends the whole job; returns only if MPI does not run */
+/* The rank and world that the launcher put into the environment, readable before MPI_Init; PX_ENOTFOUND if none,
+ * PX_EINVAL if malformed (e->field is the variable). */
 px_code comm_launcher_rank(uint32_t *rank, uint32_t *world, px_err *e);
 
 #endif

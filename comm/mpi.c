@@ -14,9 +14,12 @@
 #include <mpi.h>
 #include <string.h>
 
-/* Measured with tests/bench/comm_bench.c, 2 ranks on 2 cores and 3 ranks on 2: the slices win from here on. */
-#define SMALL_BYTES 65536u
 #define LINE_FLOATS (COMM_ALIGN / sizeof(float))
+
+/* The largest message that is gathered.  Measured with tests/bench/comm_bench.c on 2 cores, call and addition, p50 in
+ * us, gathered | slices: 2 ranks, 128 KiB 20 | 28, 256 KiB 43 | 43, 1 MiB 482 | 308; 3 ranks, 16 KiB 25 | 25,
+ * 64 KiB 62 | 48; 4 ranks, 16 KiB 30 | 31, 32 KiB 46 | 37, 64 KiB 159 | 49. */
+static size_t small_bytes(uint32_t world) { return world <= 2 ? 256u << 10 : 16u << 10; }
 
 static px_code check_mpi(int rc, const char *what, px_err *e)
 {
@@ -40,9 +43,9 @@ static size_t padded_bytes(uint32_t world, size_t partial_bytes)
     return world * slice_floats(n ? n : 1, world) * sizeof(float);
 }
 
-static size_t stride_bytes(size_t partial_bytes)
+static size_t stride_bytes(uint32_t world, size_t partial_bytes)
 {
-    size_t small = partial_bytes < SMALL_BYTES ? partial_bytes : SMALL_BYTES;
+    size_t small = partial_bytes < small_bytes(world) ? partial_bytes : small_bytes(world);
     return px_align_up(small ? small : 1, COMM_ALIGN);
 }
 
@@ -52,8 +55,8 @@ static layout layout_of(uint32_t world, size_t partial_bytes)
 {
     layout l = { .partial = padded_bytes(world, partial_bytes) };
     if (world > 1) {
-        l.stage = world * stride_bytes(partial_bytes);
-        if (partial_bytes > SMALL_BYTES) {
+        l.stage = world * stride_bytes(world, partial_bytes);
+        if (partial_bytes > small_bytes(world)) {
             l.sum = l.partial;
             if (l.stage < l.partial) l.stage = l.partial;
         }
@@ -97,7 +100,7 @@ static px_code mpi_open(comm *c, const comm_args *args, px_err *e)
     c->partial[1] = (float *)(void *)(c->block + l.partial);
     c->mpi.stage = (float *)(void *)(c->block + 2 * l.partial);
     c->mpi.sum = (float *)(void *)(c->block + 2 * l.partial + l.stage);
-    c->mpi.stride = stride_bytes(c->partial_bytes) / sizeof(float);
+    c->mpi.stride = stride_bytes(c->world, c->partial_bytes) / sizeof(float);
     c->mpi.sum_view[0] = c->mpi.sum;
     for (unsigned i = 0; i < 2; i++)
         for (uint32_t r = 0; r < c->world; r++)
@@ -139,7 +142,7 @@ static px_code mpi_reduce(comm *c, unsigned which, size_t bytes, const float *co
     *views = c->view[which];
     *n = c->world;
     if (c->world == 1) return PX_OK;
-    if (bytes <= SMALL_BYTES) return gather_views(c, which, (int)n_floats, e);
+    if (bytes <= small_bytes(c->world)) return gather_views(c, which, (int)n_floats, e);
     if ((rc = exchange_slices(c, which, n_floats, e))) return rc;
     *views = c->mpi.sum_view;
     *n = 1;
