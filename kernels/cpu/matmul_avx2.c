@@ -46,6 +46,8 @@ INLINE void block_q(weight_kind k, int R, const uint8_t *quants, const uint8_t *
     const __m256i sixteen = _mm256_set1_epi16(16), one = _mm256_set1_epi16(1);
     __m256i s[4], s1[4], s2[4];
 
+    /* Else the compiler keeps the quads of one half for the next, in registers that it does not have. */
+    __asm__ volatile("" ::: "memory");
     UNROLL
     for (int r = 0; r < R; r++) s[r] = s1[r] = s2[r] = _mm256_setzero_si256();
     if (k == W8_0) {
@@ -178,6 +180,7 @@ INLINE void tile_bf16(int R, int P, const kern_mm *m, uint32_t row, uint32_t pan
             const uint8_t *base = w + (size_t)(i / 2) * m->stride, *at = base + (size_t)b * 1024 + 32 * (i % 2);
             __m256 even[4], odd[4];
 
+            __asm__ volatile("" ::: "memory");     /* as in block_q */
             if (i % 2 == 0) prefetch(base, (size_t)b * 1024, 1024, m->stride, P);
             UNROLL
             for (int r = 0; r < R; r++) even[r] = odd[r] = _mm256_setzero_ps();

@@ -51,6 +51,8 @@ INLINE void block_q(weight_kind k, int R, const uint8_t *quants, const uint8_t *
 {
     __m512i s1[8], s2[8];
 
+    /* Else the compiler keeps the quads of one panel for the next, in registers that it does not have. */
+    __asm__ volatile("" ::: "memory");
     UNROLL
     for (int r = 0; r < R; r++) {
         s1[r] = k == W8_0 ? _mm512_set1_epi32(meta[r]->neg8) : _mm512_setzero_si512();
@@ -166,6 +168,7 @@ INLINE void tile_bf16(int R, int P, const kern_mm *m, uint32_t row, uint32_t pan
             const uint8_t *at = w + (size_t)p * m->stride + (size_t)b * 1024;
             __m512 even[8], odd[8];
 
+            __asm__ volatile("" ::: "memory");     /* as in block_q */
             prefetch(w + (size_t)p * m->stride, (size_t)b * 1024, 1024, m->stride, P);
             UNROLL
             for (int r = 0; r < R; r++) even[r] = odd[r] = _mm512_setzero_ps();
