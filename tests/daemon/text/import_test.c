@@ -1,0 +1,188 @@
+/* Import from GGUF: what is refused, with the key; a golden file with a few bytes changed each time. */
+#include "tests/daemon/text/fixture.h"
+
+#include <string.h>
+
+#include "shard/store/gguf.h"
+
+/* A copy of the golden file in which `bytes` stand `skip` bytes after the first place of `key`. */
+static const char *changed(const char *key, size_t skip, const void *bytes, size_t n)
+{
+    static char path[600];
+    char *data, *at;
+    size_t size;
+    px_err e = {0};
+
+    assert_int_equal(px_read_file(fixture_heap(), test_golden(SMOLLM), 1 << 20, &data, &size, &e), PX_OK);
+    at = memmem(data, size, key, strlen(key));
+    assert_true(at && at + skip + n <= data + size);
+    memcpy(at + skip, bytes, n);
+    snprintf(path, sizeof path, "%s/changed.gguf", test_tmpdir());
+    assert_int_equal(px_write_file(path, data, size, false, &e), PX_OK);
+    px_del(fixture_heap(), data, size + 1);
+    return path;
+}
+
+static px_code import(const char *path, px_err *e)
+{
+    shard_gguf *g;
+    char *json;
+    size_t bytes;
+
+    if (shard_gguf_open(&g, fixture_heap(), path, e)) fail_msg("%s: %s", path, e->text);
+    px_code rc = daemon_tokenizer_from_gguf(fixture_heap(), g, &json, &bytes, e);
+    if (rc) assert_true(json == NULL && bytes == 0 && e->code == rc);
+    else px_del(fixture_heap(), json, bytes + 1);
+    shard_gguf_close(g);
+    return rc;
+}
+
+#define K "tokenizer.ggml."
+/* A string value lies 4 (type) + 8 (length) bytes behind its key, a number 4, an array's first element 4 + 4 + 8. */
+#define AFTER(key, n) (sizeof key - 1 + (n))
+
+static void refusals_name_the_key(void **state)
+{
+    static const struct { const char *key; size_t skip; const char *bytes; size_t n; px_code code; const char *field, *found; } bad[] = {
+        { K "model", AFTER(K "model", 12), "bert", 4, PX_EUNSUP, K "model", "bert" },
+        { K "model", 0, "x", 1, PX_ENOTFOUND, K "model", "" },
+        { K "pre", AFTER(K "pre", 12), "qwen99", 6, PX_EUNSUP, K "pre", "qwen99" },
+        { K "pre", 0, "x", 1, PX_EUNSUP, K "pre", "no such key" },
+        { K "tokens", 0, "x", 1, PX_ECORRUPT, K "tokens", "" },
+        { K "token_type", 0, "x", 1, PX_ECORRUPT, K "token_type", "" },
+        { K "token_type", AFTER(K "token_type", 16), "\6", 1, PX_EUNSUP, K "token_type[0]", "6" },
+        { K "merges", 0, "x", 1, PX_ECORRUPT, K "merges", "" },
+        { K "merges", AFTER(K "merges", 16 + 8), "XXXXX", 5, PX_ECORRUPT, "merges[0]", "" },
+        { K "eos_token_id", AFTER(K "eos_token_id", 4), "\x00\x10", 2, PX_ECORRUPT, K "eos_token_id", "" },
+        { K "bos_token_id", AFTER(K "bos_token_id", 4), "\xff\xff\xff\xff", 4, PX_ECORRUPT, K "bos_token_id", "" },
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        px_err e = {0};
+        px_code rc = import(changed(bad[i].key, bad[i].skip, bad[i].bytes, bad[i].n), &e);
+        if (rc != bad[i].code || strcmp(e.field, bad[i].field) || !strstr(e.found, bad[i].found))
+            fail_msg("case %zu: %s in %s, found %s: %s", i, px_code_name(rc), e.field, e.found, e.text);
+    }
+}
+
+static void sentencepiece_is_refused_by_name(void **state)
+{
+    px_err e = {0};
+
+    (void)state;
+    assert_int_equal(import(changed(K "model", AFTER(K "model", 12), "spm2", 4), &e), PX_EUNSUP);
+    assert_string_equal(e.expected, "gpt2");
+    const char *llama2 = test_shared("golden/tiny/tokenizers/llama2/model.gguf");
+    if (!llama2) skip();
+    px_err_clear(&e);
+    assert_int_equal(import(llama2, &e), PX_EUNSUP);
+    assert_string_equal(e.field, K "model");
+    assert_non_null(strstr(e.found, "llama"));
+}
+
+/* The file decides about BOS when it says so, the pre-tokenizer's name when it does not. */
+static void the_file_decides_about_bos(void **state)
+{
+    px_err e = {0};
+    daemon_encode_args args = { .add_special = true };
+    daemon_tokenizer *plain = fixture_open(test_golden(SMOLLM)),
+                     *asked = fixture_open(changed(K "add_bos_token", AFTER(K "add_bos_token", 4), "\1", 1)),
+                     *named = fixture_open(test_golden(LLAMA3));
+    const struct { const daemon_tokenizer *t; size_t n; uint32_t id; } want[] = { { plain, 0, 0 }, { asked, 1, 1 }, { named, 1, 995 } };
+
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        daemon_ids ids;
+        daemon_ids_init(&ids, fixture_heap());
+        assert_int_equal(daemon_tokenizer_encode(want[i].t, "", 0, &args, &ids, &e), PX_OK);
+        assert_int_equal(ids.n, want[i].n);
+        if (ids.n) assert_int_equal(ids.id[0], want[i].id);
+        daemon_ids_deinit(&ids);
+    }
+    daemon_tokenizer_close(named);
+    daemon_tokenizer_close(asked);
+    daemon_tokenizer_close(plain);
+}
+
+/* "gpt-2" is the same expression without the digits' stage; one letter less in the file. */
+static void gpt2_keeps_digits_together(void **state)
+{
+    char *data, *at;
+    size_t size, n;
+    px_err e = {0};
+
+    (void)state;
+    assert_int_equal(px_read_file(fixture_heap(), test_golden(SMOLLM), 1 << 20, &data, &size, &e), PX_OK);
+    at = memmem(data, size, K "pre", sizeof K "pre" - 1);
+    assert_non_null(at);
+    at += AFTER(K "pre", 4);
+    assert_memory_equal(at, "\6\0\0\0\0\0\0\0smollm", 14);
+    memcpy(at, "\5\0\0\0\0\0\0\0gpt-2", 13);
+    memmove(at + 13, at + 14, (size_t)(data + size - (at + 14)));
+    char path[600];
+    snprintf(path, sizeof path, "%s/gpt2.gguf", test_tmpdir());
+    assert_int_equal(px_write_file(path, data, size - 1, false, &e), PX_OK);
+    px_del(fixture_heap(), data, size + 1);
+
+    daemon_tokenizer *t = fixture_open(path), *split = fixture_open(test_golden(SMOLLM));
+    const struct { const daemon_tokenizer *t; size_t n; } want[] = { { t, 1 }, { split, 2 } };
+    for (int i = 0; i < 2; i++) {
+        daemon_ids ids;
+        daemon_encode_args args = {0};
+        daemon_ids_init(&ids, fixture_heap());
+        assert_int_equal(daemon_tokenizer_encode(want[i].t, "42", 2, &args, &ids, &e), PX_OK);
+        assert_int_equal(ids.n, want[i].n);
+        if (i == 0) assert_memory_equal(daemon_tokenizer_bytes(t, ids.id[0], &n), "42", 2);
+        daemon_ids_deinit(&ids);
+    }
+    daemon_tokenizer_close(split);
+    daemon_tokenizer_close(t);
+}
+
+/* The same file gives the same bytes: they are digested and compared between hosts. */
+static void the_normal_form_is_deterministic(void **state)
+{
+    size_t n, m;
+    char *one = fixture_json(test_golden(SMOLLM), &n), *two = fixture_json(test_golden(SMOLLM), &m);
+
+    (void)state;
+    assert_int_equal(n, m);
+    assert_memory_equal(one, two, n + 1);
+    assert_int_equal(one[n], 0);
+    px_del(fixture_heap(), one, n + 1);
+    px_del(fixture_heap(), two, m + 1);
+}
+
+static px_code import_and_drop(px_alloc *a, px_err *e)
+{
+    shard_gguf *g;
+    char *json;
+    size_t bytes;
+
+    assert_int_equal(shard_gguf_open(&g, fixture_heap(), test_golden(SMOLLM), NULL), PX_OK);
+    px_code rc = daemon_tokenizer_from_gguf(a, g, &json, &bytes, e);
+    if (rc == PX_OK) px_del(a, json, bytes + 1);
+    else assert_null(json);
+    shard_gguf_close(g);
+    return rc;
+}
+
+static void import_survives_every_oom(void **state)
+{
+    (void)state;
+    test_oom_sweep(import_and_drop);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(refusals_name_the_key),
+        cmocka_unit_test(sentencepiece_is_refused_by_name),
+        cmocka_unit_test(the_file_decides_about_bos),
+        cmocka_unit_test(gpt2_keeps_digits_together),
+        cmocka_unit_test(the_normal_form_is_deterministic),
+        cmocka_unit_test(import_survives_every_oom),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
