@@ -12,13 +12,20 @@
 
 #define AT_ONCE 4u                           /* queries in registers */
 #define TOGETHER 64u                         /* queries that share a converted span */
-#define CONVERT_FROM 8u                      /* queries from which converting a span pays */
+#define CONVERT_FROM 16u                     /* queries from which converting a span pays */
 #define TILES (KERN_SPAN / KERN_TILE)
 /* Tiles of keys (scores) or vectors of head_dim (output) at once for h queries: what the registers hold. */
 #if V_REGISTERS >= 32
 #define WIDE(h) ((h) == 1 ? 8 : 4)
 #else
 #define WIDE(h) ((h) == 1 ? 4 : (h) == 2 ? 2 : 1)
+#endif
+
+/* The accumulators live in registers only when the loops over them are gone. */
+#ifdef __clang__
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 8")
 #endif
 
 typedef struct attention_job {
@@ -49,24 +56,24 @@ V_INLINE void scores_(const query *q, const span *s, uint32_t t, uint32_t dim, f
 {
     vf acc[4][8];
 
-#pragma GCC unroll 4
+    UNROLL
     for (int i = 0; i < h; i++)
-#pragma GCC unroll 8
+        UNROLL
         for (int j = 0; j < w; j++) acc[i][j] = v_zero();
     for (uint32_t d = 0; d < dim; d++) {
         vf k[8];
-#pragma GCC unroll 8
+        UNROLL
         for (int j = 0; j < w; j++) k[j] = load16(s->k[t + j], (size_t)d * KERN_TILE, half);
-#pragma GCC unroll 4
+        UNROLL
         for (int i = 0; i < h; i++) {
             vf x = v_set1(q[i].q[d]);
-#pragma GCC unroll 8
+            UNROLL
             for (int j = 0; j < w; j++) acc[i][j] = v_fma(x, k[j], acc[i][j]);
         }
     }
-#pragma GCC unroll 4
+    UNROLL
     for (int i = 0; i < h; i++)
-#pragma GCC unroll 8
+        UNROLL
         for (int j = 0; j < w; j++) v_store(p[i] + (t + j) * KERN_TILE, acc[i][j]);
 }
 
@@ -77,26 +84,26 @@ V_INLINE void values_(const span *s, uint32_t from, uint32_t to, uint32_t d, uin
     const int n = w ? w : 1;
     vf acc[4][8];
 
-#pragma GCC unroll 4
+    UNROLL
     for (int i = 0; i < h; i++)
-#pragma GCC unroll 8
+        UNROLL
         for (int j = 0; j < n; j++) acc[i][j] = w ? v_load(o[i] + d + 16 * j) : v_load_n(o[i] + d, 8);
     for (uint32_t key = from; key < to; key++) {
         const void *row = s->v[key / KERN_TILE];
         size_t at = (size_t)(key % KERN_TILE) * dim + d;
         vf v[8];
-#pragma GCC unroll 8
+        UNROLL
         for (int j = 0; j < n; j++) v[j] = w ? load16(row, at + 16 * (size_t)j, half) : load8(row, at, half);
-#pragma GCC unroll 4
+        UNROLL
         for (int i = 0; i < h; i++) {
             vf x = v_set1(p[i][key]);
-#pragma GCC unroll 8
+            UNROLL
             for (int j = 0; j < n; j++) acc[i][j] = v_fma(x, v[j], acc[i][j]);
         }
     }
-#pragma GCC unroll 4
+    UNROLL
     for (int i = 0; i < h; i++)
-#pragma GCC unroll 8
+        UNROLL
         for (int j = 0; j < n; j++) {
             if (w) v_store(o[i] + d + 16 * j, acc[i][j]);
             else v_store_n(o[i] + d, acc[i][j], 8);
@@ -324,6 +331,10 @@ px_code OP(kern_dev *d, const kern_attention_args *a, px_err *e)
     uint64_t items = (uint64_t)j.chunks * a->n_kv_head;
     if (items < d->threads) j.splits = (uint32_t)((d->threads + items - 1) / items);
     j.n_items = (uint32_t)(items * j.splits);
-    kern_cpu_split(d, j.n_items, attention_part, &j);
+    /* About 64 Ki products are worth a fork. */
+    uint64_t keys = 0;
+    for (uint32_t t = 0; t < j.live; t++) keys += kern_u32(a->pos)[t] + 1;
+    uint64_t parts = keys * a->n_head * a->head_dim / 65536 + 1;
+    kern_cpu_split(d, parts < j.n_items ? (uint32_t)parts : j.n_items, attention_part, &j);
     return PX_OK;
 }
