@@ -5,6 +5,7 @@
 #include "comm/comm.h"
 #include "proto/base/tree.h"
 
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -117,6 +118,16 @@ static int run(comm_args args, const char *label)
     return rc;
 }
 
+/* As mpirun's --bind-to core: without it two ranks may sit on one core and wait for each other's time slices. */
+static void bind_to_core(uint32_t rank, uint32_t world)
+{
+    cpu_set_t set;
+    if ((long)world > sysconf(_SC_NPROCESSORS_ONLN)) return;
+    CPU_ZERO(&set);
+    CPU_SET(rank, &set);
+    if (sched_setaffinity(0, sizeof set, &set)) perror("sched_setaffinity");
+}
+
 static int run_shm(uint32_t world, const char *label)
 {
     comm_args args = { .kind = COMM_SHM, .world = world };
@@ -130,8 +141,10 @@ static int run_shm(uint32_t world, const char *label)
     for (uint32_t r = 1; r < world; r++)
         if (fork() == 0) {
             args.rank = r;
+            bind_to_core(r, world);
             _exit(run(args, label));
         }
+    bind_to_core(0, world);
     bad = run(args, label);
     while (wait(&status) > 0) bad |= status != 0;
     return bad;
