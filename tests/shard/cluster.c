@@ -2,9 +2,11 @@
 
 #include <math.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "tests/testlib.h"
 
@@ -63,6 +65,7 @@ struct test_cluster {
     shard_manifest manifest;
     shard_demand   demand;
     const char    *set;
+    bool           bench;
     const kern_ops *ops;
     comm_local_group *group;
     uint32_t       world, n_threads;
@@ -83,6 +86,12 @@ static void *rank_main(void *p)
     uint64_t seen = 0;
 
     kern_ftz_set();
+    if (c->bench && c->demand.threads == 1) {
+        cpu_set_t set;
+        CPU_ZERO(&set);
+        CPU_SET(r->rank % (uint32_t)sysconf(_SC_NPROCESSORS_ONLN), &set);
+        pthread_setaffinity_np(pthread_self(), sizeof set, &set);
+    }
     for (;;) {
         pthread_mutex_lock(&c->lock);
         while (c->job == seen && !c->quit) pthread_cond_wait(&c->work, &c->lock);
@@ -127,7 +136,7 @@ static void open_rank(void *ctx, uint32_t k, shard_executor *unused)
     if ((r->rc = comm_open(&r->comm, c->a, &ca, &r->e))) return;
     const shard_executor_args xa = { .ops = c->ops, .manifest = &c->manifest, .file = r->file, .rank = k,
                                      .comm = r->comm, .demand = &c->demand, .n_blocks = plan.n_blocks,
-                                     .check_samples = true };
+                                     .check_samples = !c->bench };
     r->rc = shard_executor_open(&r->x, c->a, &xa, &r->e);
 }
 
@@ -149,6 +158,7 @@ test_cluster *test_cluster_open(const test_cluster_args *args, px_err *e)
     px_heap_init(&c->heap, "cluster");
     c->a = args->a ? args->a : &c->heap.a;
     c->set = args->set;
+    c->bench = args->bench;
     c->demand = args->demand;
     if (!c->demand.kv_tokens) c->demand.kv_tokens = 4096;
     if (!c->demand.kv_block) c->demand.kv_block = 16;

@@ -16,6 +16,7 @@ typedef struct test_cluster_args {
     shard_demand  demand;                  /* zeros: 4,096 tokens in blocks of 16, 64 sequences, budget 128, 1 thread */
     kern_path     path;
     const kern_ops *ops;                   /* instead of the path's table */
+    bool          bench;                   /* ranks are bound to cores and do not compare what they sampled */
 } test_cluster_args;
 
 /* Open a set on as many ranks as it has; NULL with *e filled if a rank refuses. */
