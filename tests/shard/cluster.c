@@ -66,6 +66,8 @@ struct test_cluster {
     shard_demand   demand;
     const char    *set;
     bool           bench;
+    comm_kind      transport;
+    int            shm_fd;                 /* -1: none */
     const kern_ops *ops;
     comm_local_group *group;
     uint32_t       world, n_threads;
@@ -127,11 +129,11 @@ static void open_rank(void *ctx, uint32_t k, shard_executor *unused)
     size_t n_errs = 0;
 
     (void)unused;
-    if ((r->rc = shard_rank_bytes_of(&c->manifest.arch, &c->manifest.types, &c->manifest.split, k, &c->demand, COMM_LOCAL,
-                                     &plan, &r->e))
+    if ((r->rc = shard_rank_bytes_of(&c->manifest.arch, &c->manifest.types, &c->manifest.split, k, &c->demand,
+                                     (int)c->transport, &plan, &r->e))
         || (r->rc = shard_file_open(&r->file, c->a, c->set, &c->manifest, k, &r->e, 1, &n_errs)))
         return;
-    const comm_args ca = { .kind = COMM_LOCAL, .rank = k, .world = c->world, .partial_bytes = plan.partial_bytes,
+    const comm_args ca = { .kind = c->transport, .shm_fd = c->shm_fd, .rank = k, .world = c->world, .partial_bytes = plan.partial_bytes,
                            .gather_bytes = plan.gather_bytes, .group = c->group };
     if ((r->rc = comm_open(&r->comm, c->a, &ca, &r->e))) return;
     const shard_executor_args xa = { .ops = c->ops, .manifest = &c->manifest, .file = r->file, .rank = k,
@@ -159,6 +161,8 @@ test_cluster *test_cluster_open(const test_cluster_args *args, px_err *e)
     c->a = args->a ? args->a : &c->heap.a;
     c->set = args->set;
     c->bench = args->bench;
+    c->transport = args->transport;
+    c->shm_fd = -1;
     c->demand = args->demand;
     if (!c->demand.kv_tokens) c->demand.kv_tokens = 4096;
     if (!c->demand.kv_block) c->demand.kv_block = 16;
@@ -174,6 +178,13 @@ test_cluster *test_cluster_open(const test_cluster_args *args, px_err *e)
     if ((rc = shard_manifest_read(&c->manifest, c->a, c->set, e))) goto fail;
     c->world = c->manifest.world;
     if (c->world > 1 && (rc = comm_local_group_open(&c->group, c->a, c->world, e))) goto fail;
+    if (c->transport == COMM_SHM) {
+        shard_rank_bytes plan;
+        if ((rc = shard_rank_bytes_of(&c->manifest.arch, &c->manifest.types, &c->manifest.split, 0, &c->demand, COMM_SHM,
+                                      &plan, e))
+            || (rc = px_memfd("cluster", plan.comm_shared, &c->shm_fd, e)))
+            goto fail;
+    }
     for (uint32_t k = 0; k < c->world; k++) {
         c->rank[k].c = c;
         c->rank[k].rank = k;
@@ -203,6 +214,7 @@ void test_cluster_close(test_cluster *c)
     pthread_mutex_unlock(&c->lock);
     for (uint32_t k = 0; k < c->n_threads; k++) pthread_join(c->rank[k].thread, NULL);
     if (c->group) comm_local_group_close(c->group);
+    if (c->shm_fd >= 0) close(c->shm_fd);
     shard_manifest_deinit(&c->manifest);
     px_heap_deinit(&c->heap);
     free(c);

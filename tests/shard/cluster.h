@@ -1,4 +1,4 @@
-/* cluster.h - ranks as threads of a test: executors of one shard set on the `local` transport.
+/* cluster.h - ranks as threads of a test: executors of one shard set on the `local` or `shm` transport.
  * Layer: tests.  Threading: one test thread drives; each rank has a thread for its life, as kern_dev and comm want. */
 #ifndef TESTS_SHARD_CLUSTER_H
 #define TESTS_SHARD_CLUSTER_H
@@ -15,6 +15,7 @@ typedef struct test_cluster_args {
     const char   *set;
     shard_demand  demand;                  /* zeros: 4,096 tokens in blocks of 16, 64 sequences, budget 128, 1 thread */
     kern_path     path;
+    comm_kind     transport;               /* local, or shm: the same process, through a memory file */
     const kern_ops *ops;                   /* instead of the path's table */
     bool          bench;                   /* ranks are bound to cores and do not compare what they sampled */
 } test_cluster_args;

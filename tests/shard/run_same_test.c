@@ -180,11 +180,34 @@ static void every_path_of_the_cpu_gives_the_same_bits(void **state)
     }
 }
 
+static void shm_gives_the_same_bits_as_local(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < N_MODELS; i++)
+        for (uint32_t world = 2; world <= 3; world++) {
+            answer a, b;
+            test_tiny t;
+            test_cluster *c = open_or_fail(&(test_cluster_args){ .set = set_of(i, world) });
+
+            test_tiny_read(&t, model[i].name);
+            answer_alone(c, &t, 16, &a);
+            test_cluster_close(c);
+            c = open_or_fail(&(test_cluster_args){ .set = set_of(i, world), .transport = COMM_SHM });
+            answer_alone(c, &t, 16, &b);
+            test_cluster_close(c);
+            same(&a, &b);
+            free(a.lp);
+            free(b.lp);
+            free(t.logits);
+        }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_answer_depends_on_nothing_but_the_request),
         cmocka_unit_test(every_path_of_the_cpu_gives_the_same_bits),
+        cmocka_unit_test(shm_gives_the_same_bits_as_local),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
