@@ -11,5 +11,6 @@
 #define DAEMON_MAX_STOP_IDS      64u
 #define DAEMON_MAX_REQUEST_ID    127u           /* bytes */
 #define DAEMON_MAX_MESSAGES      4096u          /* of a conversation */
+#define DAEMON_MAX_DETOKENIZE    (1u << 20)     /* ids of one Detokenize call */
 
 #endif
