@@ -136,7 +136,7 @@ px_code daemon_engine_submit(daemon_engine *g, daemon_request *r, px_err *e)
         goto out;
     }
     for (size_t i = 0; i < g->n_live; i++)
-        if (!strcmp(g->live[i]->in.id, r->in.id)) {
+        if (!strcmp(g->live[i]->in.id, r->in.id) && daemon_request_lives(g->live[i])) {
             rc = px_fail(e, PX_EEXIST, "request_id", "a request with this id is running");
             goto out;
         }
@@ -168,7 +168,7 @@ bool daemon_engine_abort(daemon_engine *g, const char *request_id)
 
     pthread_mutex_lock(&g->door);
     for (size_t i = 0; i < g->n_live && !found; i++)
-        if (!strcmp(g->live[i]->in.id, request_id)) {
+        if (!strcmp(g->live[i]->in.id, request_id) && daemon_request_lives(g->live[i])) {
             atomic_store_explicit(&g->live[i]->cancelled, true, memory_order_release);
             found = true;
         }

@@ -12,6 +12,7 @@ px_code daemon_request_open(daemon_request **out, px_alloc *a, const daemon_requ
     if (!r) return px_fail(e, PX_ENOMEM, "request", "no memory for a request");
     *r = (daemon_request){ .a = a, .slot = -1, .in = *in };
     r->in.prompt = NULL;                               /* taken only on success */
+    r->in.release = NULL;
     atomic_init(&r->refs, 1);
     pthread_mutex_init(&r->lock, NULL);
     daemon_bytes_init(&r->out.text, a);
@@ -24,6 +25,7 @@ px_code daemon_request_open(daemon_request **out, px_alloc *a, const daemon_requ
         r->has_detok = true;
     }
     r->in.prompt = in->prompt;
+    r->in.release = in->release;
     *out = r;
     return PX_OK;
 
@@ -56,6 +58,7 @@ void daemon_request_unref(daemon_request *r)
     if (r->token) px_del(r->a, r->token, r->in.max_new);
     if (r->in.prompt) px_del(r->a, r->in.prompt, r->in.n_prompt);
     pthread_mutex_destroy(&r->lock);
+    if (r->in.release) r->in.release(r->in.ctx);
     px_del(r->a, r, 1);
 }
 
@@ -186,6 +189,7 @@ static void take_token(daemon_request *r, const shard_row_result *row, px_err *e
             if (n >= sizeof r->out.stop_string) n = sizeof r->out.stop_string - 1;
             memcpy(r->out.stop_string, r->detok.stop[which].text, n);
             r->out.stop_string[n] = 0;
+            r->out.n_stop_string = n;
             r->out.has_stop_string = true;
             finish_locked(r, DAEMON_STOP, NULL, false);
             return;
@@ -213,6 +217,14 @@ void daemon_request_take(daemon_request *r, const shard_entry_result *res)
     changed = changed || r->ended;
     pthread_mutex_unlock(&r->lock);
     if (changed) notify(r);
+}
+
+bool daemon_request_lives(daemon_request *r)
+{
+    pthread_mutex_lock(&r->lock);
+    bool lives = r->out.finish == DAEMON_RUNNING;
+    pthread_mutex_unlock(&r->lock);
+    return lives;
 }
 
 bool daemon_request_paused(daemon_request *r)

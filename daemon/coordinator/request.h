@@ -30,6 +30,7 @@ typedef struct daemon_request_in {
     bool      want_text;                  /* the set has a tokenizer */
     px_time_us deadline;                  /* absolute, PX_NEVER if none */
     void    (*notify)(void *ctx); void *ctx;     /* called by the engine's thread when `out` changed; must not block */
+    void    (*release)(void *ctx);        /* once, when the request is freed: notify comes no more; may be NULL */
 } daemon_request_in;
 
 typedef struct daemon_token_out { uint32_t id; float logprob; uint32_t top_at, n_top; } daemon_token_out;
@@ -41,7 +42,7 @@ typedef struct daemon_request_out {       /* under lock */
     shard_top *top; size_t n_top, cap_top;                       /* pending; token[].top_at indexes it */
     shard_row_result *row; size_t n_row, cap_row;                /* Score: pending; row.top is NULL, entries lie in `top` in order */
     daemon_finish finish;                 /* not RUNNING: nothing more is appended */
-    char      stop_string[256]; bool has_stop_string;
+    char      stop_string[256]; size_t n_stop_string; bool has_stop_string;    /* may contain U+0000 */
     uint32_t  stop_id; bool has_stop_id;
     px_err    error;                      /* finish ERROR or CANCELLED: why; code -> gRPC status */
     bool      retryable;
@@ -77,6 +78,9 @@ px_code daemon_request_open(daemon_request **r, px_alloc *a, const daemon_reques
                             const char *const *stop, const size_t *stop_bytes, size_t n_stop, bool include_stop, px_err *e);
 daemon_request *daemon_request_ref(daemon_request *r);
 void daemon_request_unref(daemon_request *r);
+
+/* Whether it has not ended yet: its id is in use.  Any thread. */
+bool daemon_request_lives(daemon_request *r);
 
 /* ---- the engine's side ---- */
 void daemon_request_accept(daemon_request *r);
