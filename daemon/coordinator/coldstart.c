@@ -403,6 +403,7 @@ void daemon_status_report(daemon_status *s, px_alloc *a, uint32_t rank, const pr
         info->comm[0] = w->comm_planned,       info->comm[1] = w->comm_measured;
     }
     info->rss = w->rss;
+    info->stage_percent = w->percent;
     if (w->stage == PHALANX__WIRE__STAGE__VERIFY) info->verify_percent = w->percent;
     info->n_subsystems = 0;
     for (size_t i = 0; i < w->n_subsystems && i < sizeof info->subsystem / sizeof *info->subsystem; i++) {
@@ -413,6 +414,18 @@ void daemon_status_report(daemon_status *s, px_alloc *a, uint32_t rank, const pr
     }
     pthread_mutex_unlock(&s->lock);
     px_arena_deinit(&arena);
+}
+
+/* A bar on a terminal while shards are read; nothing elsewhere. */
+static void draw(const daemon_coldstart *c, daemon_phase p, bool last)
+{
+    uint32_t sum = 0, width = 40;
+
+    if (p != DAEMON_MAP || !isatty(2)) return;
+    for (uint32_t r = 0; r < c->world; r++) sum += c->status->rank[r].stage_percent;
+    uint32_t percent = sum / c->world, full = percent * width / 100;
+    fprintf(stderr, "\rloading [%.*s%.*s] %3u %%%s", (int)full, "########################################",
+            (int)(width - full), "                                        ", percent, last ? "\n" : "");
 }
 
 /* Tell every rank to begin a stage, wait until all have reported. */
@@ -426,17 +439,21 @@ static px_code stage(daemon_coldstart *c, daemon_phase p, Phalanx__Wire__Stage w
     px_code rc;
 
     w.stage = which;
-    for (uint32_t r = 0; r < c->world; r++)
+    for (uint32_t r = 0; r < c->world; r++) {
+        c->status->rank[r].stage_percent = 0;
         if ((rc = send(c, r, PHALANX__WIRE__FRAME_TYPE__GO, &w.base, e))) return rc;
+    }
     while (done < c->world) {
         size_t before = *n;
         if ((rc = next(c, deadline, phases[p].name, &ev, e))) return rc;
         if (ev.kind != DAEMON_EV_FRAME || ev.frame.type != PHALANX__WIRE__FRAME_TYPE__REPORT) continue;
         daemon_status_report(c->status, c->a, ev.rank, &ev.frame, &at, &percent, errs, cap, n);
+        draw(c, p, false);
         /* A collective stage that fails on one rank never ends on the others. */
         if (*n > before && (p == DAEMON_MPI || p == DAEMON_WARM_UP)) return errs[before].code;
         done += at == (uint32_t)which && (percent == 100 || *n > before);
     }
+    draw(c, p, true);
     return *n ? errs[0].code : PX_OK;
 }
 
@@ -485,6 +502,22 @@ px_code daemon_coldstart_job(daemon_coldstart *c, px_err *errs, size_t cap, size
             return rc;
         }
     end(c, DAEMON_ALL_READY, PX_OK, "");
+    return PX_OK;
+}
+
+px_code daemon_coldstart_verify(daemon_coldstart *c, px_err *e)
+{
+    Phalanx__Wire__Go w = PHALANX__WIRE__GO__INIT;
+    shard_depth depth;
+    px_code rc;
+
+    w.stage = PHALANX__WIRE__STAGE__VERIFY;
+    if ((rc = shard_depth_parse(c->args->config->verify, &depth, e))) return rc;
+    if (depth != SHARD_CHECK_AUTO) return PX_OK;           /* what was asked for has been done */
+    for (uint32_t r = 0; r < c->world; r++) {
+        if (shard_depth_resolve(depth, c->model->manifest.rank[r].bytes) == SHARD_CHECK_FULL) continue;
+        if ((rc = send(c, r, PHALANX__WIRE__FRAME_TYPE__GO, &w.base, e))) return rc;
+    }
     return PX_OK;
 }
 

@@ -26,7 +26,8 @@ typedef struct daemon_rank_info {
     uint64_t free_bytes;
     uint64_t weights[2], kv[2], arena[2], comm[2];      /* planned, measured */
     uint64_t rss;
-    uint32_t verify_percent;
+    uint32_t verify_percent;                            /* of the full check in the background */
+    uint32_t stage_percent;                             /* of the stage that runs */
     struct { char name[24]; uint64_t live, peak; } subsystem[16]; uint32_t n_subsystems;
 } daemon_rank_info;
 
@@ -65,6 +66,8 @@ typedef struct daemon_coldstart {
 px_code daemon_coldstart_model(daemon_coldstart *c, px_err *errs, size_t cap, size_t *n_errs);
 /* Spawn to ready.  Every mismatch goes to errs.  PX_ECANCELLED: a signal came. */
 px_code daemon_coldstart_job(daemon_coldstart *c, px_err *errs, size_t cap, size_t *n_errs);
+/* Where the cold start only sampled a shard, the whole of it is checked while it serves.  PX_OK: begun or not needed. */
+px_code daemon_coldstart_verify(daemon_coldstart *c, px_err *e);
 /* End the job, whatever state it is in; removes its folder.  Clean: says BYE and lets it leave by itself. */
 void    daemon_coldstart_end_job(daemon_coldstart *c, bool clean);
 void    daemon_coldstart_close(daemon_coldstart *c);

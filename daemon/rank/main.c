@@ -91,6 +91,7 @@ int main(int argc, char **argv)
     r = (daemon_rank){ .fd = -1, .shm_fd = -1 };
     pthread_mutex_init(&r.send_lock, NULL);
     px_heap_init(&r.heap, "rank");
+    px_heap_init(&r.talk, "reports");
     px_mmap_init(&r.buffers, "step", true);
     if ((code = parse(&r, argc, argv))) return code < 0 ? 0 : code;
     if (r.config.log_level[0] && px_level_parse(r.config.log_level, &level, &e)) px_err_clear(&e);

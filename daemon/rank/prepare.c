@@ -16,7 +16,7 @@ static px_code send_message(daemon_rank *r, uint16_t type, const ProtobufCMessag
     size_t n;
     px_code rc;
 
-    px_arena_init(&arena, &r->heap.a, "wire", 16384, 0, 0);
+    px_arena_init(&arena, &r->talk.a, "wire", 16384, 0, 0);
     if (!(rc = daemon_pack(&arena.a, m, &data, &n, e))) {
         pthread_mutex_lock(&r->send_lock);
         rc = proto_frame_send(r->fd, type, r->generation, data, n, px_now_us() + SEND_WAIT_US, e);
@@ -94,7 +94,7 @@ px_code daemon_rank_hello(daemon_rank *r, px_err *e)
     px_code rc;
 
     look(r);
-    px_arena_init(&arena, &r->heap.a, "wire", 16384, 0, 0);
+    px_arena_init(&arena, &r->talk.a, "wire", 16384, 0, 0);
     facts list = { &arena, fact, 0, sizeof fact / sizeof *fact, false };
     if (r->has_manifest)
         daemon_contract_facts(&r->config, r->config_path, &r->manifest, r->config.set, add_fact, &list);
@@ -223,7 +223,7 @@ static px_code take_setup(daemon_rank *r, const proto_frame *f, px_err *e)
     px_code rc;
     int fd[2] = { -1, -1 };
 
-    px_arena_init(&arena, &r->heap.a, "wire", 4096, 0, 1u << 20);
+    px_arena_init(&arena, &r->talk.a, "wire", 4096, 0, 1u << 20);
     if (!(rc = proto_pb_unpack(&phalanx__wire__setup__descriptor, &arena.a, f->n, f->data, &m, e)))
         r->setup = *(const Phalanx__Wire__Setup *)m;        /* numbers only: nothing points into the arena */
     px_arena_deinit(&arena);
@@ -241,14 +241,27 @@ static px_code take_setup(daemon_rank *r, const proto_frame *f, px_err *e)
     return rc;
 }
 
+/* Told in steps of five per cent; 100 is said with the stage's verdict. */
+static void map_progress(void *ctx, uint64_t done, uint64_t total)
+{
+    daemon_rank *r = ctx;
+    uint32_t percent = total ? (uint32_t)(done * 100 / total) : 100;
+    px_err ignored = {0};
+
+    if (percent >= 100 || percent < r->told_percent + 5) return;
+    r->told_percent = percent;
+    daemon_rank_report(r, PHALANX__WIRE__STAGE__MAP, percent, NULL, 0, &ignored);
+}
+
 static px_code stage_map(daemon_rank *r, px_err *e)
 {
-    shard_check_args args = { .depth = SHARD_CHECK_AUTO, .seed = r->setup.sample_seed };
+    shard_check_args args = { .depth = SHARD_CHECK_AUTO, .seed = r->setup.sample_seed, .progress = map_progress, .ctx = r };
     px_code rc;
 
     if (r->config.verify[0] && (rc = shard_depth_parse(r->config.verify, &args.depth, e))) return rc;
     if ((rc = daemon_rank_guard(r, e))) return rc;
     r->n_err = 0;
+    r->told_percent = 0;
     rc = shard_file_check(r->file, &args, r->err, DAEMON_RANK_ERRORS, &r->n_err);
     if (rc && r->n_err) *e = r->err[0];
     return rc;
@@ -321,7 +334,7 @@ px_code daemon_rank_prepare(daemon_rank *r, px_err *e)
         px_arena arena;
         ProtobufCMessage *m;
         Phalanx__Wire__Stage stage = PHALANX__WIRE__STAGE__STAGE_NONE;
-        px_arena_init(&arena, &r->heap.a, "wire", 4096, 0, 1u << 20);
+        px_arena_init(&arena, &r->talk.a, "wire", 4096, 0, 1u << 20);
         if (!(rc = proto_pb_unpack(&phalanx__wire__go__descriptor, &arena.a, f.n, f.data, &m, e)))
             stage = ((const Phalanx__Wire__Go *)m)->stage;
         px_arena_deinit(&arena);

@@ -18,7 +18,8 @@
 
 typedef struct daemon_rank {
     px_log_sink  log;
-    px_heap      heap;
+    px_heap      heap;                     /* everything that is carved before ready: no get after it (law 2) */
+    px_heap      talk;                     /* hellos and reports */
     proto_config config;
     char         config_path[1024];
     const char  *socket;
@@ -35,6 +36,7 @@ typedef struct daemon_rank {
     Phalanx__Wire__Setup setup;            /* plain numbers */
     px_err       err[DAEMON_RANK_ERRORS]; size_t n_err;
     pthread_t    checker; bool checking; volatile int stop_check;
+    uint32_t     told_percent;             /* of the stage that runs */
     uint8_t     *frame, *scratch, *answer; /* step loop: fixed buffers, mapped before ready */
     px_mmap      buffers;
 } daemon_rank;

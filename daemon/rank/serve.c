@@ -81,12 +81,11 @@ px_code daemon_rank_guard(daemon_rank *r, px_err *e)
 static void check_progress(void *ctx, uint64_t done, uint64_t total)
 {
     daemon_rank *r = ctx;
-    static uint32_t last;                                  /* one checker a process */
     uint32_t percent = total ? (uint32_t)(done * 100 / total) : 100;
     px_err e = {0};
 
-    if (percent >= 100 || percent < last + 5) return;      /* 100 is said with the verdict */
-    last = percent;
+    if (percent >= 100 || percent < r->told_percent + 5) return;      /* 100 is said with the verdict */
+    r->told_percent = percent;
     daemon_rank_report(r, PHALANX__WIRE__STAGE__VERIFY, percent, NULL, 0, &e);
 }
 
@@ -110,13 +109,17 @@ static px_code one_step(daemon_rank *r, const proto_frame *f, px_err *e)
     shard_step step;
     shard_result result;
     uint8_t *data;
-    size_t n;
+    size_t n, gets = atomic_load(&r->heap.count.gets);
     px_code rc;
 
     px_fixed_init(&scratch, "step", r->scratch, DAEMON_RANK_SCRATCH);
     px_fixed_init(&answer, "step", r->answer, DAEMON_RANK_ANSWER);
     if ((rc = daemon_step_decode(&scratch.a, f->data, f->n, &step, e))) goto out;
     if ((rc = shard_executor_step_all(r->executor, &step, &result, e))) goto out;
+    if (atomic_load(&r->heap.count.gets) != gets) {
+        rc = px_fail(e, PX_EINTERNAL, "heap", "a step allocated: law 2");
+        goto out;
+    }
     if (r->rank == 0) {
         if ((rc = daemon_result_encode(&answer.a, &result, &data, &n, e))) goto out;
         pthread_mutex_lock(&r->send_lock);
@@ -141,6 +144,7 @@ px_code daemon_rank_serve(daemon_rank *r, px_err *e)
         case PHALANX__WIRE__FRAME_TYPE__BYE:
             return PX_OK;
         case PHALANX__WIRE__FRAME_TYPE__GO:                /* only the background check comes this late */
+            r->told_percent = 0;
             if (!r->checking) r->checking = pthread_create(&r->checker, NULL, check_all, r) == 0;
             break;
         case PHALANX__WIRE__FRAME_TYPE__STEP:
@@ -173,5 +177,6 @@ void daemon_rank_close(daemon_rank *r)
     if (r->fd >= 0) close(r->fd);
     if (r->world > 1) comm_mpi_finalize();
     px_mmap_deinit(&r->buffers);
+    px_heap_deinit(&r->talk);
     px_heap_deinit(&r->heap);
 }
