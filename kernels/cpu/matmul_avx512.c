@@ -8,61 +8,55 @@
  * terms q1 and q2 have their own sums, S = 16 S1 + S2.  The offset of the weights (8, 128) is taken out by starting a
  * sum at -8 sumX: S2 for nibbles, S1 (which counts 16-fold) for bytes. */
 #include "kernels/cpu/matmul.h"
+#include "kernels/cpu/unroll.h"
 
 #include <immintrin.h>
 #include <string.h>
-
-#define INLINE static inline __attribute__((always_inline))
-#if defined(__clang__)
-#define UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
 
 #define AHEAD 2560u            /* bytes of prefetch: 8 blocks of Q4_1 */
 
 typedef enum weight_kind { W4_0, W4_1, W8_0 } weight_kind;
 
 /* Bytes of a block's quants, and of what follows from a block to the next of the same parity. */
-INLINE uint32_t quants_of(weight_kind k) { return k == W8_0 ? 512 : 256; }
+KERN_INLINE uint32_t quants_of(weight_kind k) { return k == W8_0 ? 512 : 256; }
 
-INLINE __m512i quad(const uint8_t *p)              /* 4 bytes to all 16 outputs: folds into the instruction */
+KERN_INLINE __m512i quad(const uint8_t *p)              /* 4 bytes to all 16 outputs: folds into the instruction */
 {
     int32_t v;
     memcpy(&v, p, 4);
     return _mm512_set1_epi32(v);
 }
 
-INLINE __m512 halves(const uint8_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
+KERN_INLINE __m512 halves(const uint8_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
 
 /* The lines of a block that lie AHEAD of it; past a panel's end, in the panel that this stream visits next. */
-INLINE void prefetch(const uint8_t *panel, size_t off, size_t bytes, size_t stride, int P)
+KERN_INLINE void prefetch(const uint8_t *panel, size_t off, size_t bytes, size_t stride, int P)
 {
     size_t at = off + AHEAD;
 
     if (at >= stride) at += (size_t)(P - 1) * stride;
-    UNROLL
+    KERN_UNROLL
     for (size_t i = 0; i < bytes; i += 64) _mm_prefetch((const char *)panel + at + i, _MM_HINT_T0);
 }
 
 /* One block of one panel times R rows.  x[r]: the rows' quads of this block, meta[r]: their scales. */
-INLINE void block_q(weight_kind k, int R, const uint8_t *quants, const uint8_t *scales, const uint8_t *const *x,
+KERN_INLINE void block_q(weight_kind k, int R, const uint8_t *quants, const uint8_t *scales, const uint8_t *const *x,
                     const kern_q12 *const *meta, __m512 *acc)
 {
     __m512i s1[8], s2[8];
 
     /* Else the compiler keeps the quads of one panel for the next, in registers that it does not have. */
     __asm__ volatile("" ::: "memory");
-    UNROLL
+    KERN_UNROLL
     for (int r = 0; r < R; r++) {
         s1[r] = k == W8_0 ? _mm512_set1_epi32(meta[r]->neg8) : _mm512_setzero_si512();
         s2[r] = k == W4_0 ? _mm512_set1_epi32(meta[r]->neg8) : _mm512_setzero_si512();
     }
     if (k == W8_0) {
-        UNROLL
+        KERN_UNROLL
         for (int j = 0; j < 8; j++) {
             __m512i w = _mm512_xor_si512(_mm512_loadu_si512(quants + 64 * j), _mm512_set1_epi8((char)0x80));
-            UNROLL
+            KERN_UNROLL
             for (int r = 0; r < R; r++) {
                 s1[r] = _mm512_dpbusd_epi32(s1[r], w, quad(x[r] + 4 * j));
                 s2[r] = _mm512_dpbusd_epi32(s2[r], w, quad(x[r] + 32 + 4 * j));
@@ -70,11 +64,11 @@ INLINE void block_q(weight_kind k, int R, const uint8_t *quants, const uint8_t *
         }
     } else {
         const __m512i mask = _mm512_set1_epi8(15);
-        UNROLL
+        KERN_UNROLL
         for (int j = 0; j < 4; j++) {
             __m512i v = _mm512_loadu_si512(quants + 64 * j);
             __m512i lo = _mm512_and_si512(v, mask), hi = _mm512_and_si512(_mm512_srli_epi16(v, 4), mask);
-            UNROLL
+            KERN_UNROLL
             for (int r = 0; r < R; r++) {
                 s1[r] = _mm512_dpbusd_epi32(s1[r], lo, quad(x[r] + 4 * j));
                 s2[r] = _mm512_dpbusd_epi32(s2[r], lo, quad(x[r] + 32 + 4 * j));
@@ -84,7 +78,7 @@ INLINE void block_q(weight_kind k, int R, const uint8_t *quants, const uint8_t *
         }
     }
     __m512 d = halves(scales), m = k == W4_1 ? halves(scales + 32) : d;
-    UNROLL
+    KERN_UNROLL
     for (int r = 0; r < R; r++) {
         __m512 s = _mm512_set1_ps(meta[r]->scale);
         __m512i sum = _mm512_add_epi32(_mm512_slli_epi32(s1[r], 4), s2[r]);
@@ -93,7 +87,7 @@ INLINE void block_q(weight_kind k, int R, const uint8_t *quants, const uint8_t *
     }
 }
 
-INLINE void store(const kern_mm *m, uint32_t row, uint32_t panel, __m512 v)
+KERN_INLINE void store(const kern_mm *m, uint32_t row, uint32_t panel, __m512 v)
 {
     uint32_t at = panel * KERN_PANEL_ROWS, left = m->w_rows - at;
     float *out = m->out + row * m->out_stride + at;
@@ -102,16 +96,16 @@ INLINE void store(const kern_mm *m, uint32_t row, uint32_t panel, __m512 v)
     else _mm512_mask_storeu_ps(out, (__mmask16)((1u << left) - 1), v);
 }
 
-INLINE void tile_q(weight_kind k, int R, int P, const kern_mm *m, uint32_t row, uint32_t panel)
+KERN_INLINE void tile_q(weight_kind k, int R, int P, const kern_mm *m, uint32_t row, uint32_t panel)
 {
     const uint8_t *w = m->panels + panel * m->stride, *x[8];
     const kern_q12 *meta[8];
     const size_t stride = m->stride, q = quants_of(k), step = k == W4_1 ? 320 : 2 * q + 64;
     __m512 acc[8];
 
-    UNROLL
+    KERN_UNROLL
     for (int i = 0; i < R * P; i++) acc[i] = _mm512_setzero_ps();
-    UNROLL
+    KERN_UNROLL
     for (int r = 0; r < R; r++) {
         x[r] = m->act + (row + (uint32_t)r) * m->act_stride;
         meta[r] = (const kern_q12 *)(x[r] + (size_t)m->blocks * 64);
@@ -120,111 +114,111 @@ INLINE void tile_q(weight_kind k, int R, int P, const kern_mm *m, uint32_t row, 
     uint32_t n = k == W4_1 ? m->blocks : m->blocks / 2;
     size_t off = 0;
     for (uint32_t b = 0; b < n; b++, off += step) {
-        UNROLL
+        KERN_UNROLL
         for (int p = 0; p < P; p++) {
             const uint8_t *at = w + (size_t)p * stride + off;
             prefetch(w + (size_t)p * stride, off, step, stride, P);
             block_q(k, R, at, at + (k == W4_1 ? q : 2 * q), x, meta, acc + p * R);
         }
-        UNROLL
+        KERN_UNROLL
         for (int r = 0; r < R; r++) x[r] += 64, meta[r]++;
         if (k == W4_1) continue;
-        UNROLL
+        KERN_UNROLL
         for (int p = 0; p < P; p++) {
             const uint8_t *at = w + (size_t)p * stride + off;
             block_q(k, R, at + q, at + 2 * q + 32, x, meta, acc + p * R);
         }
-        UNROLL
+        KERN_UNROLL
         for (int r = 0; r < R; r++) x[r] += 64, meta[r]++;
     }
     if (k != W4_1 && m->blocks % 2) {
-        UNROLL
+        KERN_UNROLL
         for (int p = 0; p < P; p++) {
             const uint8_t *at = w + (size_t)p * stride + off;
             block_q(k, R, at, at + q, x, meta, acc + p * R);
         }
     }
-    UNROLL
+    KERN_UNROLL
     for (int p = 0; p < P; p++) {
-        UNROLL
+        KERN_UNROLL
         for (int r = 0; r < R; r++) store(m, row + (uint32_t)r, panel + (uint32_t)p, acc[p * R + r]);
     }
 }
 
-INLINE void tile_bf16(int R, int P, const kern_mm *m, uint32_t row, uint32_t panel)
+KERN_INLINE void tile_bf16(int R, int P, const kern_mm *m, uint32_t row, uint32_t panel)
 {
     const uint8_t *w = m->panels + panel * m->stride;
     const float *x[8];
     const __m512i upper = _mm512_set1_epi32((int)0xffff0000u);
     __m512 acc[8];
 
-    UNROLL
+    KERN_UNROLL
     for (int i = 0; i < R * P; i++) acc[i] = _mm512_setzero_ps();
-    UNROLL
+    KERN_UNROLL
     for (int r = 0; r < R; r++) x[r] = (const float *)(m->act + (row + (uint32_t)r) * m->act_stride);
     for (uint32_t b = 0; b < m->blocks; b++) {
-        UNROLL
+        KERN_UNROLL
         for (int p = 0; p < P; p++) {
             const uint8_t *at = w + (size_t)p * m->stride + (size_t)b * 1024;
             __m512 even[8], odd[8];
 
             __asm__ volatile("" ::: "memory");     /* as in block_q */
             prefetch(w + (size_t)p * m->stride, (size_t)b * 1024, 1024, m->stride, P);
-            UNROLL
+            KERN_UNROLL
             for (int r = 0; r < R; r++) even[r] = odd[r] = _mm512_setzero_ps();
-            UNROLL
+            KERN_UNROLL
             for (int j = 0; j < 16; j++) {
                 __m512i v = _mm512_loadu_si512(at + 64 * j);
                 __m512 v0 = _mm512_castsi512_ps(_mm512_slli_epi32(v, 16));
                 __m512 v1 = _mm512_castsi512_ps(_mm512_and_si512(v, upper));
-                UNROLL
+                KERN_UNROLL
                 for (int r = 0; r < R; r++) {
                     even[r] = _mm512_fmadd_ps(v0, _mm512_set1_ps(x[r][2 * j]), even[r]);
                     odd[r] = _mm512_fmadd_ps(v1, _mm512_set1_ps(x[r][2 * j + 1]), odd[r]);
                 }
             }
-            UNROLL
+            KERN_UNROLL
             for (int r = 0; r < R; r++) acc[p * R + r] = _mm512_add_ps(acc[p * R + r], _mm512_add_ps(even[r], odd[r]));
         }
-        UNROLL
+        KERN_UNROLL
         for (int r = 0; r < R; r++) x[r] += 32;
     }
-    UNROLL
+    KERN_UNROLL
     for (int p = 0; p < P; p++) {
-        UNROLL
+        KERN_UNROLL
         for (int r = 0; r < R; r++) store(m, row + (uint32_t)r, panel + (uint32_t)p, acc[p * R + r]);
     }
 }
 
-INLINE void tile_f32(int R, int P, const kern_mm *m, uint32_t row, uint32_t panel)
+KERN_INLINE void tile_f32(int R, int P, const kern_mm *m, uint32_t row, uint32_t panel)
 {
     const uint8_t *w = m->panels + panel * m->stride;
     const float *x[8];
     __m512 acc[8];
 
-    UNROLL
+    KERN_UNROLL
     for (int i = 0; i < R * P; i++) acc[i] = _mm512_setzero_ps();
-    UNROLL
+    KERN_UNROLL
     for (int r = 0; r < R; r++) x[r] = (const float *)(m->act + (row + (uint32_t)r) * m->act_stride);
     for (uint32_t c = 0; c < m->blocks * 32; c++) {
-        UNROLL
+        KERN_UNROLL
         for (int p = 0; p < P; p++) {
             prefetch(w + (size_t)p * m->stride, (size_t)c * 64, 64, m->stride, P);
             __m512 v = _mm512_loadu_ps(w + (size_t)p * m->stride + (size_t)c * 64);
-            UNROLL
+            KERN_UNROLL
             for (int r = 0; r < R; r++) acc[p * R + r] = _mm512_fmadd_ps(v, _mm512_set1_ps(x[r][c]), acc[p * R + r]);
         }
     }
-    UNROLL
+    KERN_UNROLL
     for (int p = 0; p < P; p++) {
-        UNROLL
+        KERN_UNROLL
         for (int r = 0; r < R; r++) store(m, row + (uint32_t)r, panel + (uint32_t)p, acc[p * R + r]);
     }
 }
 
 typedef enum tile_kind { T4_0 = W4_0, T4_1 = W4_1, T8_0 = W8_0, TBF16, TF32 } tile_kind;
 
-INLINE void tile(tile_kind k, int R, int P, const kern_mm *m, uint32_t row, uint32_t panel)
+KERN_INLINE void tile(tile_kind k, int R, int P, const kern_mm *m, uint32_t row, uint32_t panel)
 {
     if (k == TBF16) tile_bf16(R, P, m, row, panel);
     else if (k == TF32) tile_f32(R, P, m, row, panel);
@@ -232,7 +226,7 @@ INLINE void tile(tile_kind k, int R, int P, const kern_mm *m, uint32_t row, uint
 }
 
 /* R rows times panels [lo, hi): P at a time, then the rest. */
-INLINE void panels(tile_kind k, int R, int P, const kern_mm *m, uint32_t row, uint32_t lo, uint32_t hi)
+KERN_INLINE void panels(tile_kind k, int R, int P, const kern_mm *m, uint32_t row, uint32_t lo, uint32_t hi)
 {
     for (; hi - lo >= (uint32_t)P; lo += (uint32_t)P) tile(k, R, P, m, row, lo);
     if (P > 4 && hi - lo >= 4) { tile(k, R, 4, m, row, lo); lo += 4; }
@@ -240,7 +234,7 @@ INLINE void panels(tile_kind k, int R, int P, const kern_mm *m, uint32_t row, ui
     if (P > 1 && hi - lo >= 1) tile(k, R, 1, m, row, lo);
 }
 
-INLINE void run(tile_kind k, const kern_mm *m)
+KERN_INLINE void run(tile_kind k, const kern_mm *m)
 {
     /* With more than one chunk of rows, a few panels at a time stay in the caches for all of them. */
     uint32_t group = m->rows <= 8 ? m->hi - m->lo : 8;
