@@ -199,6 +199,30 @@ static void twelve_bits_are_what_the_text_says(void **state)
     bench_close(&f);
 }
 
+static void the_smallest_block_that_counts(void **state)
+{
+    (void)state;
+    for (kern_path p = KERN_PATH_SCALAR; p < KERN_N_PATHS; p++) {
+        if (!kern_cpu_has(p)) continue;
+        bench f = bench_open(p, 1);
+        float x[64] = { 0 };
+        uint32_t flags = 0;
+        kern_q12 m[2];
+
+        x[5] = -0x1p-100f;
+        x[37] = 0x1.fffffep-101f;                 /* the next smaller number */
+        int8_t *q = quantise(&f, KERN_ACT_Q12, x, 1, 64, &flags);
+        memcpy(m, q + 128, sizeof m);
+        assert_int_equal(q[5], -127);
+        assert_true(m[0].scale == 0x1p-100f / 2032.0f && m[0].sum == -2032);
+        assert_int_equal(q[64 + 5], 0);
+        assert_true(m[1].scale == 0 && m[1].sum == 0);
+        assert_int_equal(flags, 0);
+        free(q);
+        bench_close(&f);
+    }
+}
+
 /* ---- matmul ---- */
 
 /* n weights times rows of activations; the outputs lie one after the other, each (rows, stride) with a guard. */
@@ -474,6 +498,7 @@ int main(void)
         cmocka_unit_test(quant_is_equal_on_every_path),
         cmocka_unit_test(a_block_that_is_not_finite_is_zero_and_flagged),
         cmocka_unit_test(twelve_bits_are_what_the_text_says),
+        cmocka_unit_test(the_smallest_block_that_counts),
         cmocka_unit_test(matmul_is_equal_on_every_path),
         cmocka_unit_test(one_row_of_the_model_s_shapes),
         cmocka_unit_test(three_weights_at_once),
