@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "daemon/rank/rank.h"
@@ -55,7 +56,7 @@ px_code daemon_rank_guard(daemon_rank *r, px_err *e)
     if (n > sizeof body) return px_fail(e, PX_ERANGE, "guard", "the path of the shard is too long");
     phalanx__wire__report__pack(&w, body);
     /* The frame as it will lie on the wire: made by the one function that makes frames. */
-    if (pipe(pair)) return px_fail_errno(e, "guard", "pipe");
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair)) return px_fail_errno(e, "guard", "socketpair");
     rc = proto_frame_send(pair[1], PHALANX__WIRE__FRAME_TYPE__REPORT, r->generation, body, n, px_now_us() + SEND_WAIT_US, e);
     close(pair[1]);
     if (!rc) {
