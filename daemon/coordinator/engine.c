@@ -38,6 +38,7 @@ struct daemon_engine {
     /* engine's thread */
     px_time_us     restarts[64]; uint32_t n_restarts;
     px_time_us     next_memory_log; size_t last_memory;
+    bool           stepped;                    /* since the last look at the memory */
     bool           draining; px_time_us drain_until;
     bool           bad_shard;                  /* the check in the background found a bad digest: final */
 };
@@ -240,12 +241,13 @@ static void log_subsystem(void *ctx, const char *subsystem, size_t live, size_t 
     px_log_line(((daemon_engine *)ctx)->args.log, PX_INFO, "memory", "subsystem=%s live=%zu peak=%zu", subsystem, live, peak);
 }
 
-/* Once a minute, if it changed and something runs anyway: an idle daemon wakes for nothing. */
+/* Once a minute, if something ran and the sum changed: a daemon that stays idle is not woken. */
 static void log_memory(daemon_engine *g, px_time_us now)
 {
     size_t sum = 0;
 
-    if (now < g->next_memory_log) return;
+    if (!g->stepped || now < g->next_memory_log) return;
+    g->stepped = false;
     g->next_memory_log = now + MEMORY_LOG_US;
     px_count_each(add_bytes, &sum);
     if (sum == g->last_memory) return;
@@ -345,7 +347,7 @@ static px_code run_step(daemon_engine *g, const shard_step *step, px_err *e)
 /* Deadlines of those that run or wait: when to look again though nothing happens. */
 static px_time_us next_deadline(const daemon_engine *g)
 {
-    px_time_us at = g->draining ? g->drain_until : PX_NEVER;
+    px_time_us at = g->draining ? g->drain_until : g->stepped ? g->next_memory_log : PX_NEVER;
     bool any = false;
 
     for (const daemon_request *r = g->sched.running.first; r; r = r->next) {
@@ -370,6 +372,7 @@ static px_code serve(daemon_engine *g, px_err *e)
 
     for (;;) {
         px_time_us now = px_now_us();
+        log_memory(g, now);
         sweep(g);
         daemon_scheduler_reap(&g->sched, now);
         daemon_scheduler_admit(&g->sched);
@@ -385,7 +388,7 @@ static px_code serve(daemon_engine *g, px_err *e)
             g->step++;
             if ((rc = run_step(g, &step, e))) return rc;
             publish(g);
-            log_memory(g, now);
+            g->stepped = true;
             /* Signals and wake-ups are looked at without waiting. */
             if ((rc = daemon_links_next(&g->cold.links, 0, &ev, e))) return rc;
         } else {
