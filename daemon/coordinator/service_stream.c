@@ -1,5 +1,6 @@
 /* Generate, Chat and Score: from the message over tokenization to the engine, and its deltas back as a stream. */
 #include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "daemon/coordinator/service.h"
@@ -125,7 +126,15 @@ static void tokenize(stream *t)
 
 static void tokenized(stream *t)
 {
-    if (t->e.code) daemon_service_refuse(t->c, &t->e, t->e.code == PX_EUNSUP, t->e.code == PX_ENOMEM);
+    px_err e = {0};
+
+    if (t->e.code == PX_ERANGE) {            /* it gave up early: say it in the caller's words */
+        char most[40];
+        snprintf(most, sizeof most, "at most %u", t->model->context - (t->ask.in.kind != DAEMON_SCORE));
+        px_refuse(&e, PX_ERANGE, t->ask.message ? "messages" : "prompt.text", t->e.found, most,
+                  "the prompt is longer than the context");
+        daemon_service_refuse(t->c, &e, false, false);
+    } else if (t->e.code) daemon_service_refuse(t->c, &t->e, t->e.code == PX_EUNSUP, t->e.code == PX_ENOMEM);
     else submit(t, t->ids.id, t->ids.n);
 }
 
