@@ -78,8 +78,10 @@ class Daemon:
         self._lines = queue.Queue()
         self.process = subprocess.Popen(cmd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         _running.append(self)
-        for stream, sort in ((self.process.stdout, "out"), (self.process.stderr, "log")):
-            threading.Thread(target=self._read, args=(stream, sort), daemon=True).start()
+        self._readers = [threading.Thread(target=self._read, args=x, daemon=True)
+                         for x in ((self.process.stdout, "out"), (self.process.stderr, "log"))]
+        for t in self._readers:
+            t.start()
         self.address = self._find("log", r"event=listening port=(\d+)", lambda m: "127.0.0.1:" + m.group(1))
         if wait:
             self.address = self._find("out", r"^ready address=(\S+)", lambda m: m.group(1))
@@ -89,10 +91,11 @@ class Daemon:
         self.control = control_pb2_grpc.ControlStub(self.channel)
 
     def _read(self, stream, sort):
-        for line in stream:
-            if sort == "log":
-                self.log.append(line)
-            self._lines.put((sort, line))
+        with stream:
+            for line in stream:
+                if sort == "log":
+                    self.log.append(line)
+                self._lines.put((sort, line))
         self._lines.put((sort, None))
 
     def _find(self, sort, pattern, take):
@@ -147,6 +150,8 @@ class Daemon:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait(10)
+        for t in self._readers:              # they end with the pipes, so with the last process that holds them
+            t.join(5)
         if self in _running:
             _running.remove(self)
 
