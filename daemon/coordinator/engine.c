@@ -386,6 +386,7 @@ static px_code serve(daemon_engine *g, px_err *e)
         }
         if (daemon_scheduler_compose(&g->sched, g->step + 1, &step)) {
             g->step++;
+            publish(g);                                    /* a step that hangs shall be seen */
             if ((rc = run_step(g, &step, e))) return rc;
             publish(g);
             g->stepped = true;
