@@ -122,7 +122,9 @@ px_code daemon_reflection_init(daemon_reflection *r, px_alloc *a, const uint8_t 
 
 fail:
     daemon_reflection_deinit(r);
-    return rc == PX_EINVAL ? PX_ECORRUPT : rc;
+    if (rc != PX_EINVAL) return rc;
+    if (e) e->code = PX_ECORRUPT;            /* these bytes are ours, not a client's */
+    return PX_ECORRUPT;
 }
 
 void daemon_reflection_deinit(daemon_reflection *r)
