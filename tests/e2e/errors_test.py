@@ -33,7 +33,7 @@ class Errors(unittest.TestCase):
 
     @classmethod
     def tearDownClass(cls):
-        cls.d.kill()
+        cls.d.stop_well()
 
     def tearDown(self):
         i = self.d.wait_free()

@@ -68,7 +68,7 @@ class Together(unittest.TestCase):
 
     @classmethod
     def tearDownClass(cls):
-        cls.d.kill()
+        cls.d.stop_well()
 
     def request(self, k):
         return pb.GenerateRequest(

@@ -143,6 +143,12 @@ class Daemon:
             self.kill()
         return code
 
+    def stop_well(self):
+        """stop(), which has to end with 0: under a sanitizer a leak is another code."""
+        code = self.stop(30)
+        if code:
+            raise AssertionError("phalanxd ended with %s:\n%s" % (code, "".join(self.log[-60:])))
+
     def kill(self):
         for c in getattr(self, "channels", []):
             c.close()

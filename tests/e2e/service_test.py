@@ -97,7 +97,7 @@ class Served(unittest.TestCase):
 
     @classmethod
     def tearDownClass(cls):
-        cls.d.kill()
+        cls.d.stop_well()
 
     def test_reflection_makes_a_client(self):
         db = ProtoReflectionDescriptorDatabase(self.d.channel)

@@ -20,7 +20,7 @@ class Tiny(unittest.TestCase):
 
     @classmethod
     def tearDownClass(cls):
-        cls.d.kill()
+        cls.d.stop_well()
 
     def refused(self, call, code, *words):
         with self.assertRaises(grpc.RpcError) as x:
@@ -115,7 +115,7 @@ class Real(unittest.TestCase):
 
     @classmethod
     def tearDownClass(cls):
-        cls.d.kill()
+        cls.d.stop_well()
 
     def test_tokenize_like_the_reference(self):
         with open(os.path.join(h.SHARED, "golden", "tokenize.jsonl")) as f:

@@ -1,6 +1,6 @@
 """The life of a job: kill -9 of every process, restarts, refusals at the start, the end by a signal, and idling.
 
-usage: test_lifecycle.py [part...]   (kill restart refuse signals idle; all by default)
+usage: lifecycle_test.py [part...]   (kill restart refuse signals idle; all by default)
 
 Every process that a daemon starts inherits a mark in its environment, so that "nothing is left" means every process,
 every shared memory segment and every folder."""
@@ -229,9 +229,9 @@ def kill_in_cold_start(ranks, what):
         with contextlib.suppress(ProcessLookupError, IndexError):
             os.kill(named("phalanx-rank")[0], signal.SIGKILL)
         try:
-            code = d.process.wait(2)
+            code = d.process.wait(6)
             assert code == 3, code
-        except subprocess.TimeoutExpired:           # it was ready just before: then this is a restart
+        except subprocess.TimeoutExpired:           # it was ready just before: then this was a restart
             assert d.stop() == 0
     took = nothing_left()
     d.kill()
