@@ -1,0 +1,39 @@
+/* cli.h - what the subcommands of `phalanx` share: exit codes, signals, messages.
+ * Layer: daemon/cli.  One thread.  Results go to standard output, everything else to standard error. */
+#ifndef DAEMON_CLI_H
+#define DAEMON_CLI_H
+
+#include "proto/base/alloc.h"
+
+/* Exit codes, the same for every subcommand. */
+typedef enum daemon_exit {
+    DAEMON_EXIT_OK = 0,
+    DAEMON_EXIT_FAILURE = 1,       /* the system said no: files, memory, a timeout, a server's inner error */
+    DAEMON_EXIT_USAGE = 2,         /* the command line is wrong */
+    DAEMON_EXIT_REFUSED = 3,       /* understood and refused: damaged, mismatched, not served, out of range */
+    DAEMON_EXIT_UNAVAILABLE = 4,   /* no server there, or it is not ready */
+    DAEMON_EXIT_INTERRUPTED = 130  /* SIGINT or SIGTERM */
+} daemon_exit;
+
+/* A subcommand: argv[0] is its name.  Returns an exit code. */
+typedef int daemon_cli_run(px_alloc *a, int argc, char **argv);
+daemon_cli_run daemon_cli_plan, daemon_cli_shard, daemon_cli_verify, daemon_cli_serve, daemon_cli_tokenize,
+               daemon_cli_detokenize, daemon_cli_generate, daemon_cli_score, daemon_cli_info;
+
+/* Take SIGINT and SIGTERM from now on: they only set the flag. */
+const volatile int *daemon_cli_interrupts(void);
+bool daemon_cli_interrupted(void);
+/* The exit code for an error. */
+daemon_exit daemon_cli_exit_of(px_code code);
+/* "phalanx COMMAND: ..." on standard error; returns the exit code. */
+int daemon_cli_fail(const char *command, const px_err *e);
+
+/* All of a descriptor (at most cap bytes), terminated; put with px_del(a, *data, *bytes + 1).
+ * Errors: PX_ERANGE (more than cap), PX_EIO, PX_ENOMEM, PX_ECANCELLED (a signal came). */
+px_code daemon_cli_read_all(px_alloc *a, int fd, size_t cap, char **data, size_t *bytes, px_err *e);
+#define DAEMON_CLI_STDIN_CAP ((size_t)1 << 30)
+
+/* 12,345,678; returns buf. */
+char *daemon_cli_grouped(uint64_t n, char buf[32]);
+
+#endif
