@@ -1,0 +1,32 @@
+/* model.h - what a path on the command line names: a checkpoint or a shard set.
+ * Layer: daemon/cli. */
+#ifndef DAEMON_MODEL_H
+#define DAEMON_MODEL_H
+
+#include "daemon/text/tokenizer.h"
+#include "shard/store/sharder.h"
+
+/* True if path is the folder (or the manifest) of a shard set; dir then holds the folder. */
+bool daemon_model_is_set(const char *path, char *dir, size_t cap);
+/* The tokenizer of a GGUF or of a set.  Errors: PX_EUNSUP (a safetensors checkpoint: not read yet), PX_ENOTFOUND (the
+ * model has none), and those of the readers. */
+px_code daemon_model_tokenizer(daemon_tokenizer **t, px_alloc *a, const char *path, px_err *e);
+
+/* What goes into a set beside the weights, out of a GGUF. */
+typedef struct daemon_model_assets {
+    px_alloc   *a;
+    char       *tokenizer;  size_t tokenizer_bytes;    /* owned */
+    shard_asset list[2];    size_t n;                  /* what shard_pack takes; points into the above and the GGUF */
+    const char *why_no_tokenizer;                      /* static; NULL if there is one */
+    const char *why_no_template;                       /* static; NULL if there is one */
+} daemon_model_assets;
+/* Errors: PX_EUNSUP (a tokenizer or pre-tokenizer that is not read), PX_ECORRUPT, PX_ENOMEM. */
+px_code daemon_model_assets_init(daemon_model_assets *x, px_alloc *a, const shard_checkpoint *c, bool tokenizer,
+                                 px_err *e);
+void    daemon_model_assets_deinit(daemon_model_assets *x);
+
+/* Name the checkpoint that is being read: if its file shrinks under us, a message says which, `partial` (NULL: none)
+ * is removed once `writing` is set, and the program ends with DAEMON_EXIT_REFUSED.  NULL: no checkpoint any more. */
+void daemon_model_guard(const char *command, const shard_checkpoint *c, const char *partial, const volatile bool *writing);
+
+#endif
