@@ -327,7 +327,11 @@ static px_code run_step(daemon_engine *g, const shard_step *step, px_err *e)
     for (uint32_t r = 0; r < g->cold.world; r++)
         if ((rc = daemon_links_send(&g->cold.links, r, PHALANX__WIRE__FRAME_TYPE__STEP, data, n, deadline, e))) return rc;
     do {
+        /* A signal that came meanwhile shortens the wait: the grace time holds for a step that hangs, too. */
+        if (g->draining && g->drain_until < deadline) deadline = g->drain_until;
         if ((rc = daemon_links_next(&g->cold.links, deadline, &ev, e))) return rc;
+        if (ev.kind == DAEMON_EV_TIMEOUT && g->draining)
+            return px_fail(e, PX_ETIMEOUT, "grace_s", "step %llu ran when the grace time ended", (unsigned long long)step->number);
         if (ev.kind == DAEMON_EV_TIMEOUT)
             return px_fail(e, PX_ETIMEOUT, "step", "no answer to step %llu within %lld s", (unsigned long long)step->number,
                            (long long)(limit / 1000000));
