@@ -224,8 +224,11 @@ class Errors(unittest.TestCase):
     def test_a_client_that_stops_reading(self):
         n = self.model.context
         prompt = [(i * 37) % self.model.n_vocab for i in range(n)]
-        lazy = [self.d.inference.Score(pb.ScoreRequest(prompt=pb.Prompt(token_ids=pb.TokenIds(ids=prompt)),
-                                                       top=self.model.n_vocab), timeout=60) for _ in range(2)]
+        # Windows so small that the server's sends stop at once.
+        slow = self.d.connect(("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0))
+        stub = h.inference_pb2_grpc.InferenceStub(slow)
+        lazy = [stub.Score(pb.ScoreRequest(prompt=pb.Prompt(token_ids=pb.TokenIds(ids=prompt)), top=self.model.n_vocab),
+                           timeout=60) for _ in range(2)]
         time.sleep(0.5)
         for _ in range(5):                       # others are served meanwhile
             self.assertEqual(len(h.ids_of(self.d.inference.Generate(ask(), timeout=20))[0]), 3)
