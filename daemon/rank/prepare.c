@@ -156,18 +156,24 @@ static uint64_t resident(void)
     return (uint64_t)pages * (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
-/* Bytes of a mapping that are in memory, by the kernel's word. */
+/* Bytes of a part of a mapping that are in memory, by the kernel's word. */
 static uint64_t measured(const void *p, size_t bytes)
 {
     static unsigned char seen[1u << 16];
-    size_t page = (size_t)sysconf(_SC_PAGESIZE), n = 0;
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), lead = (uintptr_t)p % page, n = 0;
+    const char *base = (const char *)p - lead;
 
-    for (size_t at = 0; at < bytes; at += sizeof seen * page) {
-        size_t span = bytes - at < sizeof seen * page ? bytes - at : sizeof seen * page;
-        if (mincore((char *)(uintptr_t)p + at, span, seen)) return 0;
-        for (size_t i = 0; i < (span + page - 1) / page; i++) n += seen[i] & 1;
+    for (size_t at = 0, end = lead + bytes; at < end; at += sizeof seen * page) {
+        size_t span = end - at < sizeof seen * page ? end - at : sizeof seen * page;
+        if (mincore((char *)(uintptr_t)base + at, span, seen)) return 0;
+        for (size_t i = 0; i < (span + page - 1) / page; i++) {
+            size_t from = at + i * page, to = from + page;         /* the page, cut to the part */
+            if (from < lead) from = lead;
+            if (to > end) to = end;
+            if (seen[i] & 1) n += to - from;
+        }
     }
-    return n * page < bytes ? n * page : bytes;
+    return n;
 }
 
 px_code daemon_rank_report(daemon_rank *r, uint32_t stage, uint32_t percent, const px_err *err, size_t n_err, px_err *e)
@@ -199,13 +205,14 @@ px_code daemon_rank_report(daemon_rank *r, uint32_t stage, uint32_t percent, con
         size_t map_bytes;
         const void *map = shard_file_map(r->file, &map_bytes);
         w.weights_planned = b->weights.mapped;
-        w.weights_measured = measured(map, map_bytes);
+        if (map_bytes >= b->weights.mapped)                 /* the data, behind the file's header */
+            w.weights_measured = measured((const char *)map + (map_bytes - b->weights.mapped), b->weights.mapped);
         w.kv_planned = b->kv_pool;
         w.kv_measured = r->kv ? measured(r->kv, r->kv_bytes) : 0;
         w.arena_planned = b->activations.bytes + b->rope_tables + b->host.bytes;
-        w.arena_measured = shard_executor_carved(r->executor);
-        w.comm_planned = b->comm_shared + b->comm_private;
-        w.comm_measured = r->setup.shm_bytes ? r->setup.shm_bytes : b->comm_private;
+        w.arena_measured = shard_executor_arenas(r->executor);
+        w.comm_planned = b->comm_private + (r->rank ? 0 : b->comm_shared);      /* the segment counts on rank 0 */
+        w.comm_measured = b->comm_private + (r->rank ? 0 : r->setup.shm_bytes); /* comm_open takes exactly that */
     }
     w.rss = resident();
     px_count_each(add_subsystem, &list);

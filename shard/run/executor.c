@@ -184,8 +184,8 @@ px_code shard_executor_open(shard_executor **out, px_alloc *a, const shard_execu
                             args->n_blocks, args->kv_memory, args->kv_bytes, e)))
         goto fail;
     if ((rc = carve_device(x, e)) || (rc = fill_rope(x, e)) || (rc = wire_forward(x, args, e))) goto fail;
-    x->carved = plan.weights.mapped + x->kv.kv.pool.bytes + x->rope.bytes + x->arena.bytes + plan.host.bytes
-              + plan.comm_private + (x->rank == 0 ? plan.comm_shared : 0);
+    x->carved = plan.weights.mapped + x->kv.kv.pool.bytes + shard_executor_arenas(x) + plan.comm_private
+              + (x->rank == 0 ? plan.comm_shared : 0);
     *out = x;
     return PX_OK;
 
@@ -208,6 +208,7 @@ void shard_executor_close(shard_executor *x)
 
 const shard_rank_bytes *shard_executor_plan(const shard_executor *x) { return &x->plan; }
 uint64_t shard_executor_carved(const shard_executor *x) { return x->carved; }
+uint64_t shard_executor_arenas(const shard_executor *x) { return x->rope.bytes + x->arena.bytes + x->plan.host.bytes; }
 
 /* ---- a step ---- */
 

@@ -36,6 +36,7 @@ px_code shard_executor_warm_up_all(shard_executor *x, px_err *e);
 /* What the plan said, and what was carved. */
 const shard_rank_bytes *shard_executor_plan(const shard_executor *x);
 uint64_t shard_executor_carved(const shard_executor *x);
+uint64_t shard_executor_arenas(const shard_executor *x);     /* of it: activations, rope tables, host tables */
 /* Digest of the rope tables: part of the hello.  0 if there was no memory to make them. */
 uint64_t shard_rope_digest(const shard_arch *m, uint32_t n_ctx);
 

@@ -275,8 +275,12 @@ static void the_plan_is_what_is_carved(void **state)
         test_cluster *c = open_tiny(world, (shard_demand){ .kv_tokens = 48 });
         warm w = {0};
 
-        for (uint32_t k = 0; k < world; k++)
-            assert_int_equal(shard_executor_carved(test_cluster_executor(c, k)), shard_executor_plan(test_cluster_executor(c, k))->total);
+        for (uint32_t k = 0; k < world; k++) {
+            const shard_executor *x = test_cluster_executor(c, k);
+            const shard_rank_bytes *plan = shard_executor_plan(x);
+            assert_int_equal(shard_executor_carved(x), plan->total);
+            assert_int_equal(shard_executor_arenas(x), plan->activations.bytes + plan->rope_tables + plan->host.bytes);
+        }
         test_generate(c, 0, NULL, ids, 5, 5, 6, a, NULL);
         test_cluster_run(c, warm_up, &w);               /* every slot is closed, nothing of it stays */
         for (uint32_t k = 0; k < world; k++) assert_int_equal(w.rc[k], PX_OK);
