@@ -30,6 +30,8 @@ static const shard_role_info role_info[SHARD_N_ROLES] = {
     [SHARD_FFN_UP]      = { "blk.%u.ffn_up",      true,  false, SHARD_CUT_FFN_ROWS },
     [SHARD_FFN_DOWN]    = { "blk.%u.ffn_down",    true,  false, SHARD_CUT_FFN_COLS },
     [SHARD_ROUTER]      = { "blk.%u.ffn_gate_inp", true, false, SHARD_CUT_NONE },
+    [SHARD_ATTN_POST_NORM] = { "blk.%u.post_attention_norm", true, true, SHARD_CUT_NONE },
+    [SHARD_FFN_POST_NORM]  = { "blk.%u.post_ffw_norm",       true, true, SHARD_CUT_NONE },
 };
 
 const shard_role_info *shard_role_get(shard_role r) { return &role_info[r]; }
@@ -53,6 +55,7 @@ bool shard_arch_has(const shard_arch *m, shard_role r)
     case SHARD_OUTPUT: return !m->tied;
     case SHARD_ROUTER: return m->n_expert > 0;
     case SHARD_Q_NORM: case SHARD_K_NORM: return m->qk_norm;
+    case SHARD_ATTN_POST_NORM: case SHARD_FFN_POST_NORM: return m->sandwich_norms;
     default: return is_bias(r) ? m->qkv_bias : r < SHARD_N_ROLES;
     }
 }
@@ -125,6 +128,7 @@ static px_code check_sizes(const shard_arch *m, px_err *e)
     if (m->n_head % m->n_kv_head)
         return px_fail(e, PX_ERANGE, "n_kv_head", "%u query heads are not a multiple of %u KV heads", m->n_head, m->n_kv_head);
     if (m->head_dim % 2) return px_fail(e, PX_ERANGE, "head_dim", "%u is odd: rope rotates pairs", m->head_dim);
+    if ((rc = in_range("n_full_attention", m->n_full_attention, 0, m->sliding_window ? m->n_layer - 1 : 0, e))) return rc;
     if (m->n_expert) return in_range("n_expert_used", m->n_expert_used, 1, m->n_expert, e);
     return in_range("n_expert_used", m->n_expert_used, 0, 0, e);
 }
@@ -183,6 +187,7 @@ px_code shard_arch_check_served(const shard_arch *m, px_err *e)
     }
     if (m->qkv_bias) return refuse("qkv_bias", "true", "false", e);
     if (m->qk_norm) return refuse("qk_norm", "true", "false", e);
+    if (m->sandwich_norms) return refuse("sandwich_norms", "true", "false", e);
     if (m->sliding_window) {
         snprintf(n, sizeof n, "%u", m->sliding_window);
         return refuse("sliding_window", n, "0 (none)", e);

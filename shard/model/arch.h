@@ -15,9 +15,10 @@ typedef struct shard_arch {
     uint32_t n_layer, d_model, d_ff, n_head, n_kv_head, head_dim, n_vocab, n_ctx;
     float    rms_eps;
     bool     tied;                /* one table for embedding and output */
-    bool     qkv_bias, qk_norm;   /* planned, not served yet */
+    bool     qkv_bias, qk_norm, sandwich_norms;   /* planned, not served yet; sandwich: norms behind attention and FFN too */
     uint32_t n_expert, n_expert_used;     /* 0: dense */
     uint32_t sliding_window;      /* 0: none (planned, not served yet) */
+    uint32_t n_full_attention;    /* with a window: layers that see everything all the same; 0: every layer slides */
     kern_rope_kind rope_kind;
     double   rope_theta, rope_factor, rope_low_freq, rope_high_freq;
     uint32_t rope_ctx_orig;
@@ -31,6 +32,7 @@ typedef enum shard_role {
     SHARD_ATTN_NORM, SHARD_ATTN_Q, SHARD_ATTN_K, SHARD_ATTN_V, SHARD_ATTN_OUT,
     SHARD_ATTN_Q_BIAS, SHARD_ATTN_K_BIAS, SHARD_ATTN_V_BIAS, SHARD_Q_NORM, SHARD_K_NORM,
     SHARD_FFN_NORM, SHARD_FFN_GATE, SHARD_FFN_UP, SHARD_FFN_DOWN, SHARD_ROUTER,
+    SHARD_ATTN_POST_NORM, SHARD_FFN_POST_NORM,
     SHARD_N_ROLES
 } shard_role;
 

@@ -27,19 +27,35 @@ static uint64_t copies(const shard_arch *m, shard_role r)
     return m->n_expert && (r == SHARD_FFN_GATE || r == SHARD_FFN_UP || r == SHARD_FFN_DOWN) ? m->n_expert : 1;
 }
 
+uint64_t shard_params_of(const shard_arch *m, shard_role r)
+{
+    uint64_t rows, cols, n;
+
+    if (!shard_arch_has(m, r)) return 0;
+    shard_arch_shape(m, r, &rows, &cols);
+    if (__builtin_mul_overflow(rows, cols, &n) || __builtin_mul_overflow(n, copies(m, r), &n) ||
+        (shard_role_get(r)->per_layer && __builtin_mul_overflow(n, (uint64_t)m->n_layer, &n)))
+        return UINT64_MAX;
+    return n;
+}
+
 uint64_t shard_params(const shard_arch *m)
 {
     uint64_t sum = 0;
 
-    for (shard_role r = 0; r < SHARD_N_ROLES; r++) {
-        uint64_t rows, cols, n;
-        if (!shard_arch_has(m, r)) continue;
-        shard_arch_shape(m, r, &rows, &cols);
-        if (__builtin_mul_overflow(rows, cols, &n) || __builtin_mul_overflow(n, copies(m, r), &n) ||
-            (shard_role_get(r)->per_layer && __builtin_mul_overflow(n, (uint64_t)m->n_layer, &n)) || add(&sum, n))
-            return UINT64_MAX;
-    }
+    for (shard_role r = 0; r < SHARD_N_ROLES; r++)
+        if (add(&sum, shard_params_of(m, r))) return UINT64_MAX;
     return sum;
+}
+
+uint64_t shard_params_active(const shard_arch *m)
+{
+    uint64_t n = shard_params(m);
+
+    if (n == UINT64_MAX) return n;
+    for (shard_role r = 0; r < SHARD_N_ROLES; r++)
+        if (copies(m, r) > 1) n -= shard_params_of(m, r) / m->n_expert * (m->n_expert - m->n_expert_used);
+    return n;
 }
 
 /* Stored bytes of one matrix or vector, and what it takes in an arena: the data of a type with groups and their scales
@@ -130,6 +146,12 @@ px_code shard_kv_vector_bytes(const char *dtype, uint32_t head_dim, uint64_t *by
     return px_fail(e, PX_ENOTFOUND, "kv.dtype", "no cache type is called \"%.32s\": f32 f16 bf16 fp8 int8_th q8_0 q4_0", dtype);
 }
 
+void shard_kv_layers(const shard_arch *m, uint32_t *full, uint32_t *sliding)
+{
+    *full = !m->sliding_window ? m->n_layer : m->n_full_attention < m->n_layer ? m->n_full_attention : m->n_layer;
+    *sliding = m->n_layer - *full;
+}
+
 px_code shard_kv_token_bytes(const shard_arch *m, const char *dtype, uint32_t kv_heads, uint64_t *bytes, px_err *e)
 {
     uint64_t vector;
@@ -144,19 +166,23 @@ px_code shard_kv_token_bytes(const shard_arch *m, const char *dtype, uint32_t kv
 px_code shard_kv_sequence_bytes(const shard_arch *m, const char *dtype, uint32_t kv_heads, uint64_t n_tokens, uint32_t page,
                                 uint32_t chunk, uint64_t *bytes, px_err *e)
 {
-    uint64_t pages;
+    uint64_t pages, held, token, layer_pages;
+    uint32_t full, sliding;
     px_code rc;
 
     if (page == 0) return px_fail(e, PX_ERANGE, "kv.block", "a page of 0 tokens");
-    if ((rc = shard_kv_token_bytes(m, dtype, kv_heads, bytes, e))) return rc;
-    pages = n_tokens / page + (n_tokens % page != 0);
-    if (m->sliding_window) {
+    if ((rc = shard_kv_token_bytes(m, dtype, kv_heads, &token, e))) return rc;
+    shard_kv_layers(m, &full, &sliding);
+    pages = held = n_tokens / page + (n_tokens % page != 0);
+    if (sliding) {
         /* the window's older tokens and the chunk being written; one more because it need not start on a page */
         uint64_t span = (uint64_t)m->sliding_window - 1 + chunk;
         uint64_t most = span / page + (span % page != 0) + 1;
-        if (most < pages) pages = most;
+        if (most < held) held = most;
     }
-    if (__builtin_mul_overflow(*bytes, (uint64_t)page, bytes) || __builtin_mul_overflow(*bytes, pages, bytes))
+    if (__builtin_mul_overflow(pages, (uint64_t)full, &layer_pages) || __builtin_mul_overflow(held, (uint64_t)sliding, &held) ||
+        __builtin_add_overflow(layer_pages, held, &layer_pages) ||
+        __builtin_mul_overflow(token / m->n_layer, (uint64_t)page, bytes) || __builtin_mul_overflow(*bytes, layer_pages, bytes))
         return px_fail(e, PX_ERANGE, "kv", "the bytes of a sequence are beyond 64 bits");
     return PX_OK;
 }

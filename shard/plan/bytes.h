@@ -6,7 +6,9 @@
 #include "kernels/kernels.h"
 #include "shard/plan/split.h"
 
-uint64_t shard_params(const shard_arch *m);
+uint64_t shard_params(const shard_arch *m);                          /* UINT64_MAX: beyond 64 bits */
+uint64_t shard_params_of(const shard_arch *m, shard_role r);         /* of a class of tensors, all layers and experts */
+uint64_t shard_params_active(const shard_arch *m);                   /* that a token meets: the experts in use only */
 px_code  shard_source_bytes(const shard_arch *m, const shard_types *t, uint64_t *bytes, px_err *e);   /* the whole model, unsplit */
 
 /* Weights of a rank: golden.json's bytes (stored, formulas C1-C8) and arena, and what the panel layout maps. */
@@ -17,6 +19,8 @@ px_code shard_weight_bytes_of(const shard_arch *m, const shard_types *t, const s
 
 /* KV: bytes of a vector of head_dim in a cache dtype by name: f32 f16 bf16 fp8 int8_th q8_0 q4_0. */
 px_code  shard_kv_vector_bytes(const char *dtype, uint32_t head_dim, uint64_t *bytes, px_err *e);
+/* Layers that keep all positions, and layers that keep a window of them. */
+void     shard_kv_layers(const shard_arch *m, uint32_t *full, uint32_t *sliding);
 /* per token on one rank holding kv_heads, all layers */
 px_code  shard_kv_token_bytes(const shard_arch *m, const char *dtype, uint32_t kv_heads, uint64_t *bytes, px_err *e);
 /* Bytes on one rank of a sequence of n tokens, in pages; sliding layers hold less (formulas section 5). */

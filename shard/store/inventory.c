@@ -92,6 +92,8 @@ static const char *const hf_name[SHARD_N_ROLES] = {
     [SHARD_FFN_UP]      = "mlp.up_proj.weight",
     [SHARD_FFN_DOWN]    = "mlp.down_proj.weight",
     [SHARD_ROUTER]      = "block_sparse_moe.gate.weight",
+    [SHARD_ATTN_POST_NORM] = "post_attention_layernorm.weight",
+    [SHARD_FFN_POST_NORM]  = "post_feedforward_layernorm.weight",
 };
 
 const char *shard_naming_of(shard_naming names, shard_role r, uint32_t layer, char *buf, size_t cap)

@@ -36,6 +36,7 @@ static void shapes_follow_the_numbers(void **state)
         { SHARD_ATTN_Q_BIAS, 1, 192 }, { SHARD_ATTN_K_BIAS, 1, 64 }, { SHARD_ATTN_V_BIAS, 1, 64 }, { SHARD_Q_NORM, 1, 32 },
         { SHARD_K_NORM, 1, 32 }, { SHARD_FFN_NORM, 1, 96 }, { SHARD_FFN_GATE, 160, 96 }, { SHARD_FFN_UP, 160, 96 },
         { SHARD_FFN_DOWN, 96, 160 }, { SHARD_ROUTER, 4, 96 },
+        { SHARD_ATTN_POST_NORM, 1, 96 }, { SHARD_FFN_POST_NORM, 1, 96 },
     };
     shard_arch m = SMALL;
     uint64_t rows, cols;
@@ -56,11 +57,13 @@ static void has_what_the_flags_say(void **state)
 
     (void)state;
     assert_true(shard_arch_has(&m, SHARD_OUTPUT) && shard_arch_has(&m, SHARD_ATTN_Q) && shard_arch_has(&m, SHARD_FFN_DOWN));
-    assert_false(shard_arch_has(&m, SHARD_ROUTER) || shard_arch_has(&m, SHARD_Q_NORM) || shard_arch_has(&m, SHARD_ATTN_V_BIAS));
-    m.tied = m.qkv_bias = m.qk_norm = true;
+    assert_false(shard_arch_has(&m, SHARD_ROUTER) || shard_arch_has(&m, SHARD_Q_NORM) || shard_arch_has(&m, SHARD_ATTN_V_BIAS) ||
+                 shard_arch_has(&m, SHARD_ATTN_POST_NORM) || shard_arch_has(&m, SHARD_FFN_POST_NORM));
+    m.sandwich_norms = m.tied = m.qkv_bias = m.qk_norm = true;
     m.n_expert = 2;
     assert_false(shard_arch_has(&m, SHARD_OUTPUT));
     assert_true(shard_arch_has(&m, SHARD_ROUTER) && shard_arch_has(&m, SHARD_K_NORM) && shard_arch_has(&m, SHARD_ATTN_K_BIAS));
+    assert_true(shard_arch_has(&m, SHARD_ATTN_POST_NORM) && shard_arch_has(&m, SHARD_FFN_POST_NORM));
 }
 
 static void checks_every_number(void **state)
@@ -96,6 +99,8 @@ static void checks_every_number(void **state)
     BAD(m.n_ctx = 0, PX_ERANGE, "n_ctx");
     BAD(m.n_expert = 4, PX_ERANGE, "n_expert_used");
     BAD(m.n_expert_used = 1, PX_ERANGE, "n_expert_used");
+    BAD(m.n_full_attention = 1, PX_ERANGE, "n_full_attention");                 /* without a window */
+    BAD((m.sliding_window = 8, m.n_full_attention = 3), PX_ERANGE, "n_full_attention");
     BAD(m.rms_eps = 0, PX_ERANGE, "rms_eps");
     BAD(m.rms_eps = NAN, PX_ERANGE, "rms_eps");
     BAD(m.rope_theta = -1, PX_ERANGE, "rope_theta");
@@ -121,6 +126,7 @@ static void checks_every_number(void **state)
     UNSERVED(m.qkv_bias = true, "qkv_bias");
     UNSERVED(m.qk_norm = true, "qk_norm");
     UNSERVED(m.sliding_window = 8, "sliding_window");
+    UNSERVED(m.sandwich_norms = true, "sandwich_norms");
 }
 
 static void cuts_a_name_at_a_character(void **state)

@@ -1,5 +1,8 @@
 /* Every value of the golden memory file that the split and the weight and KV math cover, byte for byte. */
-#include "shard/plan/bytes.h"
+#include "shard/plan/act.h"
+#include "shard/plan/capacity.h"
+#include "shard/plan/device.h"
+#include "shard/plan/finetune.h"
 #include "tests/testlib.h"
 
 #include <jansson.h>
@@ -45,6 +48,28 @@ static void same(const char *model, const char *key, const char *what, size_t ra
                  (long long)expected);
 }
 
+/* "blk.%u.attn_q" is called attn_q there; no golden model has two roles of one name. */
+static void params_by_class(const char *name, const shard_arch *m, const json_t *want)
+{
+    size_t n = 0;
+
+    for (shard_role r = 0; r < SHARD_N_ROLES; r++) {
+        const char *key = shard_role_get(r)->name, *dot = strrchr(key, '.');
+        const json_t *v;
+        char bias[64];
+        if (!shard_arch_has(m, r)) continue;
+        key = dot ? dot + 1 : key;
+        if (r >= SHARD_ATTN_Q_BIAS && r <= SHARD_ATTN_V_BIAS) {
+            snprintf(bias, sizeof bias, "%s_bias", key);
+            key = bias;
+        }
+        if (!(v = json_object_get(want, key))) fail_msg("%s: no class %s", name, key);
+        same(name, "params_by_class", key, 0, shard_params_of(m, r), json_integer_value(v));
+        n++;
+    }
+    assert_int_equal(n, json_object_size(want));
+}
+
 static void parameters_and_totals(void **state)
 {
     const char *name, *format;
@@ -55,6 +80,8 @@ static void parameters_and_totals(void **state)
     json_object_foreach(json_object_get(golden, "models"), name, model) {
         shard_arch m = arch_of(name, model);
         same(name, "params", "", 0, shard_params(&m), json_integer_value(json_object_get(model, "params")));
+        same(name, "active_params", "", 0, shard_params_active(&m), json_integer_value(json_object_get(model, "active_params")));
+        params_by_class(name, &m, json_object_get(model, "params_by_class"));
         json_object_foreach(json_object_get(model, "total_bytes"), format, v) {
             shard_types t;
             px_err e = { 0 };
@@ -188,8 +215,10 @@ static void kv(void **state)
         shard_arch m = arch_of(name, model);
         const json_t *layers = json_object_get(model, "kv_layers");
         uint64_t bytes;
-        same(name, "kv_layers", "sliding", 0, m.sliding_window ? m.n_layer : 0,
-             json_integer_value(json_object_get(layers, "sliding")));
+        uint32_t full, sliding;
+        shard_kv_layers(&m, &full, &sliding);
+        same(name, "kv_layers", "full", 0, full, json_integer_value(json_object_get(layers, "full")));
+        same(name, "kv_layers", "sliding", 0, sliding, json_integer_value(json_object_get(layers, "sliding")));
         json_object_foreach(json_object_get(model, "kv_bytes_per_token"), key, v) {
             assert_int_equal(shard_kv_token_bytes(&m, key, m.n_kv_head, &bytes, NULL), PX_OK);
             same(name, key, "kv_bytes_per_token", 0, bytes, json_integer_value(v));
@@ -205,11 +234,120 @@ static void kv(void **state)
     assert_true(n >= 15 * 12);
 }
 
+/* A scenario's model, types and cut. */
+typedef struct scene { shard_arch m; shard_types t; shard_split s; } scene;
+
+static void scene_init(scene *x, const json_t *o)
+{
+    const char *model = json_string_value(json_object_get(o, "model"));
+    const char *vocab = json_string_value(json_object_get(o, "vocab"));
+    px_err e = { 0 };
+
+    x->m = arch_of(model, json_object_get(json_object_get(golden, "models"), model));
+    assert_int_equal(shard_types_format(&x->t, &heap.a, &x->m, json_string_value(json_object_get(o, "fmt")), &e), PX_OK);
+    assert_int_equal(shard_split_init(&x->s, &heap.a, &x->m, &x->t, number(o, "tp"), SHARD_SPLIT_EVEN,
+                                      vocab && !strcmp(vocab, "padded64") ? SHARD_VOCAB_PADDED64 : SHARD_VOCAB_UNPADDED, &e), PX_OK);
+}
+
+static void scene_deinit(scene *x)
+{
+    shard_split_deinit(&x->s);
+    shard_types_deinit(&x->t);
+}
+
+static void activations(void **state)
+{
+    json_t *o, *want;
+    size_t i, r, n = 0;
+    (void)state;
+
+    json_array_foreach(json_object_get(golden, "activation_scenarios"), i, o) {
+        shard_act_kind kind = { number(o, "act"), number(o, "res"), number(o, "act") };
+        scene x;
+        scene_init(&x, o);
+        json_array_foreach(json_object_get(o, "ranks"), r, want) {
+            shard_act a;
+            assert_int_equal(shard_act_of(&x.m, &x.s, (uint32_t)r, number(o, "T"), number(o, "S"), kind, &a, NULL), PX_OK);
+#define SAME(key, value) same(x.m.name, "activations", key, r, (value), json_integer_value(json_object_get(want, key)))
+            SAME("residual", a.residual);
+            SAME("attn", a.attn);
+            SAME("ffn", a.ffn);
+            SAME("head", a.head);
+            SAME("total", a.total);
+            SAME("scores_if_naive", a.scores_if_naive);
+            n++;
+        }
+        scene_deinit(&x);
+    }
+    assert_true(n >= 20);
+}
+
+static void capacity(void **state)
+{
+    json_t *o, *want, *cls;
+    size_t i, r, n = 0;
+    (void)state;
+
+    json_array_foreach(json_object_get(golden, "capacity_scenarios"), i, o) {
+        shard_cache k = { json_string_value(json_object_get(o, "kv_dtype")), number(o, "page"), number(o, "chunk") };
+        uint64_t pool = (uint64_t)json_integer_value(json_object_get(o, "pool"));
+        shard_class c[SHARD_MAX_CLASSES] = { 0 };
+        size_t at;
+        scene x;
+        scene_init(&x, o);
+        json_array_foreach(json_object_get(o, "classes"), at, cls) {
+            snprintf(c[at].name, sizeof c[at].name, "%s", json_string_value(json_object_get(cls, "name")));
+            c[at].n = number(cls, "n");
+            for (size_t q = 0; q < 2; q++) {
+                c[at].p95[q] = (uint32_t)json_integer_value(json_array_get(json_object_get(cls, "p95"), q));
+                c[at].p99[q] = (uint32_t)json_integer_value(json_array_get(json_object_get(cls, "p99"), q));
+            }
+        }
+        json_array_foreach(json_object_get(o, "ranks"), r, want) {
+            uint32_t heads = x.s.cut[r].kv_head.end - x.s.cut[r].kv_head.begin;
+            shard_capacity a;
+            uint64_t ctx32;
+            assert_int_equal(shard_capacity_of(&x.m, &k, heads, pool, c, json_array_size(json_object_get(o, "classes")), &a, NULL), PX_OK);
+            assert_int_equal(shard_max_context(&x.m, &k, heads, pool, 32, &ctx32, NULL), PX_OK);
+            SAME("kv_heads", heads);
+            SAME("block_bytes", a.block_bytes);
+            SAME("need_p95", a.need_p95);
+            SAME("need_p99", a.need_p99);
+            SAME("max_context_1", a.max_context_1);
+            SAME("max_context_32", ctx32);
+            assert_true(a.need_expected <= a.need_p95 && a.overflow >= 0 && a.overflow <= 1);
+            n++;
+        }
+        scene_deinit(&x);
+    }
+    assert_true(n >= 28);
+}
+#undef SAME
+
+static void devices_and_optimizers(void **state)
+{
+    const json_t *nccl = json_object_get(golden, "nccl"), *bytes = json_object_get(golden, "optimizer_bytes_per_param");
+    (void)state;
+
+    same("nccl", "", "ll", 0, SHARD_NCCL_LL, json_integer_value(json_object_get(nccl, "ll")));
+    same("nccl", "", "ll128", 0, SHARD_NCCL_LL128, json_integer_value(json_object_get(nccl, "ll128")));
+    same("nccl", "", "simple", 0, SHARD_NCCL_SIMPLE, json_integer_value(json_object_get(nccl, "simple")));
+    same("nccl", "", "per_channel_peer", 0, shard_nccl_channel_bytes(SHARD_NCCL_SIMPLE),
+         json_integer_value(json_object_get(nccl, "per_channel_peer")));
+    assert_int_equal(shard_nccl_bytes(8, 24, SHARD_NCCL_SIMPLE).bytes, 288u << 20);
+    assert_int_equal(shard_nccl_bytes(1, 24, SHARD_NCCL_SIMPLE).high, 0);
+    assert_int_equal(json_object_size(bytes), SHARD_N_OPTIMIZERS);
+    for (size_t i = 0; i < SHARD_N_OPTIMIZERS; i++)
+        same("optimizer", "", shard_optimizers[i].name, 0, shard_optimizer_bytes(&shard_optimizers[i]),
+             json_integer_value(json_object_get(bytes, shard_optimizers[i].name)));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(parameters_and_totals), cmocka_unit_test(type_counts), cmocka_unit_test(weights),
         cmocka_unit_test(weights_balanced),      cmocka_unit_test(kv),
+        cmocka_unit_test(activations),           cmocka_unit_test(capacity),  cmocka_unit_test(devices_and_optimizers),
     };
     json_error_t je;
     int rc;
