@@ -64,8 +64,9 @@ def make_set(model, ranks, policy=None):
     name = re.sub(r"[^A-Za-z0-9]+", "_", os.path.relpath(model, os.path.dirname(ROOT)))
     out = os.path.join(_tmp, "%s-%d-%s" % (name, ranks, policy or "as_file"))
     if not os.path.exists(out):
-        cmd = [os.path.join(BUILD, "tests", "e2e", "make_set"), model, out, str(ranks)]
-        subprocess.run(cmd + ([policy] if policy else []), check=True, timeout=120)
+        cmd = [os.path.join(BUILD, "bin", "phalanx"), "shard", model, "--ranks", str(ranks), "--out", out]
+        subprocess.run(cmd + (["--format", policy] if policy else []), check=True, timeout=300,
+                       stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     return out
 
 
