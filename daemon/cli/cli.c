@@ -28,15 +28,17 @@ const volatile int *daemon_cli_interrupts(void)
 
 bool daemon_cli_interrupted(void) { return interrupted != 0; }
 
-daemon_exit daemon_cli_exit_of(px_code code)
+daemon_exit daemon_cli_exit_of(const px_err *e)
 {
-    switch (code) {
+    switch (e->code) {
     case PX_OK: return DAEMON_EXIT_OK;
     case PX_EINVAL: case PX_ERANGE: case PX_EMISMATCH: case PX_ECORRUPT: case PX_EEXIST: case PX_EUNSUP:
         return DAEMON_EXIT_REFUSED;
     case PX_EPEER: return DAEMON_EXIT_UNAVAILABLE;
     case PX_ECANCELLED: return interrupted ? DAEMON_EXIT_INTERRUPTED : DAEMON_EXIT_FAILURE;
-    case PX_ENOMEM: case PX_ENOTFOUND: case PX_EIO: case PX_ETIMEOUT: case PX_EBUSY: case PX_EINTERNAL: case PX_N_CODES:
+    case PX_ENOTFOUND:        /* where a set should be made is a place, not a part */
+        return e->field[0] && strcmp(e->field, "out") ? DAEMON_EXIT_REFUSED : DAEMON_EXIT_FAILURE;
+    case PX_ENOMEM: case PX_EIO: case PX_ETIMEOUT: case PX_EBUSY: case PX_EINTERNAL: case PX_N_CODES:
         break;
     }
     return DAEMON_EXIT_FAILURE;
@@ -48,7 +50,7 @@ int daemon_cli_fail(const char *command, const px_err *e)
 
     fflush(stdout);
     fprintf(stderr, "phalanx %s: %s\n", command, px_err_format(e, line, sizeof line));
-    return (int)daemon_cli_exit_of(e->code);
+    return (int)daemon_cli_exit_of(e);
 }
 
 px_code daemon_cli_read_all(px_alloc *a, int fd, size_t cap, char **data, size_t *bytes, px_err *e)

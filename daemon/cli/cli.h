@@ -23,8 +23,8 @@ daemon_cli_run daemon_cli_plan, daemon_cli_shard, daemon_cli_verify, daemon_cli_
 /* Take SIGINT and SIGTERM from now on: they only set the flag. */
 const volatile int *daemon_cli_interrupts(void);
 bool daemon_cli_interrupted(void);
-/* The exit code for an error. */
-daemon_exit daemon_cli_exit_of(px_code code);
+/* The exit code for an error: what is not there is a failure, what lacks a part (e->field) is refused. */
+daemon_exit daemon_cli_exit_of(const px_err *e);
 /* "phalanx COMMAND: ..." on standard error; returns the exit code. */
 int daemon_cli_fail(const char *command, const px_err *e);
 

@@ -47,7 +47,7 @@ static int parse(job *j, daemon_command *c, int argc, char **argv)
         { "system", DAEMON_OPT_TEXT, "TEXT", "system message before --chat", &j->prompt.system, NULL },
         { "messages", DAEMON_OPT_TEXT, "FILE", "a chat as JSON: [{\"role\": ..., \"content\": ...}, ...]",
           &j->prompt.messages_file, NULL },
-        { "address", DAEMON_OPT_TEXT, "HOST:PORT", "of the server (default: 127.0.0.1:50051)", &j->address, NULL },
+        { "address", DAEMON_OPT_ADDRESS, "HOST:PORT", "of the server (default: 127.0.0.1:50051)", &j->address, NULL },
         { "model", DAEMON_OPT_TEXT, "NAME", "refuse a server of another model", &j->model, NULL },
         { "request-id", DAEMON_OPT_TEXT, "ID", "default: the server makes one", &j->request_id, NULL },
         { "timeout", DAEMON_OPT_SECONDS, "S", "deadline of the call in seconds (default: none)", &j->timeout_us, &j->has_timeout },

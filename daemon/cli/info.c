@@ -171,7 +171,7 @@ int daemon_cli_info(px_alloc *a, int argc, char **argv)
     job j = { .a = a, .address = "127.0.0.1:50051", .timeout_us = CONNECT_US };
     px_err e = {0};
     const daemon_option options[] = {
-        { "address", DAEMON_OPT_TEXT, "HOST:PORT", "of the server (default: 127.0.0.1:50051)", &j.address, NULL },
+        { "address", DAEMON_OPT_ADDRESS, "HOST:PORT", "of the server (default: 127.0.0.1:50051)", &j.address, NULL },
         { "timeout", DAEMON_OPT_SECONDS, "S", "seconds until it must have answered (default: 10)", &j.timeout_us, NULL },
         { "json", DAEMON_OPT_FLAG, NULL, "one JSON object: server (GetServerInfo), model (GetModelInfo; null while it starts)",
           &j.json, NULL },

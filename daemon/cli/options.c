@@ -105,6 +105,9 @@ static int store(const daemon_command *c, const daemon_option *o, const char *va
 {
     uint64_t u;
     double d;
+    char host[256];
+    uint16_t port;
+    px_err e = {0};
 
     switch (o->kind) {
     case DAEMON_OPT_FLAG:
@@ -132,6 +135,11 @@ static int store(const daemon_command *c, const daemon_option *o, const char *va
     case DAEMON_OPT_SECONDS:
         if (!parse_double(value, &d) || d <= 0 || d > 1e9) return bad(c, o, value, "number of seconds, more than 0");
         *(int64_t *)o->to = (int64_t)(d * 1e6);
+        break;
+    case DAEMON_OPT_ADDRESS:
+        if (proto_split_address(value, host, sizeof host, &port, &e) || !port)
+            return bad(c, o, value, "address HOST:PORT or [V6]:PORT");
+        *(const char **)o->to = value;
         break;
     case DAEMON_OPT_TEXTS: {
         daemon_texts *t = o->to;

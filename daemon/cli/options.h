@@ -14,6 +14,7 @@ typedef enum daemon_option_kind {
     DAEMON_OPT_I32,        /* int32_t */
     DAEMON_OPT_F32,        /* float; finite */
     DAEMON_OPT_SECONDS,    /* px_time_us-like int64_t: seconds with fractions, as microseconds; more than 0 */
+    DAEMON_OPT_ADDRESS,    /* const char *: HOST:PORT */
     DAEMON_OPT_TEXTS       /* daemon_texts: may come several times */
 } daemon_option_kind;
 

@@ -126,7 +126,7 @@ int daemon_cli_score(px_alloc *a, int argc, char **argv)
     const daemon_option options[] = {
         { "prompt-ids", DAEMON_OPT_TEXT, "1,2,3", "token ids instead of TEXT", &j->prompt.ids_text, NULL },
         { "top", DAEMON_OPT_U32, "K", "the K best of every position, up to the vocabulary (default: 0)", &j->top, NULL },
-        { "address", DAEMON_OPT_TEXT, "HOST:PORT", "of the server (default: 127.0.0.1:50051)", &j->address, NULL },
+        { "address", DAEMON_OPT_ADDRESS, "HOST:PORT", "of the server (default: 127.0.0.1:50051)", &j->address, NULL },
         { "model", DAEMON_OPT_TEXT, "NAME", "refuse a server of another model", &j->model, NULL },
         { "request-id", DAEMON_OPT_TEXT, "ID", "default: the server makes one", &j->request_id, NULL },
         { "timeout", DAEMON_OPT_SECONDS, "S", "deadline of the call in seconds (default: none)", &j->timeout_us, &j->has_timeout },

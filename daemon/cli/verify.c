@@ -49,13 +49,16 @@ static px_code print_ok(px_alloc *a, const char *dir, const char *depth, px_err 
     return PX_OK;
 }
 
-/* The code of a list: what the system did not let us read is a failure, the rest a refusal. */
+/* The code of a list: a manifest that is not there or cannot be read is a failure, what lacks or differs is refused. */
 static int code_of(px_code rc, const px_err *errs, size_t n)
 {
-    int code = (int)daemon_cli_exit_of(rc);
+    int code = rc ? DAEMON_EXIT_FAILURE : DAEMON_EXIT_OK;
 
-    for (size_t i = 0; i < n && rc != PX_ECANCELLED; i++)
-        if (daemon_cli_exit_of(errs[i].code) == DAEMON_EXIT_REFUSED) code = DAEMON_EXIT_REFUSED;
+    if (rc == PX_ECANCELLED) return DAEMON_EXIT_INTERRUPTED;
+    for (size_t i = 0; i < n; i++)
+        if (errs[i].rank >= 0 || daemon_cli_exit_of(&errs[i]) == DAEMON_EXIT_REFUSED ||
+            (errs[i].code == PX_ENOTFOUND && !strstr(errs[i].file, "manifest.json")))
+            code = DAEMON_EXIT_REFUSED;
     return code;
 }
 
@@ -74,10 +77,7 @@ static int check(px_alloc *a, const char *dir, const char *depth, shard_depth ho
     rc = shard_set_check(a, dir, ranks, &args, errs, MAX_ERRORS, &n);
     daemon_progress_end(&bar);
     code = code_of(rc, errs, n);
-    for (size_t i = 0; i < n; i++) {
-        if (errs[i].rank < 0) fprintf(stderr, "phalanx verify: %s\n", px_err_format(&errs[i], line, sizeof line));
-        else fprintf(stderr, "phalanx verify: rank %d: %s\n", errs[i].rank, px_err_format(&errs[i], line, sizeof line));
-    }
+    for (size_t i = 0; i < n; i++) fprintf(stderr, "phalanx verify: %s\n", px_err_format(&errs[i], line, sizeof line));
     if (n == MAX_ERRORS) fprintf(stderr, "phalanx verify: only the first %u are listed\n", MAX_ERRORS);
     if ((json && rc != PX_ECANCELLED && print_json(!rc, dir, depth, errs, n, &e)) ||
         (!json && !rc && print_ok(a, dir, depth, &e)))
