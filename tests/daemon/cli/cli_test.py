@@ -1,0 +1,461 @@
+"""The program `phalanx` on small models and bad input: exit codes, messages, and what is left on the disk.
+
+usage: cli_test.py PHALANX SOURCE_ROOT"""
+import fcntl
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+PHALANX, ROOT = os.path.abspath(sys.argv[1]), os.path.abspath(sys.argv[2])
+TINY = os.path.join(ROOT, "tests", "golden", "tiny")
+GGUF = os.path.join(TINY, "gguf", "smollm_like_f16", "model.gguf")
+LLAMA = os.path.join(TINY, "arch", "llama")
+VOCAB = os.path.join(TINY, "tokenizers", "smollm", "vocab.gguf")
+OK, FAILURE, USAGE, REFUSED, UNAVAILABLE, INTERRUPTED = 0, 1, 2, 3, 4, 130
+
+
+def run(*args, text=b"", **kw):
+    if isinstance(text, str):
+        text = text.encode()
+    p = subprocess.run([PHALANX] + list(args), input=text, stdout=kw.pop("stdout", subprocess.PIPE),
+                       stderr=subprocess.PIPE, timeout=120, **kw)
+    p.out, p.err = (p.stdout or b"").decode("utf-8", "replace"), p.stderr.decode("utf-8", "replace")
+    return p
+
+
+def read(*parts):
+    with open(os.path.join(*parts), "rb") as f:
+        return f.read()
+
+
+def fake_model(folder, mib):
+    """A llama of zeros that is large enough to be interrupted: safetensors with a sparse data part."""
+    d, ff, vocab = 512, 1024, 2048
+    layers = max(1, mib * 1024 * 1024 // (2 * (2 * d * d + 2 * d * 256 + 3 * d * ff)))
+    config = json.loads(read(LLAMA, "config.json"))
+    config.update(vocab_size=vocab, hidden_size=d, num_hidden_layers=layers, num_attention_heads=8,
+                  num_key_value_heads=4, intermediate_size=ff, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2)
+    shapes = {"model.embed_tokens.weight": [vocab, d], "model.norm.weight": [d]}
+    for i in range(layers):
+        p = "model.layers.%d." % i
+        shapes.update({p + "input_layernorm.weight": [d], p + "post_attention_layernorm.weight": [d],
+                       p + "self_attn.q_proj.weight": [d, d], p + "self_attn.k_proj.weight": [256, d],
+                       p + "self_attn.v_proj.weight": [256, d], p + "self_attn.o_proj.weight": [d, d],
+                       p + "mlp.gate_proj.weight": [ff, d], p + "mlp.up_proj.weight": [ff, d],
+                       p + "mlp.down_proj.weight": [d, ff]})
+    header, at = {}, 0
+    for name, shape in shapes.items():
+        n = 2
+        for x in shape:
+            n *= x
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [at, at + n]}
+        at += n
+    os.makedirs(folder)
+    with open(os.path.join(folder, "config.json"), "w") as f:
+        json.dump(config, f)
+    text = json.dumps(header).encode()
+    path = os.path.join(folder, "model.safetensors")
+    with open(path, "wb") as f:
+        f.write(struct.pack("<Q", len(text)) + text)
+        f.truncate(8 + len(text) + at)
+    return path
+
+
+class Case(unittest.TestCase):
+    def setUp(self):
+        self.dir = tempfile.mkdtemp(prefix="phalanx-cli-")
+        self.addCleanup(shutil.rmtree, self.dir, True)
+
+    def path(self, name):
+        return os.path.join(self.dir, name)
+
+    def expect(self, p, code, *words):
+        self.assertEqual(p.returncode, code, p.err)
+        if code not in (OK, INTERRUPTED):
+            self.assertTrue(p.err.startswith("phalanx"), p.err)
+        for w in words:
+            self.assertIn(w, p.err)
+
+    def shard(self, model, ranks, *more, name="set"):
+        out = self.path(name)
+        p = run("shard", model, "--ranks", str(ranks), "--out", out, "--json", *more)
+        self.expect(p, OK)
+        return out, json.loads(p.out), p
+
+    def nothing_left(self, *keep):
+        self.assertEqual(sorted(os.listdir(self.dir)), sorted(keep))
+
+
+class Words(Case):
+    def test_help_everywhere(self):
+        for c in ("plan", "shard", "verify", "serve", "tokenize", "detokenize", "generate", "score", "info"):
+            p = run(c, "--help")
+            self.expect(p, OK)
+            self.assertTrue(p.out.startswith("usage: phalanx " + c), p.out)
+            self.assertIn("xit codes", p.out)
+            self.assertIn(c, run("--help").out)
+        self.assertIn("--kv.tokens", run("serve", "--help").out)
+
+    def test_usage(self):
+        self.expect(run("--version"), OK)
+        p = run()
+        self.assertEqual(p.returncode, USAGE)
+        self.expect(run("verifi"), USAGE, "verify")
+        for args in (["plan"], ["plan", "a", "b"], ["plan", GGUF], ["plan", GGUF, "--ranks", "x"],
+                     ["plan", GGUF, "--ranks", "0"], ["plan", GGUF, "--ranks", "2", "--format", "F17"],
+                     ["plan", GGUF, "--ranks", "2", "--kv.block", "17"], ["plan", GGUF, "--ranks", "2", "--queue", "5"],
+                     ["shard", GGUF], ["shard", GGUF, "--ranks", "2"], ["shard", GGUF, "--out", "x"],
+                     ["shard", GGUF, "--ranks", "2", "--out", "x", "--digest", "md5"], ["verify"],
+                     ["verify", "x", "--depth", "deep"], ["tokenize"], ["detokenize"], ["generate"], ["serve"],
+                     ["generate", "x", "--chat", "y"], ["generate", "x", "--system", "y"],
+                     ["generate", "--prompt-ids", "1,x"], ["generate", "x", "--temperature", "hot"],
+                     ["generate", "x", "--logit-bias", "1:2"], ["generate", "x", "--logit-bias", "1=2,"],
+                     ["generate", "x", "--stop-token-ids", "-1"], ["generate", "x", "--address", "nowhere"],
+                     ["generate", "x", "--timeout", "0"], ["score"], ["score", "x", "--top", "-1"], ["info", "x"]):
+            p = run(*args)
+            self.assertEqual(p.returncode, USAGE, (args, p.err))
+            self.assertTrue(p.err.startswith("phalanx " + args[0]), (args, p.err))
+            self.assertEqual(p.out, "", args)
+
+    def test_output_that_cannot_be_written_is_a_failure(self):
+        with open("/dev/full", "w") as full:
+            p = run("plan", GGUF, "--ranks", "2", stdout=full)
+        self.expect(p, FAILURE, "standard output")
+
+    def test_nobody_there(self):
+        for args in (["generate", "x"], ["score", "--prompt-ids", "1"], ["info"]):
+            p = run(*args, "--address", "127.0.0.1:1")
+            self.expect(p, UNAVAILABLE, "127.0.0.1:1")
+        p = run("generate", "x", "--address", "127.0.0.1:1", "--json")
+        self.expect(p, UNAVAILABLE)
+        answer = json.loads(p.out)
+        self.assertEqual(answer["finish_reason"], "error")
+        self.assertEqual(answer["error"]["status"], "UNAVAILABLE")
+        self.assertTrue(answer["error"]["retryable"])
+
+    def test_serve_becomes_the_daemon(self):
+        config = self.path("a.yaml")
+        with open(config, "w") as f:
+            f.write("set: /nowhere\nkv.tokenz: 5\n")
+        p = run("serve", "-c", config)
+        self.assertEqual(p.returncode, USAGE, p.err)
+        self.assertIn("a.yaml:2", p.err)
+        self.assertIn("kv.tokens", p.err)
+
+
+class Plan(Case):
+    def plan(self, *args):
+        p = run("plan", *args, "--json")
+        self.expect(p, OK)
+        return json.loads(p.out)
+
+    def test_the_plan_is_what_is_stored(self):
+        for model, ranks in ((GGUF, 1), (GGUF, 3), (LLAMA, 2), (os.path.join(TINY, "arch", "mqa"), 2)):
+            for fmt in ("as_file", "F32", "BF16"):
+                plan = self.plan(model, "--ranks", str(ranks), "--format", fmt)
+                out, made, _ = self.shard(model, ranks, "--format", fmt, name="%d-%s" % (ranks, fmt))
+                self.assertEqual([r["weights_mapped"] for r in plan["per_rank"]], made["rank_mapped_bytes"])
+                self.assertEqual(sum(r["weights_stored"] for r in plan["per_rank"]), made["stored_bytes"])
+                self.assertEqual(self.plan(out)["per_rank"], plan["per_rank"])
+                shutil.rmtree(out)
+                for r in plan["per_rank"]:
+                    self.assertEqual(r["total"], sum(r[k] for k in (
+                        "weights_mapped", "kv_pool", "activations", "rope_tables", "host_tables", "comm_shared",
+                        "comm_private")))
+                self.assertEqual(max(r["total"] for r in plan["per_rank"]),
+                                 plan["per_rank"][plan["worst_rank"]]["total"])
+
+    def test_kv(self):
+        small = self.plan(GGUF, "--ranks", "1", "--kv.tokens", "100", "--kv.block", "32")["per_rank"][0]
+        self.assertEqual(small["kv_blocks"], 4)
+        wide = self.plan(GGUF, "--ranks", "1", "--kv.tokens", "100", "--kv.block", "32", "--kv.dtype", "f32")["per_rank"][0]
+        self.assertEqual(wide["kv_pool"], 2 * small["kv_pool"])
+
+    def test_table(self):
+        p = run("plan", LLAMA, "--ranks", "2")
+        self.expect(p, OK)
+        self.assertIn("worst rank: ", p.out)
+
+    def test_ranks_that_cannot_be(self):
+        p = run("plan", LLAMA, "--ranks", "7")
+        self.expect(p, REFUSED, "ranks", "found 7", "6")
+        self.expect(run("shard", LLAMA, "--ranks", "7", "--out", self.path("x")), REFUSED, "found 7")
+        self.expect(run("shard", LLAMA, "--ranks", "65", "--out", self.path("x")), REFUSED, "64")
+        self.nothing_left()
+
+    def test_models_that_are_not_served(self):
+        p = run("plan", os.path.join(TINY, "arch", "qwen2", "config.json"), "--ranks", "2")
+        self.expect(p, OK)
+        self.assertIn("not served", p.err)
+
+    def test_bad_paths(self):
+        self.expect(run("plan", self.path("none"), "--ranks", "2"), FAILURE, "none")
+        os.mkdir(self.path("empty"))
+        self.expect(run("plan", self.path("empty"), "--ranks", "2"), REFUSED, "config.json")
+        self.expect(run("plan", "/dev/null", "--ranks", "2"), REFUSED, "/dev/null")
+        out, _, _ = self.shard(GGUF, 2)
+        self.expect(run("plan", out, "--format", "F32"), USAGE, "--format")
+
+
+class Shard(Case):
+    def test_bytes_are_told(self):
+        p = run("shard", GGUF, "--ranks", "2", "--out", self.path("set"))
+        self.expect(p, OK)
+        for w in ("source", "stored", "mapped", "rank 0", "rank 1", "F16 weights are stored as F32"):
+            self.assertIn(w, p.out)
+        self.assertEqual(p.err.count("\r"), 0)              # no bar without a terminal
+        self.expect(run("verify", self.path("set")), OK)
+
+    def test_sets_of_safetensors_have_no_tokenizer(self):
+        out, made, p = self.shard(LLAMA, 2)
+        self.assertFalse(made["has_tokenizer"])
+        self.assertIn("no tokenizer", p.err)
+        self.expect(run("tokenize", out, text="x"), REFUSED, "tokenizer")
+        self.expect(run("tokenize", LLAMA, text="x"), REFUSED, "safetensors")
+
+    def test_options(self):
+        out, made, _ = self.shard(GGUF, 2, "--no-tokenizer", "--digest", "sha256", "--split", "even", "--revision", "r1")
+        self.assertFalse(made["has_tokenizer"])
+        manifest = read(out, "manifest.json").decode()
+        self.assertIn('"r1"', manifest)
+        self.assertIn("sha256", manifest)
+        self.expect(run("verify", out), OK)
+
+    def test_never_over_something(self):
+        out, _, _ = self.shard(GGUF, 2)
+        before = sorted((f, os.stat(os.path.join(out, f)).st_mtime_ns) for f in os.listdir(out))
+        self.expect(run("shard", GGUF, "--ranks", "3", "--out", out), REFUSED, out, "out")
+        self.assertEqual(before, sorted((f, os.stat(os.path.join(out, f)).st_mtime_ns) for f in os.listdir(out)))
+        open(self.path("file"), "w").close()
+        self.expect(run("shard", GGUF, "--ranks", "3", "--out", self.path("file")), REFUSED, "file")
+        self.nothing_left("set", "file")
+
+    def test_places_that_cannot_be_written(self):
+        for out in ("/proc/self/set", self.path("no/such/folder/set"), "/dev/null/set"):
+            p = run("shard", GGUF, "--ranks", "2", "--out", out)
+            self.expect(p, FAILURE, out)
+        self.nothing_left()
+
+    def test_a_full_disk(self):
+        def limit():
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (200000, 200000))
+        p = run("shard", GGUF, "--ranks", "2", "--out", self.path("set"), preexec_fn=limit)
+        self.expect(p, FAILURE, "set.partial")
+        self.nothing_left()
+
+    def test_a_disk_that_is_really_full(self):
+        disk = self.path("disk")
+        os.mkdir(disk)
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "none", disk], capture_output=True).returncode:
+            self.skipTest("SKIPPED: mount is not permitted here; test_a_full_disk limits the size of files instead")
+        try:
+            self.expect(run("shard", GGUF, "--ranks", "2", "--out", os.path.join(disk, "set")), FAILURE, "space")
+            self.assertEqual(os.listdir(disk), [])
+        finally:
+            subprocess.run(["umount", disk], check=True)
+
+    def test_what_a_dead_run_left(self):
+        os.mkdir(self.path("set.partial"))
+        open(self.path("set.partial/junk"), "w").close()
+        _, _, p = self.shard(GGUF, 2)
+        self.assertIn("set.partial", p.err)
+        self.nothing_left("set")
+
+    def test_another_run(self):
+        os.mkdir(self.path("set.partial"))
+        fd = os.open(self.path("set.partial"), os.O_RDONLY)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        self.expect(run("shard", GGUF, "--ranks", "2", "--out", self.path("set")), FAILURE, "another run")
+        self.nothing_left("set.partial")
+        os.close(fd)
+
+    def test_truncated(self):
+        data = read(GGUF)
+        model = self.path("model.gguf")
+        for n in (0, 3, 4, 8, 24, 100, len(data) // 3, len(data) // 2, len(data) - 1):
+            with open(model, "wb") as f:
+                f.write(data[:n])
+            p = run("shard", model, "--ranks", "2", "--out", self.path("set"))
+            self.expect(p, REFUSED, "model.gguf")
+            self.nothing_left("model.gguf")
+
+    def test_bit_flips(self):
+        """Whatever a flipped bit makes: a refusal, or a set; never a crash, never half a set."""
+        data, rnd = bytearray(read(GGUF)), random.Random(7)
+        model, refused = self.path("model.gguf"), 0
+        for i in range(150):
+            at = rnd.randrange(32) if i < 20 else rnd.randrange(4000) if i < 120 else rnd.randrange(len(data))
+            bit = 1 << rnd.randrange(8)
+            data[at] ^= bit
+            with open(model, "wb") as f:
+                f.write(data)
+            data[at] ^= bit
+            p = run("shard", model, "--ranks", "2", "--out", self.path("set"))
+            self.assertIn(p.returncode, (OK, FAILURE, REFUSED), "byte %d: %s" % (at, p.err))
+            refused += p.returncode != OK
+            self.nothing_left(*(["model.gguf", "set"] if p.returncode == OK else ["model.gguf"]))
+            shutil.rmtree(self.path("set"), True)
+        self.assertGreater(refused, 20)
+
+    def test_a_vocabulary_is_no_model(self):
+        self.expect(run("plan", VOCAB, "--ranks", "1"), REFUSED, "vocab.gguf")
+        self.expect(run("shard", VOCAB, "--ranks", "1", "--out", self.path("set")), REFUSED, "vocab.gguf")
+        self.nothing_left()
+
+    def start(self, mib):
+        """A run in the middle of writing, and its source."""
+        source = fake_model(self.path("big"), mib)
+        p = subprocess.Popen([PHALANX, "shard", self.path("big"), "--ranks", "2", "--out", self.path("set"), "--format",
+                              "F32"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        first, end = self.path("set.partial/rank-000-of-002.safetensors"), time.monotonic() + 60
+        while not os.path.exists(first) and p.poll() is None and time.monotonic() < end:
+            time.sleep(0.001)
+        return p, source
+
+    def test_a_signal_leaves_nothing(self):
+        for sig in (signal.SIGINT, signal.SIGTERM):
+            p, _ = self.start(96)
+            p.send_signal(sig)
+            _, err = p.communicate(timeout=60)
+            self.assertEqual(p.returncode, INTERRUPTED, err)
+            self.nothing_left("big")
+            shutil.rmtree(self.path("big"))
+
+    def test_a_source_that_shrinks(self):
+        p, source = self.start(96)
+        time.sleep(0.02)
+        os.truncate(source, 100000)
+        _, err = p.communicate(timeout=60)
+        self.assertEqual(p.returncode, REFUSED, err)
+        self.assertIn(source, err.decode())
+        self.assertIn("truncated", err.decode())
+        self.nothing_left("big")
+
+    def test_a_killed_run_is_cleaned_by_the_next(self):
+        p, _ = self.start(96)
+        p.kill()
+        p.communicate(timeout=60)
+        self.assertIn("set.partial", os.listdir(self.dir))
+        p = run("shard", LLAMA, "--ranks", "2", "--out", self.path("set"))
+        self.expect(p, OK)
+        self.assertIn("set.partial", p.err)
+        self.nothing_left("big", "set")
+
+
+class Verify(Case):
+    def setUp(self):
+        super().setUp()
+        self.set, _, _ = self.shard(GGUF, 2)
+
+    def file(self, rank):
+        return os.path.join(self.set, "rank-%03d-of-002.safetensors" % rank)
+
+    def test_ok(self):
+        for depth in ("header", "sample", "full", "auto"):
+            p = run("verify", self.set, "--depth", depth)
+            self.expect(p, OK)
+            self.assertTrue(p.out.startswith("ok: "), p.out)
+        p = run("verify", self.set, "--ranks", "2", "--json")
+        self.expect(p, OK)
+        self.assertEqual(json.loads(p.out)["errors"], [])
+
+    def test_another_rank_count(self):
+        p = run("verify", self.set, "--ranks", "3", "--json")
+        self.expect(p, REFUSED, "ranks", "2", "3")
+        error = json.loads(p.out)["errors"][0]
+        self.assertEqual((error["field"], error["found"], error["expected"]), ("ranks", "2", "3"))
+
+    def test_every_mismatch_is_listed(self):
+        for rank in (0, 1):
+            with open(self.file(rank), "r+b") as f:
+                f.seek(-64, 2)
+                b = f.read(1)
+                f.seek(-64, 2)
+                f.write(bytes([b[0] ^ 1]))
+        p = run("verify", self.set, "--json")
+        self.expect(p, REFUSED, "rank-000-of-002", "rank-001-of-002")
+        answer = json.loads(p.out)
+        self.assertFalse(answer["ok"])
+        self.assertEqual(sorted(e["rank"] for e in answer["errors"]), [0, 1])
+        for e in answer["errors"]:
+            self.assertEqual(e["code"], "ECORRUPT")
+            self.assertNotEqual(e["found"], e["expected"])
+        self.expect(run("verify", self.set, "--depth", "header"), OK)
+
+    def test_swapped(self):
+        a, b = self.file(0), self.file(1)
+        os.rename(a, a + "x"), os.rename(b, a), os.rename(a + "x", b)
+        self.expect(run("verify", self.set), REFUSED, "rank-000", "rank-001")
+
+    def test_truncated(self):
+        os.truncate(self.file(1), os.path.getsize(self.file(1)) - 1)
+        self.expect(run("verify", self.set), REFUSED, "rank-001-of-002")
+
+    def test_missing(self):
+        os.unlink(self.file(1))
+        self.expect(run("verify", self.set), REFUSED, "rank-001-of-002")
+
+    def test_of_another_revision(self):
+        other, _, _ = self.shard(GGUF, 2, "--revision", "other", name="other")
+        shutil.copy(os.path.join(other, "rank-001-of-002.safetensors"), self.file(1))
+        self.expect(run("verify", self.set), REFUSED, "rank-001-of-002")
+
+    def test_no_set(self):
+        self.expect(run("verify", self.path("none")), FAILURE, "none")
+        self.expect(run("verify", LLAMA), FAILURE, "manifest.json")
+        with open(os.path.join(self.set, "manifest.json"), "w") as f:
+            f.write("{")
+        self.expect(run("verify", self.set), REFUSED, "manifest.json")
+
+
+class Tokenize(Case):
+    def test_golden(self):
+        cases = [json.loads(x) for x in read(TINY, "tokenizers", "smollm", "cases.jsonl").split(b"\n") if x]
+        special = [c for c in cases if "<|" in c["text"]][:20]
+        self.assertGreater(len(special), 5)
+        for c in special + random.Random(1).sample(cases, 40):
+            flags = ["--json"] + ([] if c["parse_special"] else ["--no-special"]) + (["--bos"] if c["add_special"] else [])
+            p = run("tokenize", VOCAB, *flags, text=c["text"])
+            self.expect(p, OK)
+            self.assertEqual(json.loads(p.out)["ids"], c["ids"], c)
+            p = run("detokenize", VOCAB, "--json", text=p.out)
+            self.expect(p, OK)
+            self.assertEqual(json.loads(p.out)["text"], c["decoded"], c)
+
+    def test_plain(self):
+        p = run("tokenize", VOCAB, text="Child game")
+        self.expect(p, OK)
+        ids = p.out.split()
+        self.assertEqual(run("detokenize", VOCAB, text=",".join(ids)).out, "Child game")
+        self.assertEqual(run("tokenize", VOCAB, text="").out, "\n")
+        self.assertEqual(run("detokenize", VOCAB, text="").out, "")
+
+    def test_nul_and_large(self):
+        p = run("tokenize", VOCAB, text=b"a\0b")
+        self.expect(p, OK)
+        self.assertEqual(run("detokenize", VOCAB, text=p.out).stdout, b"a\0b")
+        p = run("tokenize", VOCAB, "--json", text=b"a" * (4 << 20))
+        self.expect(p, OK)
+        self.assertGreater(len(json.loads(p.out)["ids"]), 1000)
+
+    def test_bad(self):
+        self.expect(run("tokenize", VOCAB, text=b"ab\xff"), REFUSED, "UTF-8")
+        self.expect(run("detokenize", VOCAB, text="1 2 three"), REFUSED, "byte 4", "three")
+        self.expect(run("detokenize", VOCAB, text="[1, 2"), REFUSED, "JSON")
+        self.expect(run("detokenize", VOCAB, text="1 99999999"), REFUSED, "99999999")
+        self.expect(run("tokenize", self.path("none"), text="x"), FAILURE, "none")
+        self.expect(run("tokenize", "/dev/null", text="x"), REFUSED, "/dev/null")
+
+
+if __name__ == "__main__":
+    unittest.main(argv=sys.argv[:1], verbosity=1)
