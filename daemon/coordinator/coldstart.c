@@ -42,11 +42,6 @@ static void end(daemon_coldstart *c, daemon_phase p, px_code rc, const char *det
                 px_code_name(rc), (long long)i->took, px_log_quote(detail, -1, quoted, sizeof quoted));
 }
 
-static void keep(const px_err *e, px_err *errs, size_t cap, size_t *n)
-{
-    if (*n < cap) errs[(*n)++] = *e;
-}
-
 /* ---- manifest and plan ---- */
 
 static px_code read_text(daemon_coldstart *c, px_err *e)
@@ -134,11 +129,11 @@ px_code daemon_coldstart_model(daemon_coldstart *c, px_err *errs, size_t cap, si
     snprintf(detail, sizeof detail, "%s, %u ranks", m->manifest.model, c->world);
 manifest_done:
     end(c, DAEMON_MANIFEST, rc, rc ? e.text : detail);
-    if (rc) return keep(&e, errs, cap, n_errs), rc;
+    if (rc) return daemon_errors_add(&e, errs, cap, n_errs), rc;
     begin(c, DAEMON_PLAN);
     rc = make_plan(c, detail, sizeof detail, &e);
     end(c, DAEMON_PLAN, rc, rc ? e.text : detail);
-    if (rc) keep(&e, errs, cap, n_errs);
+    if (rc) daemon_errors_add(&e, errs, cap, n_errs);
     return rc;
 }
 
@@ -186,8 +181,7 @@ static px_code spawn(daemon_coldstart *c, px_err *e)
 
 /* ---- waiting for the ranks ---- */
 
-/* Next frame of a rank, or why there is none: PX_ETIMEOUT, PX_EPEER (a rank or the launcher is gone), PX_ECANCELLED. */
-static px_code next(daemon_coldstart *c, px_time_us deadline, const char *what, daemon_event *ev, px_err *e)
+px_code daemon_coldstart_next(daemon_coldstart *c, px_time_us deadline, const char *what, daemon_event *ev, px_err *e)
 {
     char how[64] = "";
     uint64_t drained;
@@ -219,116 +213,6 @@ static px_code next(daemon_coldstart *c, px_time_us deadline, const char *what, 
             return px_fail(e, PX_ETIMEOUT, "deadline", "%s was not done within its time", what);
         }
     }
-}
-
-/* ---- hello and compare ---- */
-
-typedef struct expected {
-    px_arena *arena;
-    struct { const char *field, *value; } v[64];
-    size_t n;
-} expected;
-
-static void expect(void *ctx, const daemon_fact *f)
-{
-    expected *x = ctx;
-    if (x->n == sizeof x->v / sizeof *x->v) return;
-    x->v[x->n].field = px_strdup(&x->arena->a, f->field);
-    x->v[x->n].value = px_strdup(&x->arena->a, f->value);
-    if (x->v[x->n].field && x->v[x->n].value) x->n++;
-}
-
-static void compare(const expected *x, const Phalanx__Wire__Hello *h, px_err *errs, size_t cap, size_t *n)
-{
-    px_err e = {0};
-
-    for (size_t i = 0; i < h->n_errors; i++) {
-        daemon_error_from_wire(h->errors[i], &e);
-        keep(&e, errs, cap, n);
-    }
-    if (h->n_errors) return;                             /* without its set or configuration it knows no facts */
-    for (size_t i = 0; i < x->n; i++) {
-        const Phalanx__Wire__Fact *f = NULL;
-        for (size_t k = 0; k < h->n_facts; k++)
-            if (!strcmp(h->facts[k]->field, x->v[i].field)) f = h->facts[k];
-        if (f && !strcmp(f->value, x->v[i].value)) continue;
-        px_err_clear(&e);
-        px_mismatch(&e, x->v[i].field, f ? f->value : "(nothing)", x->v[i].value);
-        if (f && f->file[0]) px_err_set_file(&e, f->file);
-        px_err_set_rank(&e, (int)h->rank, h->host);
-        keep(&e, errs, cap, n);
-    }
-}
-
-/* One hello: who it is, and whether all it says is what we expect. */
-static px_code take_hello(daemon_coldstart *c, daemon_event *ev, const expected *x, px_err *errs, size_t cap, size_t *n,
-                          bool *counted, px_err *e)
-{
-    ProtobufCMessage *m;
-    px_arena arena;
-    px_code rc;
-
-    *counted = false;
-    px_arena_init(&arena, c->a, "wire", 16384, 0, 4u << 20);
-    if (ev->frame.type != PHALANX__WIRE__FRAME_TYPE__HELLO ||
-        proto_pb_unpack(&phalanx__wire__hello__descriptor, &arena.a, ev->frame.n, ev->frame.data, &m, e)) {
-        px_err_clear(e);
-        daemon_links_reject(&c->links, ev->rank);         /* a stranger on our socket */
-        rc = PX_OK;
-        goto out;
-    }
-    const Phalanx__Wire__Hello *h = (const Phalanx__Wire__Hello *)m;
-    if ((pid_t)h->pid != c->links.fresh[ev->rank].pid || h->world != c->world) {
-        char found[32], want[32];
-        snprintf(found, sizeof found, "%u of %u", h->pid, h->world);
-        snprintf(want, sizeof want, "%d of %u", (int)c->links.fresh[ev->rank].pid, c->world);
-        rc = px_mismatch(e, "hello.pid", found, want);
-        goto out;
-    }
-    uint32_t rank = h->rank;
-    if ((rc = daemon_links_adopt(&c->links, ev->rank, rank, e))) goto out;
-    daemon_watcher_pid(c->watcher, (pid_t)h->pid);
-    pthread_mutex_lock(&c->status->lock);
-    daemon_rank_info *info = &c->status->rank[rank];
-    *info = (daemon_rank_info){ .pid = h->pid, .free_bytes = h->free_bytes };
-    snprintf(info->host, sizeof info->host, "%s", h->host);
-    snprintf(info->cpu_path, sizeof info->cpu_path, "%s", h->cpu_path);
-    pthread_mutex_unlock(&c->status->lock);
-    compare(x, h, errs, cap, n);
-    *counted = true;
-out:
-    px_arena_deinit(&arena);
-    return rc;
-}
-
-static px_code hello(daemon_coldstart *c, px_err *errs, size_t cap, size_t *n, px_err *e)
-{
-    px_time_us deadline = px_now_us() + phases[DAEMON_HELLO].limit;
-    expected x = { .n = 0 };
-    px_arena arena;
-    daemon_event ev;
-    uint32_t have = 0;
-    bool counted;
-    px_code rc = PX_OK;
-
-    px_arena_init(&arena, c->a, "wire", 16384, 0, 0);
-    x.arena = &arena;
-    daemon_contract_facts(c->args->config, c->args->config_path, &c->model->manifest, c->args->config->set, expect, &x);
-    while (have < c->world) {
-        if ((rc = next(c, deadline, "hello", &ev, e))) break;
-        if (ev.kind != DAEMON_EV_FRESH) continue;
-        if ((rc = take_hello(c, &ev, &x, errs, cap, n, &counted, e))) break;
-        have += counted;
-    }
-    for (uint32_t r = 0; rc == PX_ETIMEOUT && r < c->world; r++)
-        if (c->links.rank[r].fd < 0) {
-            px_err late = {0};
-            px_fail(&late, PX_ETIMEOUT, "hello", "rank %u said no hello", r);
-            px_err_set_rank(&late, (int)r, "");
-            keep(&late, errs, cap, n);
-        }
-    px_arena_deinit(&arena);
-    return rc;
 }
 
 /* ---- agree, and the stages that the ranks run ---- */
@@ -372,50 +256,6 @@ static px_code agree(daemon_coldstart *c, px_err *e)
     return PX_OK;
 }
 
-void daemon_status_report(daemon_status *s, px_alloc *a, uint32_t rank, const proto_frame *f, uint32_t *stage,
-                          uint32_t *percent, px_err *errs, size_t cap, size_t *n_errs)
-{
-    ProtobufCMessage *m;
-    px_arena arena;
-    px_err e = {0};
-
-    *stage = *percent = 0;
-    px_arena_init(&arena, a, "wire", 16384, 0, 4u << 20);
-    if (proto_pb_unpack(&phalanx__wire__report__descriptor, &arena.a, f->n, f->data, &m, &e)) {
-        px_err_set_rank(&e, (int)rank, "");
-        keep(&e, errs, cap, n_errs);
-        px_arena_deinit(&arena);
-        return;
-    }
-    const Phalanx__Wire__Report *w = (const Phalanx__Wire__Report *)m;
-    *stage = (uint32_t)w->stage;
-    *percent = w->percent;
-    for (size_t i = 0; i < w->n_errors; i++) {
-        daemon_error_from_wire(w->errors[i], &e);
-        keep(&e, errs, cap, n_errs);
-    }
-    pthread_mutex_lock(&s->lock);
-    daemon_rank_info *info = &s->rank[rank];
-    if (w->weights_planned) {
-        info->weights[0] = w->weights_planned, info->weights[1] = w->weights_measured;
-        info->kv[0] = w->kv_planned,           info->kv[1] = w->kv_measured;
-        info->arena[0] = w->arena_planned,     info->arena[1] = w->arena_measured;
-        info->comm[0] = w->comm_planned,       info->comm[1] = w->comm_measured;
-    }
-    info->rss = w->rss;
-    info->stage_percent = w->percent;
-    if (w->stage == PHALANX__WIRE__STAGE__VERIFY) info->verify_percent = w->percent;
-    info->n_subsystems = 0;
-    for (size_t i = 0; i < w->n_subsystems && i < sizeof info->subsystem / sizeof *info->subsystem; i++) {
-        snprintf(info->subsystem[i].name, sizeof info->subsystem[i].name, "%s", w->subsystems[i]->name);
-        info->subsystem[i].live = w->subsystems[i]->live;
-        info->subsystem[i].peak = w->subsystems[i]->peak;
-        info->n_subsystems++;
-    }
-    pthread_mutex_unlock(&s->lock);
-    px_arena_deinit(&arena);
-}
-
 /* A bar on a terminal while shards are read; nothing elsewhere. */
 static void draw(const daemon_coldstart *c, daemon_phase p, bool last)
 {
@@ -445,7 +285,7 @@ static px_code stage(daemon_coldstart *c, daemon_phase p, Phalanx__Wire__Stage w
     }
     while (done < c->world) {
         size_t before = *n;
-        if ((rc = next(c, deadline, phases[p].name, &ev, e))) return rc;
+        if ((rc = daemon_coldstart_next(c, deadline, phases[p].name, &ev, e))) return rc;
         if (ev.kind != DAEMON_EV_FRAME || ev.frame.type != PHALANX__WIRE__FRAME_TYPE__REPORT) continue;
         daemon_status_report(c->status, c->a, ev.rank, &ev.frame, &at, &percent, errs, cap, n);
         draw(c, p, false);
@@ -466,7 +306,7 @@ static px_code run(daemon_coldstart *c, daemon_phase p, px_err *errs, size_t cap
     begin(c, p);
     switch (p) {
     case DAEMON_SPAWN:   rc = spawn(c, &e); break;
-    case DAEMON_HELLO:   rc = hello(c, errs, cap, n, &e); break;
+    case DAEMON_HELLO:   rc = daemon_coldstart_hello(c, px_now_us() + phases[p].limit, errs, cap, n, &e); break;
     case DAEMON_COMPARE: rc = *n ? errs[0].code : PX_OK; break;
     case DAEMON_AGREE:   rc = agree(c, &e); snprintf(detail, sizeof detail, "%u KV blocks", c->n_blocks); break;
     case DAEMON_MAP:     rc = stage(c, p, PHALANX__WIRE__STAGE__MAP, errs, cap, n, &e); break;
@@ -475,7 +315,7 @@ static px_code run(daemon_coldstart *c, daemon_phase p, px_err *errs, size_t cap
     case DAEMON_WARM_UP: rc = stage(c, p, PHALANX__WIRE__STAGE__WARM_UP, errs, cap, n, &e); break;
     default: break;
     }
-    if (rc && e.code) keep(&e, errs, cap, n);
+    if (rc && e.code) daemon_errors_add(&e, errs, cap, n);
     end(c, p, rc, rc ? (e.code ? e.text : *n ? errs[0].text : "") : detail);
     return rc;
 }
@@ -497,7 +337,7 @@ px_code daemon_coldstart_job(daemon_coldstart *c, px_err *errs, size_t cap, size
     w.stage = PHALANX__WIRE__STAGE__SERVE;
     for (uint32_t r = 0; r < c->world; r++)
         if ((rc = send(c, r, PHALANX__WIRE__FRAME_TYPE__GO, &w.base, &e))) {
-            keep(&e, errs, cap, n_errs);
+            daemon_errors_add(&e, errs, cap, n_errs);
             end(c, DAEMON_ALL_READY, rc, e.text);
             return rc;
         }

@@ -72,6 +72,13 @@ px_code daemon_coldstart_verify(daemon_coldstart *c, px_err *e);
 void    daemon_coldstart_end_job(daemon_coldstart *c, bool clean);
 void    daemon_coldstart_close(daemon_coldstart *c);
 
+/* ---- between coldstart.c, hello.c and status.c ---- */
+/* Next frame of a rank, or why there is none: PX_ETIMEOUT, PX_EPEER (a rank or the launcher is gone), PX_ECANCELLED. */
+px_code daemon_coldstart_next(daemon_coldstart *c, px_time_us deadline, const char *what, daemon_event *ev, px_err *e);
+/* Every rank's hello, compared with what we expect; every mismatch to errs. */
+px_code daemon_coldstart_hello(daemon_coldstart *c, px_time_us deadline, px_err *errs, size_t cap, size_t *n, px_err *e);
+void    daemon_errors_add(const px_err *e, px_err *errs, size_t cap, size_t *n);      /* dropped when errs is full */
+
 /* A REPORT frame: into the status; errors to errs. */
 void    daemon_status_report(daemon_status *s, px_alloc *a, uint32_t rank, const proto_frame *f, uint32_t *stage,
                              uint32_t *percent, px_err *errs, size_t cap, size_t *n_errs);

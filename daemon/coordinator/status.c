@@ -1,0 +1,54 @@
+/* What the ranks report of themselves, kept for GetServerInfo. */
+#include <stdio.h>
+
+#include "daemon/coordinator/coldstart.h"
+#include "daemon/rank/convert.h"
+
+void daemon_errors_add(const px_err *e, px_err *errs, size_t cap, size_t *n)
+{
+    if (*n < cap) errs[(*n)++] = *e;
+}
+
+void daemon_status_report(daemon_status *s, px_alloc *a, uint32_t rank, const proto_frame *f, uint32_t *stage,
+                          uint32_t *percent, px_err *errs, size_t cap, size_t *n_errs)
+{
+    ProtobufCMessage *m;
+    px_arena arena;
+    px_err e = {0};
+
+    *stage = *percent = 0;
+    px_arena_init(&arena, a, "wire", 16384, 0, 4u << 20);
+    if (proto_pb_unpack(&phalanx__wire__report__descriptor, &arena.a, f->n, f->data, &m, &e)) {
+        px_err_set_rank(&e, (int)rank, "");
+        daemon_errors_add(&e, errs, cap, n_errs);
+        px_arena_deinit(&arena);
+        return;
+    }
+    const Phalanx__Wire__Report *w = (const Phalanx__Wire__Report *)m;
+    *stage = (uint32_t)w->stage;
+    *percent = w->percent;
+    for (size_t i = 0; i < w->n_errors; i++) {
+        daemon_error_from_wire(w->errors[i], &e);
+        daemon_errors_add(&e, errs, cap, n_errs);
+    }
+    pthread_mutex_lock(&s->lock);
+    daemon_rank_info *info = &s->rank[rank];
+    if (w->weights_planned) {
+        info->weights[0] = w->weights_planned, info->weights[1] = w->weights_measured;
+        info->kv[0] = w->kv_planned,           info->kv[1] = w->kv_measured;
+        info->arena[0] = w->arena_planned,     info->arena[1] = w->arena_measured;
+        info->comm[0] = w->comm_planned,       info->comm[1] = w->comm_measured;
+    }
+    info->rss = w->rss;
+    info->stage_percent = w->percent;
+    if (w->stage == PHALANX__WIRE__STAGE__VERIFY) info->verify_percent = w->percent;
+    info->n_subsystems = 0;
+    for (size_t i = 0; i < w->n_subsystems && i < sizeof info->subsystem / sizeof *info->subsystem; i++) {
+        snprintf(info->subsystem[i].name, sizeof info->subsystem[i].name, "%s", w->subsystems[i]->name);
+        info->subsystem[i].live = w->subsystems[i]->live;
+        info->subsystem[i].peak = w->subsystems[i]->peak;
+        info->n_subsystems++;
+    }
+    pthread_mutex_unlock(&s->lock);
+    px_arena_deinit(&arena);
+}
