@@ -112,6 +112,7 @@ static px_code answer_row(answer *w, const shard_entry *n, uint32_t j, uint32_t 
         shard_top *best = x->top + w->n_tops;
         for (uint32_t i = 0; i < top; i++)
             best[i] = (shard_top){ o.entry[i].id, shard_row_logprob(&v, o.entry[i].logit) };
+        shard_order_ties(best, top);
         out->top = best;
         out->n_top = top;
         w->n_tops += top;

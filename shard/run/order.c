@@ -69,3 +69,27 @@ shard_ordered shard_order_row(kern_cand_entry *entry, kern_cand_entry *scratch, 
     }
     return (shard_ordered){ entry, n, true };
 }
+
+/* One run of equals, by id.  Shell's sort: it needs no memory, and a run as long as the vocabulary (a model may make
+ * one) costs no square of it. */
+static void sort_ids(shard_top *top, uint32_t n)
+{
+    uint32_t gap = 1;
+
+    while (gap < n / 3) gap = 3 * gap + 1;
+    for (; gap; gap /= 3)
+        for (uint32_t i = gap; i < n; i++) {
+            const shard_top t = top[i];
+            uint32_t j = i;
+            for (; j >= gap && top[j - gap].id > t.id; j -= gap) top[j] = top[j - gap];
+            top[j] = t;
+        }
+}
+
+void shard_order_ties(shard_top *top, uint32_t n)
+{
+    for (uint32_t i = 0, end; i < n; i = end) {
+        for (end = i + 1; end < n && top[end].logprob == top[i].logprob; end++) { }
+        if (end - i > 1) sort_ids(top + i, end - i);
+    }
+}

@@ -4,6 +4,7 @@
 #define SHARD_ORDER_H
 
 #include "kernels/kernels.h"
+#include "shard/run/step.h"
 
 /* The records that all ranks' candidates op left for one row. */
 typedef struct shard_records {
@@ -33,5 +34,8 @@ typedef struct shard_ordered {
 shard_ordered shard_order_lists(const shard_records *r, kern_cand_entry *out);
 /* Sort a whole row: entry[i] = {i, logit}.  Both arrays hold n; the result lies in `entry`. */
 shard_ordered shard_order_row(kern_cand_entry *entry, kern_cand_entry *scratch, uint32_t n);
+/* Entries in the order of their logits, then of their ids where the log-probabilities are equal: different logits often
+ * round to the same one far from the best, and a client sees nothing else of them. */
+void shard_order_ties(shard_top *top, uint32_t n);
 
 #endif

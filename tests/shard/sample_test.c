@@ -308,6 +308,25 @@ static void merged_lists_are_known_as_far_as_they_are(void **state)
     free(t.bytes);
 }
 
+static void equal_log_probabilities_go_by_id(void **state)
+{
+    enum { N = 5000 };
+    static shard_top top[N];
+    const shard_top want[] = { { 9, -1 }, { 0, -2 }, { 4, -2 }, { 8, -2 }, { 1, -3 } };
+
+    (void)state;
+    for (uint32_t i = 0; i < 5; i++) top[i] = want[i];
+    top[1].id = 8, top[3].id = 0;
+    shard_order_ties(top, 5);
+    for (uint32_t i = 0; i < 5; i++) assert_true(top[i].id == want[i].id && top[i].logprob == want[i].logprob);
+    for (uint32_t i = 0; i < N; i++) top[i] = (shard_top){ i * 1777 % N, i < N - 1 ? -7 : -8 };
+    const uint32_t last = top[N - 1].id;
+    shard_order_ties(top, N);
+    for (uint32_t i = 0; i < N - 1; i++) assert_int_equal(top[i].id, i < last ? i : i + 1);
+    assert_int_equal(top[N - 1].id, last);
+    shard_order_ties(top, 0);
+}
+
 static void log_probabilities_sum_to_one(void **state)
 {
     enum { N = 700 };
@@ -339,6 +358,7 @@ int main(void)
         cmocka_unit_test(ties_go_to_the_lowest_id_and_banned_ids_never_win),
         cmocka_unit_test(rows_sort_like_the_comparison),
         cmocka_unit_test(merged_lists_are_known_as_far_as_they_are),
+        cmocka_unit_test(equal_log_probabilities_go_by_id),
         cmocka_unit_test(log_probabilities_sum_to_one),
     };
     kern_ftz_set();
