@@ -182,7 +182,9 @@ static void take_token(daemon_request *r, const shard_row_result *row, px_err *e
         finish_locked(r, DAEMON_STOP, NULL, false);
         return;
     }
-    if (r->has_detok) {
+    /* Rows beyond the tokenizer's vocabulary (some models pad it) can be sampled; they have no text. */
+    if (r->has_detok && row->id < daemon_tokenizer_n_vocab(r->detok.t)) {
+        r->detok.deaf = !may_stop;
         if (daemon_detok_push(&r->detok, row->id, &r->out.text, &hit, &which, e)) return;
         if (hit) {
             size_t n = r->detok.stop[which].bytes;

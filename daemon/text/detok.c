@@ -99,7 +99,11 @@ static bool stop_step(daemon_detok *d, char c)
         daemon_stop *s = &d->stop[i];
         while (s->matched && s->text[s->matched] != c) s->matched = s->border[s->matched - 1];
         if (s->text[s->matched] == c) s->matched++;
-        if (s->matched < s->bytes) continue;       /* never reached twice: the stream stops at the first */
+        if (s->matched < s->bytes) continue;
+        if (d->deaf) {
+            s->matched = s->border[s->bytes - 1];
+            continue;
+        }
         if (!hit || s->bytes > d->stop[d->which].bytes) d->which = i;
         hit = true;
     }

@@ -30,6 +30,7 @@ typedef struct daemon_detok {
     daemon_stop *stop;             /* (n_stop) owned */
     size_t    n_stop;
     bool      include_stop;        /* the stop string itself is part of the text */
+    bool      deaf;                /* set by the caller: stop strings that end in this token do not count */
     bool      stopped;
     size_t    which;               /* the stop string that was completed */
 } daemon_detok;

@@ -193,6 +193,40 @@ static void a_token_may_hold_a_whole_stop_string(void **state)
     daemon_detok_deinit(&d);
 }
 
+/* What ends while the caller does not want to stop is text; what only began then still counts. */
+static void a_deaf_stream_does_not_stop(void **state)
+{
+    static const struct { const char *deaf, *then, *stop, *want; bool hit; } cases[] = {
+        { "aENDb", "END", "END", "aENDb", true },
+        { "aEN", "Db", "END", "a", true },
+        { "END", "x", "END", "ENDx", false },
+        { "aba", "ba", "aba", "ab", true },          /* the end of one is the beginning of the next */
+        { "aaaa", "b", "aa", "aaaab", false },
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        size_t bytes = strlen(cases[i].stop), which;
+        px_err e = {0};
+        daemon_detok d;
+        daemon_bytes out;
+        bool hit;
+
+        daemon_bytes_init(&out, fixture_heap());
+        assert_int_equal(daemon_detok_init(&d, fixture_heap(), smollm, true, &cases[i].stop, &bytes, 1, false, &e), PX_OK);
+        d.deaf = true;
+        assert_int_equal(push_text(&d, cases[i].deaf, strlen(cases[i].deaf), &out, &hit, &which, &e), PX_OK);
+        assert_false(hit);
+        d.deaf = false;
+        assert_int_equal(push_text(&d, cases[i].then, strlen(cases[i].then), &out, &hit, &which, &e), PX_OK);
+        assert_int_equal(hit, cases[i].hit);
+        assert_int_equal(daemon_detok_finish(&d, &out, &e), PX_OK);
+        assert_text(&out, cases[i].want, strlen(cases[i].want));
+        daemon_bytes_deinit(&out);
+        daemon_detok_deinit(&d);
+    }
+}
+
 static void special_tokens_are_skipped_or_named(void **state)
 {
     (void)state;
@@ -296,6 +330,7 @@ int main(void)
         cmocka_unit_test(stop_strings_cut_the_text),
         cmocka_unit_test(stops_agree_with_the_plain_way),
         cmocka_unit_test(a_token_may_hold_a_whole_stop_string),
+        cmocka_unit_test(a_deaf_stream_does_not_stop),
         cmocka_unit_test(special_tokens_are_skipped_or_named),
         cmocka_unit_test(bad_stop_strings_are_refused),
         cmocka_unit_test(long_stop_strings_hold_long_text),
