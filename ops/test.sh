@@ -40,7 +40,8 @@ suite() {  # NAME FOLDER
   shift 2
   echo "test: $name"
   rm -f "$xml"
-  ctest --test-dir "$dir" -j "$jobs" --output-on-failure --no-tests=error --output-junit "$root/$xml" "$@" || failed=1
+  ctest --test-dir "$dir" -j "$jobs" --output-on-failure --no-tests=error --output-junit "$root/$xml" \
+    --test-output-size-passed 4000000 "$@" || failed=1
   number() { sed -n "s/.*[[:space:]]$1=\"\([0-9]*\)\".*/\1/p" "$xml" | head -1; }
   # In the file's head: <testsuite name tests failures disabled skipped ...>, an attribute a line.
   total=$(number tests) bad=$(number failures) skipped=$(number skipped) disabled=$(number disabled)
@@ -50,6 +51,8 @@ suite() {  # NAME FOLDER
     return
   fi
   summary+=("$name: $((total - bad - skipped - disabled)) passed, $bad failed, $((skipped + disabled)) skipped ($((SECONDS - began)) s)")
+  # What a test left out within itself: cmocka, unittest and our own programs each say it in their way.
+  while read -r line; do summary+=("  left out: $line"); done < <(grep -hE '^(<system-out>)?(\[  SKIPPED \]|SKIPPED|.*\.\.\. skipped )' "$xml" | grep -vE '[0-9]+ test\(s\)' | sort -u)
   while read -r test; do summary+=("  skipped: $test"); done < <(sed -n 's/.*<testcase name="\([^"]*\)".*status="\(notrun\|disabled\)".*/\1/p' "$xml")
 }
 
