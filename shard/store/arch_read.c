@@ -6,6 +6,7 @@
 #include "proto/base/io.h"
 #include "shard/store/gguf_arch.h"
 #include "shard/store/hfconfig.h"
+#include "shard/store/models.h"
 #include "shard/store/probe.h"
 #include "shard/store/set.h"
 
@@ -39,18 +40,45 @@ out:
     return rc;
 }
 
+static px_code all_of(shard_types *t, px_alloc *a, uint32_t n_layer, kern_dtype dtype, px_err *e)
+{
+    px_code rc = shard_types_init(t, a, n_layer, e);
+
+    if (rc) return rc;
+    for (shard_role r = 0; r <= SHARD_OUTPUT; r++) t->global[r] = dtype;
+    for (size_t i = 0; i < (size_t)n_layer * SHARD_N_ROLES; i++) t->layer[i] = dtype;
+    return PX_OK;
+}
+
+static px_code from_model(shard_arch *m, shard_types *t, px_alloc *a, const char *path, px_err *e)
+{
+    px_code rc;
+    kern_dtype dtype;
+    char *text;
+    size_t n;
+
+    if ((rc = px_read_file(a, path, 65536, &text, &n, e))) return rc;
+    rc = shard_model_parse(m, &dtype, path, text, n, e);
+    px_alloc_put(a, text, n + 1, 1);
+    return rc ? rc : all_of(t, a, m->n_layer, dtype, e);
+}
+
+static px_code from_name(shard_arch *m, shard_types *t, px_alloc *a, const shard_model_text *x, px_err *e)
+{
+    kern_dtype dtype;
+    px_code rc = shard_model_parse(m, &dtype, x->name, x->text, x->bytes, e);
+
+    return rc ? rc : all_of(t, a, m->n_layer, dtype, e);
+}
+
 static px_code from_config(shard_arch *m, shard_types *t, px_alloc *a, const char *path, px_err *e)
 {
     px_code rc;
     kern_dtype dtype;
     char revision[96];
 
-    if ((rc = shard_hfconfig_read(m, &dtype, revision, sizeof revision, false, a, path, e)) ||
-        (rc = shard_types_init(t, a, m->n_layer, e)))
-        return rc;
-    for (shard_role r = 0; r <= SHARD_OUTPUT; r++) t->global[r] = dtype;
-    for (size_t i = 0; i < (size_t)m->n_layer * SHARD_N_ROLES; i++) t->layer[i] = dtype;
-    return PX_OK;
+    if ((rc = shard_hfconfig_read(m, &dtype, revision, sizeof revision, false, a, path, e))) return rc;
+    return all_of(t, a, m->n_layer, dtype, e);
 }
 
 static px_code from_set(shard_arch *m, shard_types *t, px_alloc *a, const char *dir, px_err *e)
@@ -69,17 +97,28 @@ static px_code from_set(shard_arch *m, shard_types *t, px_alloc *a, const char *
 px_code shard_arch_read(shard_arch *m, shard_types *t, px_alloc *a, const char *path, px_err *e)
 {
     px_code rc;
+    const shard_model_text *known = shard_model_find(path);
     shard_probe *p = px_new(a, shard_probe, 1);
 
     *m = (shard_arch){0};
     *t = (shard_types){0};
     if (!p) return px_fail(e, PX_ENOMEM, "", "no memory for paths");
+    if ((rc = shard_probe_path(p, path, NULL)) == PX_ENOTFOUND && known) {       /* a file of that name comes first */
+        rc = from_name(m, t, a, known, e);
+        goto out;
+    }
+    if (rc == PX_ENOTFOUND && !strchr(path, '/') && shard_model_nearest(path)) {
+        rc = px_fail(e, PX_ENOTFOUND, "model", "there is no such file, and no known model of that name; the nearest is %s",
+                     shard_model_nearest(path));
+        goto out;
+    }
     if ((rc = shard_probe_path(p, path, e))) goto out;
     switch (p->kind) {
     case SHARD_IS_GGUF:        rc = from_gguf(m, t, a, path, e); break;
     case SHARD_IS_SAFETENSORS:
     case SHARD_IS_CONFIG:      rc = from_config(m, t, a, p->config, e); break;
     case SHARD_IS_SET:         rc = from_set(m, t, a, p->dir, e); break;
+    case SHARD_IS_MODEL:       rc = from_model(m, t, a, path, e); break;
     }
 out:
     if (rc) {

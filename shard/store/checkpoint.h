@@ -32,8 +32,8 @@ const char *shard_checkpoint_revision(const shard_checkpoint *c);             /*
 /* The mapped file in which an address lies, or NULL; async-signal-safe, for the SIGBUS handler of a file that shrank. */
 const char *shard_checkpoint_file_of(const shard_checkpoint *c, const void *address);
 
-/* Architecture alone, served or not: from a GGUF, a folder, a config.json, a .safetensors or a set's manifest (for the
- * planner).  Types are the file's; of a config.json its dtype, for vectors too. */
+/* Architecture alone, served or not: from a GGUF, a folder, a config.json, a .safetensors, a set's manifest, a file like
+ * those of configs/models or a name of one (for the planner).  Types are the file's; of a config.json its dtype, for vectors too. */
 px_code shard_arch_read(shard_arch *m, shard_types *t, px_alloc *a, const char *path, px_err *e);
 
 #endif

@@ -10,6 +10,8 @@
 #define MAX_CONFIG_BYTES 1000000u
 
 /* What a family means where its config is silent (the defaults of transformers' configuration classes). */
+typedef struct family_sizes { uint32_t n_layer, d_model, d_ff, n_head, n_vocab; } family_sizes;
+
 typedef struct family {
     const char *model_type, *architecture;
     bool        qkv_bias, qk_norm, experts;
@@ -17,16 +19,25 @@ typedef struct family {
     uint32_t    head_dim;         /* 0: d_model / n_head */
     uint32_t    n_ctx;
     double      rope_theta;
+    uint32_t    window;           /* sliding window of a config that has no such key */
+    uint32_t    full_every;       /* of so many layers the last sees everything; 0: all slide, where any does */
+    bool        sandwich, tied;
+    const family_sizes *sizes;    /* of a config that leaves them out, else NULL */
 } family;
+
+static const family_sizes gemma3_sizes = { 26, 2304, 9216, 8, 262208 };
 
 static const family known[] = {
     { "llama",   "LlamaForCausalLM",   false, false, false, 0,  0,   2048,   1e4 },
-    { "mistral", "MistralForCausalLM", false, false, false, 8,  0,   131072, 1e4 },
+    { "mistral", "MistralForCausalLM", false, false, false, 8,  0,   131072, 1e4, 4096, 0, false, false, NULL },
     { "qwen2",   "Qwen2ForCausalLM",   true,  false, false, 32, 0,   32768,  1e4 },
     { "qwen3",   "Qwen3ForCausalLM",   false, true,  false, 32, 128, 32768,  1e4 },
     { "mixtral", "MixtralForCausalLM", false, false, true,  8,  0,   131072, 1e6 },
+    { "gemma2",  "Gemma2ForCausalLM",  false, false, false, 4,  256, 8192,   1e4, 4096, 2, true, true, NULL },
+    { "gemma3_text", "Gemma3ForCausalLM", false, true, false, 4, 256, 131072, 1e6, 4096, 6, true, true, &gemma3_sizes },
+    { "gemma3",  "Gemma3ForConditionalGeneration", false, true, false, 4, 256, 131072, 1e6, 4096, 6, true, true, &gemma3_sizes },
 };
-#define FAMILIES "llama, mistral, qwen2, qwen3 or mixtral"
+#define FAMILIES "llama, mistral, qwen2, qwen3, mixtral, gemma2 or gemma3"
 
 static px_code refuse(const char *field, const char *found, const char *expected, px_err *e)
 {
@@ -119,7 +130,9 @@ static px_code read_family(json_t *o, bool served, const family **out, px_err *e
     if (!type && !arch) return px_fail(e, PX_ENOTFOUND, "model_type", "the file names no architecture");
     for (size_t i = 0; i < (served ? 1 : sizeof known / sizeof *known); i++) {          /* the served one comes first */
         if (strcmp(type ? type : arch, type ? known[i].model_type : known[i].architecture)) continue;
-        if (arch && strcmp(arch, known[i].architecture)) return refuse("architectures", arch, known[i].architecture, e);
+        /* the language model of a picture model goes by both names */
+        if (arch && strcmp(arch, known[i].architecture) && !(known[i].sizes && !strncmp(arch, "Gemma3For", 9)))
+            return refuse("architectures", arch, known[i].architecture, e);
         *out = &known[i];
         return PX_OK;
     }
@@ -136,13 +149,13 @@ static px_code refuse_what_differs(json_t *o, const family *f, px_err *e)
     json_t *v;
 
     if ((rc = opt_str(o, "hidden_act", "hidden_act", &act, e))) return rc;
-    if (strcmp(act, "silu") && strcmp(act, "swish")) return refuse("hidden_act", act, "silu", e);
+    if (!f->sandwich && strcmp(act, "silu") && strcmp(act, "swish")) return refuse("hidden_act", act, "silu", e);
     for (size_t i = 0; i < 2; i++) {
         bool on = false;
         if ((rc = opt_bool(o, must_be_false[i], &on, e))) return rc;
         if (on) return refuse(must_be_false[i], "true", "false", e);
     }
-    for (size_t i = 0; i < sizeof must_be_absent / sizeof *must_be_absent; i++)
+    for (size_t i = 0; !f->sandwich && i < sizeof must_be_absent / sizeof *must_be_absent; i++)
         if (get(o, must_be_absent[i])) return refuse(must_be_absent[i], "a value", "no such key", e);
     if ((v = get(o, "quantization_config"))) {
         word = json_string_value(json_object_get(v, "quant_method"));
@@ -163,32 +176,80 @@ static px_code refuse_what_differs(json_t *o, const family *f, px_err *e)
 
 /* ---- numbers ---- */
 
-static px_code read_sizes(json_t *o, const family *f, shard_arch *m, px_err *e)
+/* How many layers see everything although the model has a window: a list says it, a period, or (Qwen) where sliding begins. */
+static px_code read_pattern(json_t *o, const family *f, bool qwen, shard_arch *m, px_err *e)
+{
+    px_code rc;
+    json_t *list = get(o, "layer_types");
+    uint32_t every = f->full_every, first = 28, full = 0;
+
+    if (!m->sliding_window) return PX_OK;
+    if (list && strcmp(f->model_type, "llama")) {
+        if (!json_is_array(list)) return px_mismatch(e, "layer_types", type_word(list), "a list");
+        if (json_array_size(list) != m->n_layer)
+            return px_fail(e, PX_EMISMATCH, "layer_types", "%zu layers in the list, %u in the model", json_array_size(list), m->n_layer);
+        for (size_t i = 0; i < json_array_size(list); i++) {
+            const char *word = json_string_value(json_array_get(list, i));
+            if (word && !strcmp(word, "full_attention")) full++;
+            else if (!word || strcmp(word, "sliding_attention"))
+                return refuse("layer_types", word ? word : "no string", "full_attention or sliding_attention", e);
+        }
+    } else if (qwen) {
+        if ((rc = opt_u32(o, "max_window_layers", &first, e))) return rc;
+        full = first;
+    } else if (every) {
+        if ((rc = opt_u32(o, "_sliding_window_pattern", &every, e)) || (rc = opt_u32(o, "sliding_window_pattern", &every, e))) return rc;
+        full = every ? m->n_layer / every : 0;
+    }
+    if (full >= m->n_layer) m->sliding_window = full = 0;
+    m->n_full_attention = full;
+    return PX_OK;
+}
+
+static px_code read_sizes(json_t *o, const family *f, bool served, shard_arch *m, px_err *e)
 {
     px_code rc;
     double eps = 1e-6;
-    bool window = strcmp(f->model_type, "qwen2") && strcmp(f->model_type, "qwen3");   /* off there unless switched on */
+    bool qwen = !strcmp(f->model_type, "qwen2") || !strcmp(f->model_type, "qwen3");
+    bool window = !qwen;                                          /* off there unless switched on */
+    bool experts = f->experts || (!served && get(o, "num_local_experts"));
 
     m->n_ctx = f->n_ctx;
     m->head_dim = f->head_dim;
-    if ((rc = need_u32(o, "num_hidden_layers", &m->n_layer, e)) || (rc = need_u32(o, "hidden_size", &m->d_model, e)) ||
-        (rc = need_u32(o, "intermediate_size", &m->d_ff, e)) || (rc = need_u32(o, "num_attention_heads", &m->n_head, e)) ||
-        (rc = need_u32(o, "vocab_size", &m->n_vocab, e)) || (rc = opt_u32(o, "max_position_embeddings", &m->n_ctx, e)) ||
+    m->tied = f->tied;
+    m->sandwich_norms = f->sandwich;
+    if (f->sizes) {
+        m->n_layer = f->sizes->n_layer;
+        m->d_model = f->sizes->d_model;
+        m->d_ff = f->sizes->d_ff;
+        m->n_head = f->sizes->n_head;
+        m->n_vocab = f->sizes->n_vocab;
+    }
+#define SIZE(key, to) (f->sizes ? opt_u32(o, key, to, e) : need_u32(o, key, to, e))
+    if ((rc = SIZE("num_hidden_layers", &m->n_layer)) || (rc = SIZE("hidden_size", &m->d_model)) ||
+        (rc = SIZE("intermediate_size", &m->d_ff)) || (rc = SIZE("num_attention_heads", &m->n_head)) ||
+        (rc = SIZE("vocab_size", &m->n_vocab)) || (rc = opt_u32(o, "max_position_embeddings", &m->n_ctx, e)) ||
         (rc = opt_u32(o, "head_dim", &m->head_dim, e)) || (rc = opt_real(o, "rms_norm_eps", "rms_norm_eps", &eps, e)) ||
         (rc = opt_bool(o, "tie_word_embeddings", &m->tied, e)) || (rc = opt_bool(o, "use_sliding_window", &window, e)))
         return rc;
+#undef SIZE
     m->n_kv_head = f->n_kv_head ? f->n_kv_head : m->n_head;
     if ((rc = opt_u32(o, "num_key_value_heads", &m->n_kv_head, e))) return rc;
-    if (window && (rc = opt_u32(o, "sliding_window", &m->sliding_window, e))) return rc;
+    if (window) {
+        if (!json_object_get(o, "sliding_window")) m->sliding_window = f->window;        /* null is none, nothing is the default */
+        if ((rc = opt_u32(o, "sliding_window", &m->sliding_window, e))) return rc;
+    }
+    if ((rc = read_pattern(o, f, qwen, m, e))) return rc;
     m->rms_eps = (float)eps;
     m->qkv_bias = f->qkv_bias;
     m->qk_norm = f->qk_norm;
-    if (f->experts) {
+    if (experts) {
         m->n_expert = 8;
         m->n_expert_used = 2;
         if ((rc = opt_u32(o, "num_local_experts", &m->n_expert, e)) ||
             (rc = opt_u32(o, "num_experts_per_tok", &m->n_expert_used, e)))
             return rc;
+        if (!m->n_expert) m->n_expert_used = 0;
     }
     if (!m->head_dim) {
         if (!m->n_head || m->d_model % m->n_head)
@@ -212,13 +273,15 @@ static px_code read_rope(json_t *o, const family *f, shard_arch *m, px_err *e)
 {
     px_code rc;
     const char *group = get(o, "rope_parameters") ? "rope_parameters" : "rope_scaling", *type = NULL;
-    json_t *r = get(o, group);
+    json_t *r = get(o, group), *kinds;
     char field[96];
     double ctx = 0, rotary = 1;
 
     m->rope_theta = f->rope_theta;
     if ((rc = opt_real(o, "rope_theta", "rope_theta", &m->rope_theta, e))) return rc;
     if (!r) return PX_OK;
+    if (!json_is_object(r)) return px_mismatch(e, group, type_word(r), "an object");
+    if (f->sizes && (kinds = get(r, "full_attention"))) r = kinds;          /* a rope a kind of layer: that of the longest reach */
     if (!json_is_object(r)) return px_mismatch(e, group, type_word(r), "an object");
     if ((rc = opt_real(r, "rope_theta", "rope_parameters.rope_theta", &m->rope_theta, e)) ||
         (rc = opt_real(r, "partial_rotary_factor", "rope_parameters.partial_rotary_factor", &rotary, e)))
@@ -293,28 +356,34 @@ px_code shard_hfconfig_read(shard_arch *m, kern_dtype *dtype, char *revision, si
     px_code rc;
     char *text = NULL;
     size_t bytes;
-    json_t *o = NULL;
+    json_t *o = NULL, *root = NULL;
     json_error_t why;
     const family *f = NULL;
     const char *name = "", *commit = "";
 
     *m = (shard_arch){0};
     if ((rc = px_read_file(a, path, MAX_CONFIG_BYTES, &text, &bytes, e))) goto out;
-    o = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &why);
+    root = o = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &why);
     px_alloc_put(a, text, bytes + 1, 1);
     if (!o) { rc = px_fail(e, PX_EINVAL, "", "line %d, column %d: %s", why.line, why.column, why.text); goto out; }
     if (!json_is_object(o)) { rc = px_mismatch(e, "", type_word(o), "an object"); goto out; }
-    if ((rc = read_family(o, served, &f, e)) || (rc = refuse_what_differs(o, f, e)) || (rc = read_sizes(o, f, m, e)) ||
-        (rc = read_rope(o, f, m, e)) || (rc = read_ids(o, m, e)) || (rc = read_dtype(o, dtype, e)) ||
-        (rc = opt_str(o, "_name_or_path", "_name_or_path", &name, e)) ||
-        (rc = opt_str(o, "_commit_hash", "_commit_hash", &commit, e)))
+    if ((rc = read_family(o, served, &f, e))) goto out;
+    if (f->sizes && get(o, "text_config")) {                /* a picture model: its language model alone */
+        o = get(o, "text_config");
+        if (!json_is_object(o)) { rc = px_mismatch(e, "text_config", type_word(o), "an object"); goto out; }
+    }
+    if ((rc = refuse_what_differs(o, f, e)) || (rc = read_sizes(o, f, served, m, e)) ||
+        (rc = read_rope(o, f, m, e)) || (rc = read_ids(o, m, e)) ||
+        (rc = read_dtype(get(o, "dtype") || get(o, "torch_dtype") ? o : root, dtype, e)) ||
+        (rc = opt_str(root, "_name_or_path", "_name_or_path", &name, e)) ||
+        (rc = opt_str(root, "_commit_hash", "_commit_hash", &commit, e)))
         goto out;
-    snprintf(m->family, sizeof m->family, "%s", f->model_type);
+    snprintf(m->family, sizeof m->family, "%s", f->sizes ? "gemma3" : f->model_type);
     shard_arch_set_name(m, name, strlen(name));
     if (cap) snprintf(revision, cap, "%s", commit);
     rc = shard_arch_check(m, e);
 out:
     if (rc) px_err_set_file(e, path);
-    json_decref(o);
+    json_decref(root);
     return rc;
 }

@@ -105,6 +105,7 @@ static px_code probe(shard_probe *p, const char *path, px_err *e)
         p->kind = SHARD_IS_SAFETENSORS;
         return PX_OK;
     }
+    if (ends_with(path, ".yaml")) { p->kind = SHARD_IS_MODEL; return PX_OK; }
     return px_fail(e, PX_EINVAL, "magic", "is neither a GGUF file nor a .safetensors nor a config.json");
 }
 

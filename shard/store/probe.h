@@ -5,7 +5,8 @@
 
 #include "proto/base/err.h"
 
-typedef enum shard_probe_kind { SHARD_IS_GGUF, SHARD_IS_SAFETENSORS, SHARD_IS_CONFIG, SHARD_IS_SET } shard_probe_kind;
+typedef enum shard_probe_kind { SHARD_IS_GGUF, SHARD_IS_SAFETENSORS, SHARD_IS_CONFIG, SHARD_IS_SET,
+                               SHARD_IS_MODEL /* a file like those of configs/models */ } shard_probe_kind;
 
 typedef struct shard_probe {
     shard_probe_kind kind;

@@ -30,7 +30,8 @@ static bool same(const shard_arch *x, const shard_arch *y)
            x->rope_theta == y->rope_theta && x->rope_factor == y->rope_factor && x->rope_low_freq == y->rope_low_freq &&
            x->rope_high_freq == y->rope_high_freq && x->rope_ctx_orig == y->rope_ctx_orig && x->bos == y->bos &&
            x->n_eos == y->n_eos && !memcmp(x->eos, y->eos, sizeof x->eos) && x->qkv_bias == y->qkv_bias &&
-           x->qk_norm == y->qk_norm && x->sliding_window == y->sliding_window;
+           x->qk_norm == y->qk_norm && x->sliding_window == y->sliding_window && x->n_full_attention == y->n_full_attention &&
+           x->sandwich_norms == y->sandwich_norms;
 }
 
 static void reads_both_forms_of_every_golden_model(void **state)
@@ -79,6 +80,70 @@ static void reads_other_families_for_the_planner(void **state)
     assert_true(m.qk_norm && m.head_dim == 32 && m.d_model == 96);
     m = read_golden("tiny/arch/later/mixtral/config.json", false);
     assert_true(m.n_expert == 4 && m.n_expert_used == 2);
+}
+
+/* Where the numbers come from that a config leaves to its family, and which layers slide. */
+static void reads_windows_of_every_family(void **state)
+{
+#define SIZES "\"hidden_size\":96,\"num_hidden_layers\":4,\"num_attention_heads\":8,\"num_key_value_heads\":4," \
+              "\"intermediate_size\":160,\"vocab_size\":321"
+    static const struct { const char *text, *family; uint32_t window, full; bool tied, sandwich, qk_norm; } want[] = {
+        { "{\"model_type\":\"mistral\"," SIZES "}", "mistral", 4096, 0, false, false, false },
+        { "{\"model_type\":\"mistral\",\"sliding_window\":null," SIZES "}", "mistral", 0, 0, false, false, false },
+        { "{\"model_type\":\"mixtral\"," SIZES "}", "mixtral", 0, 0, false, false, false },
+        { "{\"model_type\":\"llama\",\"sliding_window\":7," SIZES "}", "llama", 7, 0, false, false, false },
+        { "{\"model_type\":\"qwen2\",\"sliding_window\":7," SIZES "}", "qwen2", 0, 0, false, false, false },
+        { "{\"model_type\":\"qwen2\",\"sliding_window\":7,\"use_sliding_window\":true,\"max_window_layers\":3," SIZES "}",
+          "qwen2", 7, 3, false, false, false },
+        { "{\"model_type\":\"qwen2\",\"sliding_window\":7,\"use_sliding_window\":true," SIZES "}", "qwen2", 0, 0, false, false, false },
+        { "{\"model_type\":\"qwen3\",\"sliding_window\":7,\"use_sliding_window\":true,\"layer_types\":[\"full_attention\","
+          "\"sliding_attention\",\"full_attention\",\"sliding_attention\"]," SIZES "}", "qwen3", 7, 2, false, false, true },
+        { "{\"model_type\":\"gemma2\",\"attn_logit_softcapping\":50.0,\"final_logit_softcapping\":30.0,"
+          "\"hidden_act\":\"gelu_pytorch_tanh\"," SIZES "}", "gemma2", 4096, 2, true, true, false },
+        { "{\"model_type\":\"gemma2\",\"tie_word_embeddings\":false,\"sliding_window\":9," SIZES "}", "gemma2", 9, 2, false, true, false },
+        { "{\"model_type\":\"gemma3_text\",\"architectures\":[\"Gemma3ForCausalLM\"],\"sliding_window\":512,"
+          "\"sliding_window_pattern\":3," SIZES "}", "gemma3", 512, 1, true, true, true },
+        { "{\"model_type\":\"gemma3\",\"architectures\":[\"Gemma3ForConditionalGeneration\"],\"vision_config\":{},"
+          "\"torch_dtype\":\"bfloat16\",\"eos_token_id\":[1,106],\"text_config\":{\"model_type\":\"gemma3_text\","
+          "\"hidden_size\":2560,\"intermediate_size\":10240,\"num_hidden_layers\":34,\"sliding_window\":1024,"
+          "\"rope_scaling\":{\"factor\":8.0,\"rope_type\":\"linear\"}}}", "gemma3", 1024, 5, true, true, true },
+        { "{\"model_type\":\"gemma3_text\",\"rope_parameters\":{\"full_attention\":{\"rope_type\":\"linear\",\"factor\":8.0,"
+          "\"rope_theta\":1000000},\"sliding_attention\":{\"rope_type\":\"default\",\"rope_theta\":10000}}}", "gemma3", 4096, 4,
+          true, true, true },
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
+        shard_arch m;
+        px_err e = {0};
+        if (shard_hfconfig_read(&m, &dtype, revision, 96, false, &heap.a, text_write(want[i].text, "config.json"), &e))
+            fail_msg("%s: %s: %s", want[i].text, e.field, e.text);
+        assert_string_equal(m.family, want[i].family);
+        if (m.sliding_window != want[i].window || m.n_full_attention != want[i].full)
+            fail_msg("%s: window %u, %u see all", want[i].text, m.sliding_window, m.n_full_attention);
+        assert_true(m.tied == want[i].tied && m.sandwich_norms == want[i].sandwich && m.qk_norm == want[i].qk_norm);
+        /* the daemon still refuses each of them by name */
+        if (strcmp(want[i].family, "llama")) {
+            assert_int_equal(shard_hfconfig_read(&m, &dtype, revision, 96, true, &heap.a, text_write(want[i].text, "config.json"), &e),
+                             PX_EUNSUP);
+            assert_string_equal(e.field, "model_type");
+        }
+    }
+    /* a picture model's config leaves heads and vocabulary to its family */
+    shard_arch m;
+    assert_int_equal(shard_hfconfig_read(&m, &dtype, revision, 96, false, &heap.a, text_write(want[11].text, "config.json"), NULL), PX_OK);
+    assert_true(m.n_head == 8 && m.n_kv_head == 4 && m.head_dim == 256 && m.n_vocab == 262208 && m.n_ctx == 131072);
+    assert_true(dtype == KERN_BF16 && m.n_layer == 34 && m.rope_factor == 8);
+    static const char *const bad[] = {
+        "{\"model_type\":\"gemma3\",\"text_config\":7}", "{\"model_type\":\"gemma2\",\"layer_types\":[\"full_attention\"]," SIZES "}",
+        "{\"model_type\":\"gemma2\",\"layer_types\":\"all\"," SIZES "}",
+        "{\"model_type\":\"gemma2\",\"layer_types\":[\"chunked_attention\",\"a\",\"b\",\"c\"]," SIZES "}",
+    };
+    static const char *const field[] = { "text_config", "layer_types", "layer_types", "layer_types" };
+    for (size_t i = 0; i < 4; i++) {
+        px_err e = {0};
+        assert_int_not_equal(shard_hfconfig_read(&m, &dtype, revision, 96, false, &heap.a, text_write(bad[i], "config.json"), &e), PX_OK);
+        assert_string_equal(e.field, field[i]);
+    }
 }
 
 /* ---- one key changed ---- */
@@ -230,6 +295,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(reads_both_forms_of_every_golden_model),
         cmocka_unit_test(reads_other_families_for_the_planner),
+        cmocka_unit_test(reads_windows_of_every_family),
         cmocka_unit_test(knows_the_defaults),
         cmocka_unit_test(refuses_by_name),
         cmocka_unit_test(refuses_what_is_no_configuration),
