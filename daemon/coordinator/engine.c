@@ -413,6 +413,14 @@ static void refuse(daemon_engine *g, const px_err *errs, size_t n)
     for (size_t i = 0; i < n; i++) px_log_err(g->args.log, PX_ERROR, "coldstart_refused", &errs[i]);
 }
 
+/* The end, and why: the first mismatch with its file and field, as GetServerInfo shows it until the process ends. */
+static void give_up(daemon_engine *g, const px_err *errs, size_t n)
+{
+    char text[256] = "";
+
+    set_state(g, DAEMON_FAILED, n ? px_err_format(&errs[0], text, sizeof text) : text);
+}
+
 /* Whether one more restart is allowed now. */
 static bool may_restart(daemon_engine *g)
 {
@@ -461,7 +469,7 @@ int daemon_engine_run(daemon_engine *g, void (*ready)(void *ctx), void *ctx)
     set_state(g, DAEMON_STARTING, "");
     if (daemon_coldstart_model(&g->cold, errs, MAX_ERRORS, &n) || (make_scheduler(g, &errs[0]) && (n = 1))) {
         refuse(g, errs, n);
-        set_state(g, DAEMON_FAILED, n ? errs[0].text : "");
+        give_up(g, errs, n);
         return 3;
     }
     atomic_store_explicit(&g->model_ready, true, memory_order_release);
@@ -473,7 +481,7 @@ int daemon_engine_run(daemon_engine *g, void (*ready)(void *ctx), void *ctx)
             refuse(g, errs, n);
             /* A rank that died while starting again may be started once more; a refusal is final. */
             if (said && rc == PX_EPEER && may_restart(g)) continue;
-            set_state(g, DAEMON_FAILED, n ? errs[0].text : "");
+            give_up(g, errs, n);
             return 3;
         }
         set_state(g, DAEMON_READY, "");
