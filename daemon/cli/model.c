@@ -100,6 +100,19 @@ px_code daemon_model_assets_init(daemon_model_assets *x, px_alloc *a, const shar
         px_err_set_file(e, shard_gguf_path(g));
         return rc;
     }
+    /* A larger tokenizer would give ids that the table has no row for; a smaller one leaves rows without text. */
+    size_t n_token;
+    uint32_t n_row = shard_checkpoint_arch(c)->n_vocab;
+    if ((rc = shard_gguf_array_len(g, "tokenizer.ggml.tokens", &n_token, e))) return rc;
+    if (n_token > n_row) {
+        char found[32], expected[32];
+        snprintf(found, sizeof found, "%zu tokens", n_token);
+        snprintf(expected, sizeof expected, "at most %u", n_row);
+        rc = px_refuse(e, PX_EMISMATCH, "tokenizer.ggml.tokens", found, expected,
+                       "the tokenizer has more tokens than the model's table has rows: it is another model's");
+        px_err_set_file(e, shard_gguf_path(g));
+        return rc;
+    }
     x->list[x->n++] = (shard_asset){ "tokenizer.json", x->tokenizer, x->tokenizer_bytes };
     if (!shard_gguf_has(g, "tokenizer.chat_template")) x->why_no_template = "the file has none";
     else if ((rc = shard_gguf_str(g, "tokenizer.chat_template", &text, &bytes, e))) {

@@ -20,7 +20,8 @@ typedef struct daemon_model_assets {
     const char *why_no_tokenizer;                      /* static; NULL if there is one */
     const char *why_no_template;                       /* static; NULL if there is one */
 } daemon_model_assets;
-/* Errors: PX_EUNSUP (a tokenizer or pre-tokenizer that is not read), PX_ECORRUPT, PX_ENOMEM. */
+/* Errors: PX_EUNSUP (a tokenizer or pre-tokenizer that is not read), PX_EMISMATCH (more tokens than the table has
+ * rows), PX_ECORRUPT, PX_ENOMEM. */
 px_code daemon_model_assets_init(daemon_model_assets *x, px_alloc *a, const shard_checkpoint *c, bool tokenizer,
                                  px_err *e);
 void    daemon_model_assets_deinit(daemon_model_assets *x);

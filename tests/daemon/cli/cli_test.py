@@ -322,6 +322,26 @@ class Shard(Case):
             time.sleep(0.001)
         return p, source
 
+    def test_a_tokenizer_of_another_model(self):
+        """One token more than the table has rows: 20 bytes of name, so that what follows stays aligned to 32."""
+        with open(GGUF, "rb") as f:
+            data = f.read()
+        for key, entry in ((b"tokenizer.ggml.tokens", struct.pack("<Q", 20) + b"one-token-too-many!!"),
+                           (b"tokenizer.ggml.token_type", struct.pack("<i", 1))):
+            at = data.index(struct.pack("<Q", len(key)) + key) + 8 + len(key)
+            kind, n = struct.unpack_from("<4xIQ", data, at)[0], struct.unpack_from("<Q", data, at + 8)[0]
+            end = at + 16
+            for _ in range(n):
+                end += 4 if kind == 5 else 8 + struct.unpack_from("<Q", data, end)[0]
+            data = data[:at + 8] + struct.pack("<Q", n + 1) + data[at + 16:end] + entry + data[end:]
+        model = self.path("model.gguf")
+        with open(model, "wb") as f:
+            f.write(data)
+        p = run("shard", model, "--ranks", "1", "--out", self.path("set"))
+        self.expect(p, REFUSED, "tokenizer.ggml.tokens", "322 tokens", "at most 321")
+        self.nothing_left("model.gguf")
+        self.expect(run("shard", model, "--ranks", "1", "--out", self.path("set"), "--no-tokenizer"), OK)
+
     def test_a_signal_leaves_nothing(self):
         for sig in (signal.SIGINT, signal.SIGTERM):
             p, _ = self.start(96)
