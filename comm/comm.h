@@ -63,6 +63,8 @@ px_code comm_barrier_all(comm *c, px_err *e);
 
 /* MPI process set-up: MPI_Init with errors returned; world and rank as MPI sees them.  Called once in main. */
 px_code comm_mpi_init(uint32_t *rank, uint32_t *world, px_err *e);   /* PX_EMISMATCH: the launcher said otherwise */
+/* What the MPI library calls itself ("Open MPI v4.1.6"); needs no MPI_Init. */
+void    comm_mpi_version(char *out, size_t cap);
 void    comm_mpi_finalize(void);                       /* idempotent; nothing if MPI does not run */
 void    comm_mpi_abort(int code);                      /* ends the whole job; returns only if MPI does not run */
 /* The rank and world that the launcher put into the environment, readable before MPI_Init; PX_ENOTFOUND if none,

@@ -89,6 +89,19 @@ px_code comm_mpi_init(uint32_t *rank, uint32_t *world, px_err *e)
     return PX_OK;
 }
 
+void comm_mpi_version(char *out, size_t cap)
+{
+    char text[MPI_MAX_LIBRARY_VERSION_STRING + 1] = "";
+    int n = 0;
+
+    if (MPI_Get_library_version(text, &n) != MPI_SUCCESS) n = 0;
+    text[n] = 0;
+    /* What follows the first comma is who built it and when. */
+    for (char *p = text; *p; p++)
+        if (*p == ',' || *p == '\n') *p = 0;
+    snprintf(out, cap, "%.*s", (int)cap - 1, text);
+}
+
 static bool running(void)
 {
     int up = 0, down = 0;

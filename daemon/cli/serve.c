@@ -11,10 +11,11 @@ static void help(void)
     char value[1100];
     proto_config c;
 
-    puts("usage: phalanx serve -c FILE.yaml [--KEY VALUE ...]\n\n"
+    puts("usage: phalanx serve -c FILE.yaml [--dry-run] [--KEY VALUE ...]\n\n"
          "Serves a shard set over gRPC in the foreground.  Starts the ranks, checks that they agree, and prints one line\n"
          "`ready address=HOST:PORT` on standard output when it serves; logs go to standard error.  SIGTERM and SIGINT stop\n"
-         "it: running calls get grace_s seconds.\n\n"
+         "it: running calls get grace_s seconds.  --dry-run starts the ranks, compares what they say, prints each one's plan, and\n"
+         "ends before memory is taken: exit code 0 if all fits.\n\n"
          "Exit codes: 0 stopped by a signal, 2 usage or configuration, 3 refused at the start or restarts used up,\n"
          "1 anything else.\n\nKeys of the file, each also a flag that is over the file:");
     proto_config_init(&c);

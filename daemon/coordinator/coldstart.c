@@ -10,11 +10,12 @@
 
 #include "daemon/rank/contract.h"
 #include "daemon/rank/convert.h"
+#include "daemon/rank/fields.h"
 
 /* Longest time for a step; a step that ends in time ends at once. */
 static const struct { const char *name; px_time_us limit; } phases[DAEMON_N_PHASES] = {
     [DAEMON_PARSE] = { "parse", 0 },          [DAEMON_MANIFEST] = { "manifest", 0 },    [DAEMON_PLAN] = { "plan", 0 },
-    [DAEMON_SPAWN] = { "spawn", 5000000 },    [DAEMON_HELLO] = { "hello", 30000000 },   [DAEMON_COMPARE] = { "compare", 0 },
+    [DAEMON_SPAWN] = { "spawn", 5000000 },    [DAEMON_HELLO] = { "hello", 0 /* hello_s */ },   [DAEMON_COMPARE] = { "compare", 0 },
     [DAEMON_AGREE] = { "agree", 10000000 },   [DAEMON_MAP] = { "map", 600000000 },      [DAEMON_MPI] = { "mpi", 60000000 },
     [DAEMON_CARVE] = { "carve", 300000000 },  [DAEMON_WARM_UP] = { "warmup", 120000000 }, [DAEMON_ALL_READY] = { "ready", 0 },
 };
@@ -121,7 +122,7 @@ px_code daemon_coldstart_model(daemon_coldstart *c, px_err *errs, size_t cap, si
     if (cfg->ranks && cfg->ranks != c->world) {
         snprintf(found, sizeof found, "%u", c->world);
         snprintf(expected, sizeof expected, "%u", cfg->ranks);
-        rc = px_mismatch(&e, "ranks", found, expected);
+        rc = px_mismatch(&e, daemon_field_name(DAEMON_FIELD_RANKS), found, expected);
         px_err_set_file(&e, cfg->set);
         goto manifest_done;
     }
@@ -142,7 +143,7 @@ manifest_done:
 static px_code spawn(daemon_coldstart *c, px_err *e)
 {
     const proto_config *cfg = c->args->config;
-    static const char *const skip[] = { "listen", "insecure", "queue", NULL };   /* no business of a rank */
+    static const char *const skip[] = { "listen", "insecure", "queue", "hello_s", "max_clock_skew_s", NULL };   /* no business of a rank */
     char generation[16], flag[64][40], value[64][1100];
     const char *arg[DAEMON_MAX_ARGS];
     int n = 0, k = 0;
@@ -204,13 +205,13 @@ px_code daemon_coldstart_next(daemon_coldstart *c, px_time_us deadline, const ch
         case DAEMON_EV_JOB:
             c->links.job_fd = -1;
             daemon_job_ended(&c->job, how, sizeof how);
-            return px_fail(e, PX_EPEER, "launcher", "the ranks' job ended (%s) during %s", how, what);
+            return px_fail(e, PX_EPEER, daemon_field_name(DAEMON_FIELD_LAUNCHER), "the ranks' job ended (%s) during %s", how, what);
         case DAEMON_EV_LOST:
-            px_fail(e, PX_EPEER, "rank", "rank %u is gone during %s", ev->rank, what);
+            px_fail(e, PX_EPEER, daemon_field_name(DAEMON_FIELD_RANK_GONE), "rank %u is gone during %s", ev->rank, what);
             px_err_set_rank(e, (int)ev->rank, c->status->rank[ev->rank].host);
             return e->code;
         case DAEMON_EV_TIMEOUT:
-            return px_fail(e, PX_ETIMEOUT, "deadline", "%s was not done within its time", what);
+            return px_fail(e, PX_ETIMEOUT, daemon_field_name(DAEMON_FIELD_DEADLINE), "%s was not done within its time", what);
         }
     }
 }
@@ -286,7 +287,8 @@ static px_code stage(daemon_coldstart *c, daemon_phase p, Phalanx__Wire__Stage w
     while (done < c->world) {
         size_t before = *n;
         if ((rc = daemon_coldstart_next(c, deadline, phases[p].name, &ev, e))) return rc;
-        if (ev.kind != DAEMON_EV_FRAME || ev.frame.type != PHALANX__WIRE__FRAME_TYPE__REPORT) continue;
+        if (ev.kind != DAEMON_EV_FRAME) continue;
+        if (ev.frame.type != PHALANX__WIRE__FRAME_TYPE__REPORT) return daemon_coldstart_unexpected(c, &ev, e);
         daemon_status_report(c->status, c->a, ev.rank, &ev.frame, &at, &percent, errs, cap, n);
         draw(c, p, false);
         /* A collective stage that fails on one rank never ends on the others. */
@@ -306,9 +308,11 @@ static px_code run(daemon_coldstart *c, daemon_phase p, px_err *errs, size_t cap
     begin(c, p);
     switch (p) {
     case DAEMON_SPAWN:   rc = spawn(c, &e); break;
-    case DAEMON_HELLO:   rc = daemon_coldstart_hello(c, px_now_us() + phases[p].limit, errs, cap, n, &e); break;
+    case DAEMON_HELLO:
+        rc = daemon_coldstart_hello(c, px_now_us() + (px_time_us)c->args->config->hello_s * 1000000, errs, cap, n, &e);
+        break;
     case DAEMON_COMPARE: rc = *n ? errs[0].code : PX_OK; break;
-    case DAEMON_AGREE:   rc = agree(c, &e); snprintf(detail, sizeof detail, "%u KV blocks", c->n_blocks); break;
+    case DAEMON_AGREE:   if (!(rc = daemon_coldstart_fit(c, detail, sizeof detail, &e)) && !c->dry) rc = agree(c, &e); break;
     case DAEMON_MAP:     rc = stage(c, p, PHALANX__WIRE__STAGE__MAP, errs, cap, n, &e); break;
     case DAEMON_MPI:     rc = stage(c, p, PHALANX__WIRE__STAGE__MPI, errs, cap, n, &e); break;
     case DAEMON_CARVE:   rc = stage(c, p, PHALANX__WIRE__STAGE__CARVE, errs, cap, n, &e); break;
@@ -330,8 +334,10 @@ px_code daemon_coldstart_job(daemon_coldstart *c, px_err *errs, size_t cap, size
     c->status->generation = c->generation;
     for (daemon_phase p = DAEMON_SPAWN; p < DAEMON_N_PHASES; p++) c->status->phase[p] = (daemon_phase_info){0};
     pthread_mutex_unlock(&c->status->lock);
-    for (daemon_phase p = DAEMON_SPAWN; p < DAEMON_ALL_READY; p++)
+    for (daemon_phase p = DAEMON_SPAWN; p < DAEMON_ALL_READY; p++) {
         if ((rc = run(c, p, errs, cap, n_errs))) return rc;
+        if (c->dry && p == DAEMON_AGREE) return PX_OK;
+    }
     begin(c, DAEMON_ALL_READY);
     Phalanx__Wire__Go w = PHALANX__WIRE__GO__INIT;
     w.stage = PHALANX__WIRE__STAGE__SERVE;
@@ -351,11 +357,13 @@ px_code daemon_coldstart_verify(daemon_coldstart *c, px_err *e)
     shard_depth depth;
     px_code rc;
 
+    uint64_t most = (uint64_t)c->args->config->verify_full_mib << 20;
+
     w.stage = PHALANX__WIRE__STAGE__VERIFY;
     if ((rc = shard_depth_parse(c->args->config->verify, &depth, e))) return rc;
     if (depth != SHARD_CHECK_AUTO) return PX_OK;           /* what was asked for has been done */
     for (uint32_t r = 0; r < c->world; r++) {
-        if (shard_depth_resolve(depth, c->model->manifest.rank[r].bytes) == SHARD_CHECK_FULL) continue;
+        if (shard_depth_resolve(depth, c->model->manifest.rank[r].bytes, most) == SHARD_CHECK_FULL) continue;
         if ((rc = send(c, r, PHALANX__WIRE__FRAME_TYPE__GO, &w.base, e))) return rc;
     }
     return PX_OK;

@@ -22,7 +22,7 @@ typedef struct daemon_phase_info { daemon_phase_state state; px_time_us began, t
 
 typedef struct daemon_rank_info {
     uint32_t pid;
-    char     host[64], cpu_path[16];
+    char     host[64], cpu_path[16], boot_id[64];
     uint64_t free_bytes;
     uint64_t weights[2], kv[2], arena[2], comm[2];      /* planned, measured */
     uint64_t rss;
@@ -59,6 +59,7 @@ typedef struct daemon_coldstart {
     int            *kv_fd; int shm_fd;                  /* memory files; the KV ones outlive a restart */
     uint64_t        kv_bytes_made;
     bool            stop;                               /* SIGTERM or SIGINT came */
+    bool            dry;                                /* agree, and go no further */
     int             wake_fd;
 } daemon_coldstart;
 
@@ -77,6 +78,11 @@ void    daemon_coldstart_close(daemon_coldstart *c);
 px_code daemon_coldstart_next(daemon_coldstart *c, px_time_us deadline, const char *what, daemon_event *ev, px_err *e);
 /* Every rank's hello, compared with what we expect; every mismatch to errs. */
 px_code daemon_coldstart_hello(daemon_coldstart *c, px_time_us deadline, px_err *errs, size_t cap, size_t *n, px_err *e);
+/* A frame of a rank that is no report: a second hello, or worse. */
+px_code daemon_coldstart_unexpected(const daemon_coldstart *c, const daemon_event *ev, px_err *e);
+/* Whether all blocks of the plan fit the free memory that the ranks told; a host's ranks share its memory.  The plan is
+ * the allocation: fewer blocks are no answer, the most that would fit is told.  detail: how much is left. */
+px_code daemon_coldstart_fit(const daemon_coldstart *c, char *detail, size_t cap, px_err *e);
 void    daemon_errors_add(const px_err *e, px_err *errs, size_t cap, size_t *n);      /* dropped when errs is full */
 
 /* A REPORT frame: into the status; errors to errs. */

@@ -1,4 +1,5 @@
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -10,6 +11,7 @@
 #include "daemon/coordinator/scheduler.h"
 #include "daemon/rank/contract.h"
 #include "daemon/rank/convert.h"
+#include "daemon/rank/fields.h"
 
 #define MAX_ERRORS       64
 /* The step watchdog: a rank that hangs ends the job.  The slowest path (the scalar twin under sanitizers) takes well
@@ -62,7 +64,8 @@ px_code daemon_engine_open(daemon_engine **out, px_alloc *a, const daemon_engine
         goto fail;
     }
     g->cold = (daemon_coldstart){ .a = a, .args = &g->args, .model = &g->model, .status = &g->status,
-                                  .watcher = args->watcher, .shm_fd = -1, .wake_fd = g->wake_fd };
+                                  .watcher = args->watcher, .shm_fd = -1, .wake_fd = g->wake_fd,
+                                  .dry = args->dry_run };
     if ((rc = daemon_job_dir_make(g->cold.dir, sizeof g->cold.dir, e))) goto fail;
     daemon_watcher_dir(args->watcher, g->cold.dir);
     *out = g;
@@ -291,7 +294,7 @@ static px_code handle(daemon_engine *g, daemon_event *ev, bool *answered, px_err
         px_err_set_rank(e, (int)ev->rank, g->status.rank[ev->rank].host);
         return e->code;
     case DAEMON_EV_FRESH:
-        daemon_links_reject(&g->cold.links, ev->rank);      /* nobody is expected now */
+        daemon_links_reject(&g->cold.links, ev->rank, NULL);      /* nobody is expected now */
         return PX_OK;
     case DAEMON_EV_FRAME:
         break;
@@ -410,7 +413,15 @@ static px_code serve(daemon_engine *g, px_err *e)
 
 static void refuse(daemon_engine *g, const px_err *errs, size_t n)
 {
-    for (size_t i = 0; i < n; i++) px_log_err(g->args.log, PX_ERROR, "coldstart_refused", &errs[i]);
+    char means[300], action[400];
+
+    for (size_t i = 0; i < n; i++) {
+        const daemon_refusable *f = daemon_refusable_find(errs[i].field);
+        px_log_err(g->args.log, PX_ERROR, "coldstart_refused", &errs[i]);
+        if (f)
+            px_log_line(g->args.log, PX_INFO, "advice", "about=%s means=%s do=%s", f->field,
+                        px_log_quote(f->means, -1, means, sizeof means), px_log_quote(f->action, -1, action, sizeof action));
+    }
 }
 
 /* The end, and why: the first mismatch with its file and field, as GetServerInfo shows it until the process ends. */
@@ -419,6 +430,20 @@ static void give_up(daemon_engine *g, const px_err *errs, size_t n)
     char text[256] = "";
 
     set_state(g, DAEMON_FAILED, n ? px_err_format(&errs[0], text, sizeof text) : text);
+}
+
+/* What a dry run answers: the plan of every rank, and that it fits. */
+static void print_plan(const daemon_engine *g)
+{
+    for (uint32_t r = 0; r < g->cold.world; r++) {
+        const shard_rank_bytes *b = &g->cold.plan[r];
+        printf("plan rank=%u host=%s weights=%" PRIu64 " kv=%" PRIu64 " arenas=%" PRIu64 " comm=%" PRIu64 " total=%" PRIu64
+               " free=%" PRIu64 "\n", r, g->status.rank[r].host, b->weights.mapped, b->kv_pool,
+               b->activations.bytes + b->rope_tables + b->host.bytes, b->comm_private + (r ? 0 : b->comm_shared), b->total,
+               g->status.rank[r].free_bytes);
+    }
+    printf("fits ranks=%u kv_blocks=%u\n", g->cold.world, g->cold.n_blocks);
+    fflush(stdout);
 }
 
 /* Whether one more restart is allowed now. */
@@ -483,6 +508,11 @@ int daemon_engine_run(daemon_engine *g, void (*ready)(void *ctx), void *ctx)
             if (said && rc == PX_EPEER && may_restart(g)) continue;
             give_up(g, errs, n);
             return 3;
+        }
+        if (g->args.dry_run) {
+            daemon_coldstart_end_job(&g->cold, true);
+            print_plan(g);
+            return 0;
         }
         set_state(g, DAEMON_READY, "");
         if (!said) ready(ctx);

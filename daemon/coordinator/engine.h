@@ -33,6 +33,7 @@ typedef struct daemon_engine_args {
     int signal_fd;                         /* signalfd of SIGTERM, SIGINT, SIGCHLD-free */
     /* Called on the engine's thread when the state changes (health). */
     void (*state_changed)(void *ctx, daemon_state s); void *ctx;
+    bool        dry_run;            /* end before memory is taken */
 } daemon_engine_args;
 
 px_code daemon_engine_open(daemon_engine **g, px_alloc *a, const daemon_engine_args *args, px_err *e);

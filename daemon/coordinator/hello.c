@@ -1,14 +1,17 @@
 /* What every rank says before anything can hang, compared fact by fact with what the coordinator expects. */
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "daemon/coordinator/coldstart.h"
 #include "daemon/rank/contract.h"
 #include "daemon/rank/convert.h"
+#include "daemon/rank/fields.h"
 
 typedef struct expected {
     px_arena *arena;
-    struct { const char *field, *value; } v[64];
+    struct { const char *field, *value; } v[DAEMON_MAX_FACTS];
     size_t n;
 } expected;
 
@@ -25,11 +28,6 @@ static void compare(const expected *x, const Phalanx__Wire__Hello *h, px_err *er
 {
     px_err e = {0};
 
-    for (size_t i = 0; i < h->n_errors; i++) {
-        daemon_error_from_wire(h->errors[i], &e);
-        daemon_errors_add(&e, errs, cap, n);
-    }
-    if (h->n_errors) return;                             /* without its set or configuration it knows no facts */
     for (size_t i = 0; i < x->n; i++) {
         const Phalanx__Wire__Fact *f = NULL;
         for (size_t k = 0; k < h->n_facts; k++)
@@ -41,6 +39,66 @@ static void compare(const expected *x, const Phalanx__Wire__Hello *h, px_err *er
         px_err_set_rank(&e, (int)h->rank, h->host);
         daemon_errors_add(&e, errs, cap, n);
     }
+}
+
+static void differs(const Phalanx__Wire__Hello *h, daemon_field f, const char *found, const char *expected_text, px_err *errs,
+                    size_t cap, size_t *n)
+{
+    px_err e = {0};
+
+    px_mismatch(&e, daemon_field_name(f), found, expected_text);
+    px_err_set_rank(&e, (int)h->rank, h->host);
+    daemon_errors_add(&e, errs, cap, n);
+}
+
+static void compare_clock(const daemon_coldstart *c, const Phalanx__Wire__Hello *h, px_err *errs, size_t cap, size_t *n)
+{
+    struct timespec t;
+    char found[48], want[48];
+
+    clock_gettime(CLOCK_REALTIME, &t);
+    double skew = (double)h->time_us / 1e6 - ((double)t.tv_sec + (double)t.tv_nsec / 1e9);
+    double most = c->args->config->max_clock_skew_s;
+    if (skew <= most && skew >= -most) return;
+    snprintf(found, sizeof found, "%+.3f s", skew);
+    snprintf(want, sizeof want, "within %.0f s", most);
+    differs(h, DAEMON_FIELD_CLOCK, found, want, errs, cap, n);
+}
+
+/* The plan of a rank with the threads that it has: its numbers are computed here again, and compared. */
+static void compare_rank(daemon_coldstart *c, const Phalanx__Wire__Hello *h, px_err *errs, size_t cap, size_t *n)
+{
+    const shard_manifest *m = &c->model->manifest;
+    shard_demand d = daemon_contract_demand(c->args->config, c->world);
+    expected x = { .n = 0 };
+    px_arena arena;
+    px_err e = {0};
+
+    d.threads = h->threads ? h->threads : d.threads;
+    if (shard_rank_bytes_of(&m->arch, &m->types, &m->split, h->rank, &d, (int)c->status->transport, &c->plan[h->rank], &e)) {
+        px_err_set_rank(&e, (int)h->rank, h->host);
+        daemon_errors_add(&e, errs, cap, n);
+        return;
+    }
+    px_arena_init(&arena, c->a, "wire", 16384, 0, 0);
+    x.arena = &arena;
+    daemon_contract_rank_facts(m, c->args->config->set, h->rank, &c->plan[h->rank], true, expect, &x);
+    compare(&x, h, errs, cap, n);
+    px_arena_deinit(&arena);
+}
+
+static void compare_all(daemon_coldstart *c, const expected *x, const Phalanx__Wire__Hello *h, px_err *errs, size_t cap, size_t *n)
+{
+    px_err e = {0};
+
+    compare_clock(c, h, errs, cap, n);
+    for (size_t i = 0; i < h->n_errors; i++) {
+        daemon_error_from_wire(h->errors[i], &e);
+        daemon_errors_add(&e, errs, cap, n);
+    }
+    if (h->n_errors) return;                             /* without its set or configuration it knows no facts */
+    compare(x, h, errs, cap, n);
+    compare_rank(c, h, errs, cap, n);
 }
 
 /* One hello: who it is, and whether all it says is what we expect. */
@@ -56,32 +114,82 @@ static px_code take_hello(daemon_coldstart *c, daemon_event *ev, const expected 
     if (ev->frame.type != PHALANX__WIRE__FRAME_TYPE__HELLO ||
         proto_pb_unpack(&phalanx__wire__hello__descriptor, &arena.a, ev->frame.n, ev->frame.data, &m, e)) {
         px_err_clear(e);
-        daemon_links_reject(&c->links, ev->rank);         /* a stranger on our socket */
+        px_fail(e, PX_EINVAL, daemon_field_name(DAEMON_FIELD_HELLO), "frame %u of %zu bytes where a hello is due, or one that is none",
+                ev->frame.type, ev->frame.n);
+        daemon_links_reject(&c->links, ev->rank, e);      /* a stranger on our socket */
+        px_err_clear(e);
         rc = PX_OK;
         goto out;
     }
     const Phalanx__Wire__Hello *h = (const Phalanx__Wire__Hello *)m;
-    if ((pid_t)h->pid != c->links.fresh[ev->rank].pid || h->world != c->world) {
-        char found[32], want[32];
-        snprintf(found, sizeof found, "%u of %u", h->pid, h->world);
-        snprintf(want, sizeof want, "%d of %u", (int)c->links.fresh[ev->rank].pid, c->world);
-        rc = px_mismatch(e, "hello.pid", found, want);
+    uint32_t rank = h->rank;
+    char found[32], want[32];
+    if ((pid_t)h->pid != c->links.fresh[ev->rank].pid) {
+        snprintf(found, sizeof found, "%u", h->pid);
+        snprintf(want, sizeof want, "%d", (int)c->links.fresh[ev->rank].pid);
+        rc = px_mismatch(e, daemon_field_name(DAEMON_FIELD_HELLO_PID), found, want);
+    } else if (h->world != c->world) {
+        snprintf(found, sizeof found, "%u", h->world);
+        snprintf(want, sizeof want, "%u", c->world);
+        rc = px_mismatch(e, daemon_field_name(DAEMON_FIELD_HELLO_WORLD), found, want);
+    } else {
+        rc = daemon_links_adopt(&c->links, ev->rank, rank, e);
+    }
+    if (rc) {
+        px_err_set_rank(e, (int)rank, h->host);
         goto out;
     }
-    uint32_t rank = h->rank;
-    if ((rc = daemon_links_adopt(&c->links, ev->rank, rank, e))) goto out;
     daemon_watcher_pid(c->watcher, (pid_t)h->pid);
     pthread_mutex_lock(&c->status->lock);
     daemon_rank_info *info = &c->status->rank[rank];
     *info = (daemon_rank_info){ .pid = h->pid, .free_bytes = h->free_bytes };
     snprintf(info->host, sizeof info->host, "%s", h->host);
     snprintf(info->cpu_path, sizeof info->cpu_path, "%s", h->cpu_path);
+    snprintf(info->boot_id, sizeof info->boot_id, "%s", h->boot_id);
     pthread_mutex_unlock(&c->status->lock);
-    compare(x, h, errs, cap, n);
+    char host[140], features[300];
+    px_log_line(c->args->log, PX_INFO, "hello", "rank=%u rank_host=%s pid=%u boot=%.40s threads=%u free=%" PRIu64 " cpu=%s features=%s facts=%zu",
+                rank, px_log_quote(h->host, -1, host, sizeof host), h->pid, info->boot_id, h->threads, h->free_bytes,
+                info->cpu_path, px_log_quote(h->cpu_features, -1, features, sizeof features), h->n_facts);
+    compare_all(c, x, h, errs, cap, n);
     *counted = true;
 out:
     px_arena_deinit(&arena);
     return rc;
+}
+
+px_code daemon_coldstart_unexpected(const daemon_coldstart *c, const daemon_event *ev, px_err *e)
+{
+    px_code rc = ev->frame.type == PHALANX__WIRE__FRAME_TYPE__HELLO
+        ? px_fail(e, PX_EEXIST, daemon_field_name(DAEMON_FIELD_HELLO), "rank %u said hello twice", ev->rank)
+        : px_fail(e, PX_EINVAL, daemon_field_name(DAEMON_FIELD_HELLO), "rank %u sent frame %u before it serves", ev->rank, ev->frame.type);
+
+    px_err_set_rank(e, (int)ev->rank, c->status->rank[ev->rank].host);
+    return rc;
+}
+
+/* Which ranks are missing, and what came in their place. */
+static void name_missing(daemon_coldstart *c, px_code code, px_err *errs, size_t cap, size_t *n)
+{
+    pid_t pid = 0;
+    size_t held = daemon_links_unfinished(&c->links, &pid);
+    char more[160] = "";
+
+    if (held) snprintf(more, sizeof more, "; process %d stopped after %zu bytes of one", (int)pid, held);
+    else if (c->links.turned_away.code)
+        snprintf(more, sizeof more, "; process %d was turned away: %.100s", (int)c->links.turned_away_pid, c->links.turned_away.text);
+    for (uint32_t r = 0; r < c->world; r++)
+        if (c->links.rank[r].fd < 0) {
+            px_err late = {0};
+            if (code == PX_ETIMEOUT)
+                px_fail(&late, code, daemon_field_name(DAEMON_FIELD_HELLO), "rank %u said no hello within %u s%s", r,
+                        c->args->config->hello_s, more);
+            else                                          /* the launcher ends the others with the first that ends */
+                px_fail(&late, code, daemon_field_name(DAEMON_FIELD_HELLO), "rank %u had said no hello when the job ended%s", r, more);
+            px_err_set_rank(&late, (int)r, "");
+            daemon_errors_add(&late, errs, cap, n);
+        }
+    if (c->links.turned_away.code) daemon_errors_add(&c->links.turned_away, errs, cap, n);
 }
 
 px_code daemon_coldstart_hello(daemon_coldstart *c, px_time_us deadline, px_err *errs, size_t cap, size_t *n, px_err *e)
@@ -98,17 +206,66 @@ px_code daemon_coldstart_hello(daemon_coldstart *c, px_time_us deadline, px_err 
     daemon_contract_facts(c->args->config, c->args->config_path, &c->model->manifest, c->args->config->set, expect, &x);
     while (have < c->world) {
         if ((rc = daemon_coldstart_next(c, deadline, "hello", &ev, e))) break;
+        if (ev.kind == DAEMON_EV_FRAME && (rc = daemon_coldstart_unexpected(c, &ev, e))) break;
         if (ev.kind != DAEMON_EV_FRESH) continue;
         if ((rc = take_hello(c, &ev, &x, errs, cap, n, &counted, e))) break;
         have += counted;
     }
-    for (uint32_t r = 0; rc == PX_ETIMEOUT && r < c->world; r++)
-        if (c->links.rank[r].fd < 0) {
-            px_err late = {0};
-            px_fail(&late, PX_ETIMEOUT, "hello", "rank %u said no hello", r);
-            px_err_set_rank(&late, (int)r, "");
-            daemon_errors_add(&late, errs, cap, n);
-        }
+    if (rc == PX_ETIMEOUT || rc == PX_EPEER) name_missing(c, rc, errs, cap, n);
+    if (rc == PX_ETIMEOUT) px_err_clear(e);               /* each has been named */
     px_arena_deinit(&arena);
     return rc;
+}
+
+/* ---- whether it fits ---- */
+
+typedef struct need { uint64_t fixed, per_block, free; uint32_t least; } need;    /* of a host; least: rank that told the least */
+
+static need need_of(const daemon_coldstart *c, uint32_t first)
+{
+    need h = { .free = UINT64_MAX, .least = first };
+
+    for (uint32_t r = 0; r < c->world; r++) {
+        const daemon_rank_info *i = &c->status->rank[r];
+        if (strcmp(i->boot_id, c->status->rank[first].boot_id)) continue;
+        if (i->free_bytes < h.free) h.free = i->free_bytes, h.least = r;
+        h.fixed += c->plan[r].total - c->plan[r].kv_pool;
+        if (c->kv_fd[r] < 0) h.per_block += c->plan[r].kv_block_bytes;    /* what a former job left lies there already */
+    }
+    return h;
+}
+
+px_code daemon_coldstart_fit(const daemon_coldstart *c, char *detail, size_t cap, px_err *e)
+{
+    const proto_config *cfg = c->args->config;
+    uint64_t spare = UINT64_MAX;
+    char found[96], want[128];
+    px_code rc;
+
+    for (uint32_t r = 0; r < c->world; r++) {
+        need h = need_of(c, r);
+        uint64_t all = h.fixed + h.per_block * c->n_blocks;
+        if (all <= h.free) {
+            if (h.free - all < spare) spare = h.free - all;
+            continue;
+        }
+        const char *host = c->status->rank[h.least].host;
+        uint64_t most = h.free > h.fixed && h.per_block ? (h.free - h.fixed) / h.per_block : 0;
+        if (most) {
+            snprintf(found, sizeof found, "%u tokens", cfg->kv_tokens);
+            snprintf(want, sizeof want, "at most %" PRIu64 " tokens", most * cfg->kv_block);
+            rc = px_refuse(e, PX_ERANGE, daemon_field_name(DAEMON_FIELD_KV_TOKENS), found, want,
+                           "the ranks of host %s need %" PRIu64 " bytes, %" PRIu64 " of them for the KV cache, and %" PRIu64
+                           " are free", host, all, h.per_block * c->n_blocks, h.free);
+        } else {
+            snprintf(found, sizeof found, "%" PRIu64 " bytes free", h.free);
+            snprintf(want, sizeof want, "more than %" PRIu64 " bytes for weights and buffers", h.fixed);
+            rc = px_refuse(e, PX_ERANGE, daemon_field_name(DAEMON_FIELD_MEMORY), found, want,
+                           "weights and buffers of host %s's ranks do not fit, whatever kv.tokens is", host);
+        }
+        px_err_set_rank(e, (int)h.least, host);
+        return rc;
+    }
+    snprintf(detail, cap, "%u KV blocks, %" PRIu64 " bytes stay free on the fullest host", c->n_blocks, spare);
+    return PX_OK;
 }

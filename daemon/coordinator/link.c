@@ -11,6 +11,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "daemon/rank/fields.h"
+
 #define FRESH_SPARE 8               /* connections beyond the world that may wait to say who they are */
 
 static void link_drop(daemon_link *k)
@@ -88,10 +90,15 @@ static px_code frame_of(daemon_links *l, daemon_link *k, proto_frame *f, bool *g
 {
     px_code rc;
 
-    do {
-        if ((rc = proto_frame_reader_next(&k->reader, f, got, e))) return rc;
-    } while (*got && f->generation != l->generation);
-    return PX_OK;
+    for (;;) {
+        char found[24], expected[24];
+        if ((rc = proto_frame_reader_next(&k->reader, f, got, e)) || !*got || f->generation == l->generation) return rc;
+        snprintf(found, sizeof found, "%u", f->generation);
+        snprintf(expected, sizeof expected, "%u", l->generation);
+        px_err_clear(&l->turned_away);
+        px_mismatch(&l->turned_away, daemon_field_name(DAEMON_FIELD_GENERATION), found, expected);
+        l->turned_away_pid = k->pid;
+    }
 }
 
 static bool link_event(daemon_links *l, daemon_link *k, uint32_t i, bool fresh, bool readable, daemon_event *ev)
@@ -115,7 +122,7 @@ static bool link_event(daemon_links *l, daemon_link *k, uint32_t i, bool fresh, 
     }
     if (!filled && !rc) return false;
     if (fresh) {
-        daemon_links_reject(l, i);
+        daemon_links_reject(l, i, &why);
         return false;
     }
     close(k->fd);
@@ -169,17 +176,33 @@ px_code daemon_links_next(daemon_links *l, px_time_us deadline, daemon_event *ev
 px_code daemon_links_adopt(daemon_links *l, uint32_t fresh, uint32_t rank, px_err *e)
 {
     if (rank >= l->world)
-        return px_fail(e, PX_ERANGE, "hello.rank", "rank %u of a world of %u", rank, l->world);
-    if (l->rank[rank].fd >= 0) return px_fail(e, PX_EEXIST, "hello.rank", "rank %u said hello twice", rank);
+        return px_fail(e, PX_ERANGE, daemon_field_name(DAEMON_FIELD_HELLO_RANK), "rank %u of a world of %u", rank, l->world);
+    if (l->rank[rank].fd >= 0)
+        return px_fail(e, PX_EEXIST, daemon_field_name(DAEMON_FIELD_HELLO_RANK), "two processes say that they are rank %u: %d and %d",
+                       rank, (int)l->rank[rank].pid, (int)l->fresh[fresh].pid);
     l->rank[rank] = l->fresh[fresh];
     l->fresh[fresh] = l->fresh[--l->n_fresh];
     return PX_OK;
 }
 
-void daemon_links_reject(daemon_links *l, uint32_t fresh)
+void daemon_links_reject(daemon_links *l, uint32_t fresh, const px_err *why)
 {
+    if (why && why->code) {
+        l->turned_away = *why;
+        l->turned_away_pid = l->fresh[fresh].pid;
+    }
     link_drop(&l->fresh[fresh]);
     l->fresh[fresh] = l->fresh[--l->n_fresh];
+}
+
+size_t daemon_links_unfinished(const daemon_links *l, pid_t *pid)
+{
+    for (uint32_t i = 0; i < l->n_fresh; i++)
+        if (l->fresh[i].reader.held > l->fresh[i].reader.consumed) {
+            *pid = l->fresh[i].pid;
+            return l->fresh[i].reader.held - l->fresh[i].reader.consumed;
+        }
+    return 0;
 }
 
 px_code daemon_links_send(daemon_links *l, uint32_t rank, uint16_t type, const void *data, size_t n, px_time_us deadline, px_err *e)

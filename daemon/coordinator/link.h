@@ -25,6 +25,8 @@ typedef struct daemon_links {
     daemon_link *fresh; uint32_t n_fresh, cap_fresh;   /* connected, no hello yet */
     struct pollfd *poll;             /* owned */
     int       job_fd, signal_fd, wake_fd;              /* borrowed; -1: none */
+    /* The last one that was turned away, for whoever misses a rank: why, and which process. */
+    px_err    turned_away; pid_t turned_away_pid;
 } daemon_links;
 
 typedef enum daemon_event_kind { DAEMON_EV_TIMEOUT, DAEMON_EV_FRAME, DAEMON_EV_FRESH, DAEMON_EV_LOST, DAEMON_EV_JOB,
@@ -44,7 +46,9 @@ void    daemon_links_close(daemon_links *l);
 px_code daemon_links_next(daemon_links *l, px_time_us deadline, daemon_event *ev, px_err *e);
 /* A fresh connection has said which rank it is.  PX_ERANGE, PX_EEXIST (that rank has a link already). */
 px_code daemon_links_adopt(daemon_links *l, uint32_t fresh, uint32_t rank, px_err *e);
-void    daemon_links_reject(daemon_links *l, uint32_t fresh);
+void    daemon_links_reject(daemon_links *l, uint32_t fresh, const px_err *why);    /* why may be NULL */
+/* Bytes of an unfinished frame that some connection without a hello has sent; 0: there is none. */
+size_t  daemon_links_unfinished(const daemon_links *l, pid_t *pid);
 px_code daemon_links_send(daemon_links *l, uint32_t rank, uint16_t type, const void *data, size_t n, px_time_us deadline, px_err *e);
 void    daemon_links_kill(daemon_links *l);          /* SIGKILL to every connected rank of this host */
 

@@ -20,6 +20,7 @@ typedef struct service {
     proto_config   config;
     char           config_path[1024];
     bool           from_flag[MAX_FIELDS];
+    bool           dry_run;
     char           rank_program[1100];
     daemon_watcher watcher;
     daemon_engine *engine;
@@ -32,10 +33,10 @@ static void usage(FILE *out)
     char value[1100];
     proto_config c;
 
-    fputs("usage: phalanxd -c FILE.yaml [--KEY VALUE ...]\n"
+    fputs("usage: phalanxd -c FILE.yaml [--dry-run] [--KEY VALUE ...]\n"
           "Serves a shard set over gRPC.  `ready address=HOST:PORT` on standard output says that it serves; logs go to\n"
           "standard error.  Exit codes: 0 stopped by a signal, 2 usage or configuration, 3 refused at the start or\n"
-          "restarts used up, 1 anything else.\n\nKeys of the file, each also a flag:\n", out);
+          "restarts used up, 1 anything else.  --dry-run ends before memory is taken: ranks have met, and the plan fits.\n\nKeys of the file, each also a flag:\n", out);
     proto_config_init(&c);
     for (size_t i = 0; i < proto_n_fields; i++)
         fprintf(out, "  --%-24s %s (default: %s)\n", proto_fields[i].key, proto_fields[i].doc,
@@ -68,6 +69,11 @@ static int parse(service *s, int argc, char **argv)
     }
     for (int i = 1; i < argc; i += 2) {
         if (!strcmp(argv[i], "-c")) continue;
+        if (!strcmp(argv[i], "--dry-run")) {
+            s->dry_run = true;
+            i--;                                       /* it has no value */
+            continue;
+        }
         if (strncmp(argv[i], "--", 2) || i + 1 >= argc) {
             fprintf(stderr, "phalanxd: %s: flags are --KEY VALUE; --help lists them\n", argv[i]);
             return 2;
@@ -124,7 +130,7 @@ static int serve(service *s, int signal_fd)
     char line[1024];
     daemon_engine_args args = { .config = &s->config, .log = &s->log, .config_path = s->config_path,
                                 .from_flag = s->from_flag, .watcher = &s->watcher, .rank_program = s->rank_program,
-                                .signal_fd = signal_fd, .state_changed = state_changed, .ctx = s };
+                                .dry_run = s->dry_run, .signal_fd = signal_fd, .state_changed = state_changed, .ctx = s };
     int code = 1;
 
     if (find_rank_program(s, &e) || daemon_engine_open(&s->engine, &s->heap.a, &args, &e)) goto fail;

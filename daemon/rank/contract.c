@@ -1,11 +1,15 @@
 #include "daemon/rank/contract.h"
 
 #include <inttypes.h>
+#include <stddef.h>
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
+#include "daemon/rank/fields.h"
 #include "proto/wire/frame.h"
 #include "shard/run/executor.h"
+#include "shard/store/pack.h"
 
 uint32_t daemon_contract_threads(const proto_config *c, uint32_t world)
 {
@@ -57,21 +61,76 @@ void daemon_contract_facts(const proto_config *c, const char *config_path, const
     char value[256], hex[65], manifest[1100];
 
     snprintf(value, sizeof value, "%u", PROTO_WIRE_VERSION);
-    fn(ctx, &(daemon_fact){ "wire", value, "" });
-    fn(ctx, &(daemon_fact){ "build", PHALANX_BUILD, "" });
+    fn(ctx, &(daemon_fact){ daemon_field_name(DAEMON_FIELD_WIRE), value, "" });
+    fn(ctx, &(daemon_fact){ daemon_field_name(DAEMON_FIELD_BUILD), PHALANX_BUILD, "" });
+    comm_mpi_version(value, sizeof value);
+    fn(ctx, &(daemon_fact){ daemon_field_name(DAEMON_FIELD_MPI_VERSION), value, "" });
     snprintf(manifest, sizeof manifest, "%s/manifest.json", dir);
     snprintf(value, sizeof value, "%s/%s", m->arith, c->kv_dtype == PROTO_KV_F32 ? "f32" : "f16");
-    fn(ctx, &(daemon_fact){ "arithmetic", value, manifest });
+    fn(ctx, &(daemon_fact){ daemon_field_name(DAEMON_FIELD_ARITHMETIC), value, manifest });
     snprintf(value, sizeof value, "%016" PRIx64, shard_rope_digest(&m->arch, daemon_contract_context(c, m)));
-    fn(ctx, &(daemon_fact){ "rope", value, manifest });
+    fn(ctx, &(daemon_fact){ daemon_field_name(DAEMON_FIELD_ROPE), value, manifest });
     shard_digest_hex(&m->manifest, hex);
-    fn(ctx, &(daemon_fact){ "manifest", hex, manifest });
+    fn(ctx, &(daemon_fact){ daemon_field_name(DAEMON_FIELD_MANIFEST), hex, manifest });
     shard_digest_hex(&m->plan, hex);
-    fn(ctx, &(daemon_fact){ "plan", hex, manifest });
+    fn(ctx, &(daemon_fact){ daemon_field_name(DAEMON_FIELD_PLAN), hex, manifest });
+    shard_digest_hex(&m->tokenizer, hex);
+    fn(ctx, &(daemon_fact){ daemon_field_name(DAEMON_FIELD_TOKENIZER), hex, manifest });
     for (size_t i = 0; i < proto_n_fields; i++) {
         const proto_field *f = &proto_fields[i];
         if (f->scope != PROTO_GLOBAL) continue;
         proto_config_show(c, f, value, sizeof value);
         fn(ctx, &(daemon_fact){ f->key, value, config_path });
     }
+}
+
+void daemon_contract_rank_facts(const shard_manifest *m, const char *dir, uint32_t rank, const shard_rank_bytes *plan,
+                                bool of_shard, void (*fn)(void *ctx, const daemon_fact *f), void *ctx)
+{
+    const struct { const char *field; uint64_t v; } number[] = {
+        { "plan.weights_stored", plan->weights.stored },   { "plan.weights_mapped", plan->weights.mapped },
+        { "plan.tensors", plan->weights.tensors },         { "plan.n_blocks", plan->n_blocks },
+        { "plan.n_ctx", plan->n_ctx },                     { "plan.kv_block_bytes", plan->kv_block_bytes },
+        { "plan.kv_pool", plan->kv_pool },                 { "plan.rope_tables", plan->rope_tables },
+        { "plan.activations", plan->activations.bytes },   { "plan.workspace", plan->activations.workspace.bytes },
+        { "plan.host", plan->host.bytes },                 { "plan.comm_shared", plan->comm_shared },
+        { "plan.comm_private", plan->comm_private },       { "plan.partial_bytes", plan->partial_bytes },
+        { "plan.gather_bytes", plan->gather_bytes },       { "plan.total", plan->total },
+    };
+    char value[256], hex[65], file[1200];
+
+    for (size_t i = 0; i < sizeof number / sizeof *number; i++) {
+        snprintf(value, sizeof value, "%" PRIu64, number[i].v);
+        fn(ctx, &(daemon_fact){ number[i].field, value, "" });
+    }
+    if (!of_shard) return;
+    snprintf(file, sizeof file, "%s/%s", dir, m->rank[rank].file);
+    shard_digest_hex(&m->rank[rank].header, hex);
+    const struct { const char *field, *v; } word[] = {
+        { "shard.layout", m->layout },     { "shard.arithmetic", m->arith },
+        { "shard.revision", m->revision }, { "shard.policy", shard_policy_name(m->policy) }, { "shard.header", hex },
+    };
+    const struct { const char *field; uint64_t v; } count[] = {
+        { "shard.format", m->version }, { "shard.rank", rank }, { "shard.world", m->world }, { "shard.bytes", m->rank[rank].bytes },
+    };
+    for (size_t i = 0; i < sizeof word / sizeof *word; i++) fn(ctx, &(daemon_fact){ word[i].field, word[i].v, file });
+    for (size_t i = 0; i < sizeof count / sizeof *count; i++) {
+        snprintf(value, sizeof value, "%" PRIu64, count[i].v);
+        fn(ctx, &(daemon_fact){ count[i].field, value, file });
+    }
+}
+
+void daemon_contract_cpu_features(char *out, size_t cap)
+{
+    size_t n = 0;
+
+    out[0] = 0;
+#define HAS(name) do { if (__builtin_cpu_supports(name)) n += (size_t)snprintf(out + n, n < cap ? cap - n : 0, "%s%s", n ? " " : "", name); \
+                       if (n >= cap) n = cap - 1; } while (0)
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    HAS("sse4.2"); HAS("avx"); HAS("avx2"); HAS("fma"); HAS("avx512f"); HAS("avx512bw"); HAS("avx512vl"); HAS("avx512vnni");
+#endif
+#undef HAS
+    (void)n;
 }

@@ -1,10 +1,14 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
+#include "daemon/rank/fields.h"
 #include "daemon/rank/rank.h"
+#include "shard/plan/measure.h"
 
 #define HELLO_WAIT_US  (60 * 1000000ll)     /* the coordinator compares, it does not compute */
 #define SEND_WAIT_US   (10 * 1000000ll)
@@ -51,10 +55,46 @@ static void add_fact(void *ctx, const daemon_fact *f)
     else l->v[l->n++] = w;
 }
 
+/* What this host can still give, file pages that can be dropped counted as free: the shard itself lies in those. */
 static uint64_t free_bytes(void)
 {
-    long pages = sysconf(_SC_AVPHYS_PAGES), size = sysconf(_SC_PAGESIZE);
-    return pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size : 0;
+    shard_free_memory now;
+
+    return shard_measure_free("", &now, NULL) ? 0 : now.bytes;
+}
+
+static void boot_id(char out[64])
+{
+    FILE *f = fopen("/proc/sys/kernel/random/boot_id", "re");
+
+    out[0] = 0;
+    if (!f) return;
+    if (!fgets(out, 64, f)) out[0] = 0;
+    fclose(f);
+    out[strcspn(out, "\n")] = 0;
+}
+
+static int64_t wall_clock_us(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_REALTIME, &t);
+    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
+}
+
+/* The plan that this rank would carve by; a plan that cannot be made is an error of the hello. */
+static bool own_plan(daemon_rank *r, shard_rank_bytes *plan)
+{
+    const shard_manifest *m = &r->manifest;
+    shard_demand demand = daemon_contract_demand(&r->config, r->world);
+    px_err e = {0};
+
+    if (!r->has_manifest || m->world != r->world) return false;
+    if (!shard_rank_bytes_of(&m->arch, &m->types, &m->split, r->rank, &demand,
+                             (int)daemon_contract_transport(&r->config, r->world), plan, &e))
+        return true;
+    if (r->n_err < DAEMON_RANK_ERRORS) r->err[r->n_err++] = e;
+    return false;
 }
 
 /* What can be read and opened without memory or peers; every mismatch is kept for the hello. */
@@ -85,11 +125,42 @@ static void look(daemon_rank *r)
     r->n_err += n < DAEMON_RANK_ERRORS - r->n_err ? n : DAEMON_RANK_ERRORS - r->n_err;
 }
 
+static void short_of(daemon_rank *r, daemon_field f, uint64_t have, uint64_t want)
+{
+    char found[32], expected[48];
+
+    snprintf(found, sizeof found, "%llu", (unsigned long long)have);
+    snprintf(expected, sizeof expected, "at least %llu", (unsigned long long)want);
+    if (r->n_err < DAEMON_RANK_ERRORS)
+        px_refuse(&r->err[r->n_err++], PX_ERANGE, daemon_field_name(f), found, expected, "a limit of this process is too low");
+}
+
+/* Limits that would end the job half-way: said before anything is taken.  MPI maps libraries and segments of its own. */
+static void check_limits(daemon_rank *r, const shard_rank_bytes *plan)
+{
+    const uint64_t mpi_bytes = 256u << 20, buffers = DAEMON_RANK_FRAME + DAEMON_RANK_SCRATCH + DAEMON_RANK_ANSWER;
+    struct rlimit l;
+    unsigned long pages = 0;
+    FILE *f = fopen("/proc/self/statm", "re");
+
+    if (f && fscanf(f, "%lu", &pages) != 1) pages = 0;
+    if (f) fclose(f);
+    uint64_t want = (uint64_t)pages * (uint64_t)sysconf(_SC_PAGESIZE) + plan->total - plan->weights.mapped + plan->comm_shared
+                  + buffers + (r->world > 1 ? mpi_bytes : 0);
+    if (!getrlimit(RLIMIT_AS, &l) && l.rlim_cur != RLIM_INFINITY && l.rlim_cur < want)
+        short_of(r, DAEMON_FIELD_ULIMIT_SPACE, l.rlim_cur, want);
+    want = 64 + 4 * (uint64_t)r->world;
+    if (!getrlimit(RLIMIT_NOFILE, &l) && l.rlim_cur != RLIM_INFINITY && l.rlim_cur < want)
+        short_of(r, DAEMON_FIELD_ULIMIT_FILES, l.rlim_cur, want);
+}
+
 px_code daemon_rank_hello(daemon_rank *r, px_err *e)
 {
     Phalanx__Wire__Hello w = PHALANX__WIRE__HELLO__INIT;
     Phalanx__Wire__Error error[DAEMON_RANK_ERRORS], *errors[DAEMON_RANK_ERRORS];
-    Phalanx__Wire__Fact *fact[64];
+    Phalanx__Wire__Fact *fact[DAEMON_MAX_FACTS];
+    shard_rank_bytes plan;
+    char boot[64], features[128];
     px_arena arena;
     px_code rc;
 
@@ -98,6 +169,10 @@ px_code daemon_rank_hello(daemon_rank *r, px_err *e)
     facts list = { &arena, fact, 0, sizeof fact / sizeof *fact, false };
     if (r->has_manifest)
         daemon_contract_facts(&r->config, r->config_path, &r->manifest, r->config.set, add_fact, &list);
+    if (own_plan(r, &plan)) {
+        check_limits(r, &plan);
+        daemon_contract_rank_facts(&r->manifest, r->config.set, r->rank, &plan, r->file != NULL, add_fact, &list);
+    }
     w.rank = r->rank;
     w.world = r->world;
     w.pid = (uint32_t)getpid();
@@ -113,6 +188,12 @@ px_code daemon_rank_hello(daemon_rank *r, px_err *e)
     w.n_errors = r->n_err;
     w.cpu_path = r->ops ? (char *)(uintptr_t)r->ops->name : w.cpu_path;
     w.free_bytes = free_bytes();
+    w.threads = daemon_contract_threads(&r->config, r->world);
+    boot_id(boot);
+    w.boot_id = boot;
+    daemon_contract_cpu_features(features, sizeof features);
+    w.cpu_features = features;
+    w.time_us = wall_clock_us();
     rc = list.full ? px_fail(e, PX_ENOMEM, "hello", "no memory for the facts")
                    : send_message(r, PHALANX__WIRE__FRAME_TYPE__HELLO, &w.base, e);
     px_arena_deinit(&arena);
@@ -266,6 +347,7 @@ static px_code stage_map(daemon_rank *r, px_err *e)
     px_code rc;
 
     if (r->config.verify[0] && (rc = shard_depth_parse(r->config.verify, &args.depth, e))) return rc;
+    args.depth = shard_depth_resolve(args.depth, shard_file_bytes(r->file), (uint64_t)r->config.verify_full_mib << 20);
     if ((rc = daemon_rank_guard(r, e))) return rc;
     r->n_err = 0;
     r->told_percent = 0;
@@ -330,7 +412,7 @@ px_code daemon_rank_prepare(daemon_rank *r, px_err *e)
         /* The coordinator has its own deadline for each step; if it is gone, the socket says so. */
         if ((rc = proto_frame_recv(r->fd, buf, sizeof buf, &f, PX_NEVER, e))) return rc;
         if (f.generation != r->generation) continue;
-        if (f.type == PHALANX__WIRE__FRAME_TYPE__BYE) return px_fail(e, PX_EPEER, "bye", "the coordinator ended this job");
+        if (f.type == PHALANX__WIRE__FRAME_TYPE__BYE) return px_fail(e, PX_ECANCELLED, "bye", "the coordinator ended this job");
         if (f.type == PHALANX__WIRE__FRAME_TYPE__SETUP) {
             if ((rc = take_setup(r, &f, e))) return rc;
             have_setup = true;

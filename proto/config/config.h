@@ -28,8 +28,11 @@ typedef struct proto_config {
     uint32_t restart_max;        /* restart.max 3 */
     uint32_t restart_window_s;   /* restart.window_s 60 */
     uint32_t grace_s;            /* 5 */
+    uint32_t hello_s;            /* 10 */
+    uint32_t max_clock_skew_s;   /* 5 */
     char     log_level[8];       /* log.level: debug info warn error */
     char     chat_template[64];  /* "": by the digest of the set's template; else the name of a known one */
+    uint32_t verify_full_mib;    /* 4096 */
     char     verify[8];          /* auto header sample full: depth of the cold start's check */
 } proto_config;
 

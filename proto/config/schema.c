@@ -41,7 +41,7 @@ const proto_field proto_fields[] = {
     { .key = "kv.dtype", PROTO_ENUM, PROTO_GLOBAL, AT(kv_dtype), .words = kv_dtype_words, .fallback = "f16",
       .doc = "number type of the KV cache" },
     { .key = "kv.tokens", PROTO_UINT, PROTO_GLOBAL, AT(kv_tokens), 1, MOST_TOKENS, .fallback = "16384",
-      .doc = "tokens that the KV cache holds, rounded up to whole blocks" },
+      .doc = "tokens that the KV cache holds, rounded up to whole blocks; a start where they do not fit is refused" },
     { .key = "kv.block", PROTO_UINT, PROTO_GLOBAL, AT(kv_block), .only = kv_block_only, .fallback = "16",
       .doc = "tokens a KV block" },
     { .key = "max_sequences", PROTO_UINT, PROTO_GLOBAL, AT(max_sequences), 1, 4096, .fallback = "64",
@@ -58,12 +58,18 @@ const proto_field proto_fields[] = {
       .doc = "seconds in which restarts are counted" },
     { .key = "grace_s", PROTO_UINT, PROTO_HOST, AT(grace_s), 0, 3600, .fallback = "5",
       .doc = "seconds that running calls get after SIGTERM" },
+    { .key = "hello_s", PROTO_UINT, PROTO_HOST, AT(hello_s), 1, 3600, .fallback = "10",
+      .doc = "seconds in which every rank must have read its headers and said who it is" },
+    { .key = "max_clock_skew_s", PROTO_UINT, PROTO_HOST, AT(max_clock_skew_s), 0, 86400, .fallback = "5",
+      .doc = "most seconds by which the clock of a rank's host may differ from the coordinator's" },
     { .key = "log.level", PROTO_STRING, PROTO_HOST, AT(log_level), .words = level_words, .fallback = "info",
       .doc = "least level of the lines on standard error" },
     { .key = "chat_template", PROTO_STRING, PROTO_HOST, AT(chat_template), .fallback = "",
       .doc = "name of a known chat template; empty: found by the digest of the set's template" },
     { .key = "verify", PROTO_STRING, PROTO_HOST, AT(verify), .words = verify_words, .fallback = "auto",
       .doc = "how deep the shards are checked at start; auto: full where it is quick, else sample, then full beside serving" },
+    { .key = "verify_full_mib", PROTO_UINT, PROTO_HOST, AT(verify_full_mib), 0, MOST_TOKENS, .fallback = "4096",
+      .doc = "verify: auto checks a rank's shard of at most so many MiB fully before it serves" },
 };
 const size_t proto_n_fields = sizeof proto_fields / sizeof *proto_fields;
 

@@ -7,13 +7,12 @@
 #include <string.h>
 
 #define CHUNK       (4u << 20)
-#define AUTO_FULL   (4ull << 30)        /* read and digested in under 2 s from the page cache */
 #define SAMPLE      16u
 
-shard_depth shard_depth_resolve(shard_depth d, uint64_t bytes)
+shard_depth shard_depth_resolve(shard_depth d, uint64_t bytes, uint64_t most)
 {
     if (d != SHARD_CHECK_AUTO) return d;
-    return bytes <= AUTO_FULL ? SHARD_CHECK_FULL : SHARD_CHECK_SAMPLE;
+    return bytes <= most ? SHARD_CHECK_FULL : SHARD_CHECK_SAMPLE;
 }
 
 px_code shard_depth_parse(const char *word, shard_depth *out, px_err *e)
@@ -41,7 +40,7 @@ static pick pick_of(const shard_file *f, const shard_check_args *args)
     pick p = { .state = args ? args->seed + shard_file_rank(f) : 0 };
 
     shard_file_entries(f, &p.left);
-    d = shard_depth_resolve(d, shard_file_bytes(f));
+    d = shard_depth_resolve(d, shard_file_bytes(f), SHARD_AUTO_FULL);
     p.want = d == SHARD_CHECK_HEADER ? 0 : d == SHARD_CHECK_FULL ? p.left : args && args->n_sample ? args->n_sample : SAMPLE;
     if (p.want > p.left) p.want = p.left;
     return p;

@@ -216,7 +216,7 @@ static px_code read_head(const json_t *o, shard_manifest *m, px_err *e)
     size_t k;
     px_code rc;
 
-    if (!json_is_object(o)) return px_fail(e, PX_EINVAL, "", "%s is no object", SHARD_MANIFEST_FILE);
+    if (!json_is_object(o)) return px_fail(e, PX_EINVAL, SHARD_MANIFEST_FILE, "is no object");
     if ((rc = shard_json_u64(o, "", "format", UINT32_MAX, &v, e))) return rc;
     m->version = (uint32_t)v;
     if (m->version != SHARD_FORMAT_VERSION) {
@@ -405,7 +405,7 @@ px_code shard_manifest_read(shard_manifest *m, px_alloc *a, const char *dir, px_
     if ((rc = px_path_join(path, sizeof path, dir, SHARD_MANIFEST_FILE, e))) goto fail;
     if ((rc = px_read_file(a, path, MANIFEST_CAP, &text, &bytes, e))) goto fail;
     if (!(o = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &je))) {
-        rc = px_fail(e, PX_ECORRUPT, "", "line %d, column %d: %.160s", je.line, je.column, je.text);
+        rc = px_fail(e, PX_ECORRUPT, SHARD_MANIFEST_FILE, "line %d, column %d: %.160s", je.line, je.column, je.text);
         goto fail;
     }
     if ((rc = read_head(o, m, e))) goto fail;
@@ -422,6 +422,7 @@ px_code shard_manifest_read(shard_manifest *m, px_alloc *a, const char *dir, px_
 
 fail:
     px_err_set_file(e, path);
+    if (e && !e->field[0]) snprintf(e->field, sizeof e->field, "%s", SHARD_MANIFEST_FILE);    /* no file, no JSON */
     if (o) json_decref(o);
     if (text) px_del(a, text, bytes + 1);
     shard_manifest_deinit(m);
@@ -468,6 +469,7 @@ px_code shard_manifest_asset(const shard_manifest *m, px_alloc *a, const char *d
 
 fail:
     px_err_set_file(e, path);
+    if (e && !e->field[0]) snprintf(e->field, sizeof e->field, "%s", name);
     if (*data) px_del(a, *data, *bytes + 1);
     *data = NULL;
     return rc;

@@ -54,8 +54,9 @@ px_code shard_file_tensor(const shard_file *f, shard_role r, uint32_t layer, con
 
 typedef enum shard_depth { SHARD_CHECK_HEADER, SHARD_CHECK_SAMPLE, SHARD_CHECK_FULL, SHARD_CHECK_AUTO } shard_depth;
 px_code shard_depth_parse(const char *word, shard_depth *out, px_err *e);
-/* What AUTO means for a file of so many bytes; other depths are themselves. */
-shard_depth shard_depth_resolve(shard_depth d, uint64_t bytes);
+#define SHARD_AUTO_FULL (4ull << 30)        /* read and digested in under 2 s from the page cache */
+/* What AUTO means for a file of so many bytes: FULL up to `most`, else SAMPLE; other depths are themselves. */
+shard_depth shard_depth_resolve(shard_depth d, uint64_t bytes, uint64_t most);
 typedef struct shard_check_args {
     shard_depth depth;                      /* AUTO: full where the bytes take under 2 s, else sample */
     uint64_t    seed;                       /* of the sample */

@@ -289,7 +289,7 @@ static const struct { const char *was, *is, *field; } EDIT[] = {
     { "\"temperature\": null", "\"temperature\": 0.5", "manifest" },
     { "\"temperature\": null", "\"temperature\": -3", "generation.temperature" },
     { "\"builder\": ", "\"builder\":  ", "manifest" },
-    { "{", "{{", "" },
+    { "{", "{{", "manifest.json" },
 };
 
 static void edited_manifests(void **state)
