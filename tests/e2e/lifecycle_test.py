@@ -394,7 +394,8 @@ def other_revision():
         f.seek(-4097, os.SEEK_END)
         f.write(bytes([byte[0] ^ 1]))
     out = os.path.join(os.path.dirname(model), "other")
-    subprocess.run([os.path.join(harness.BUILD, "tests", "e2e", "make_set"), model, out, "2"], check=True, timeout=60)
+    subprocess.run([os.path.join(harness.BUILD, "bin", "phalanx"), "shard", model, "--ranks", "2", "--out", out], check=True,
+                   timeout=60, stdout=subprocess.DEVNULL)
     shutil.copy(shard(out, 0), shard(s, 0))
     refused(["--set", s], lines=[["coldstart_refused", shard(s, 0), "rank=0", "found=", "expected="]])
 
