@@ -1,206 +1,406 @@
 /* plan: the bytes of every rank, by the function from which a rank's arenas are carved. */
-#include <jansson.h>
+#include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "daemon/cli/deploy.h"
 #include "daemon/cli/model.h"
 #include "daemon/cli/options.h"
-#include "daemon/cli/table.h"
 #include "daemon/rank/contract.h"
+#include "shard/plan/fit.h"
+#include "shard/plan/measure.h"
+#include "shard/plan/report.h"
+#include "shard/store/models.h"
 #include "shard/store/pack.h"
 
-typedef struct plan {
+typedef struct asked {
     px_alloc    *a;
     const char  *path;
     char         dir[4096];
-    bool         is_set, even, json, has_ranks, has_format, has_split;
-    uint32_t     ranks;
-    const char  *format, *split_word;
+    bool         is_set, has_ranks, has_format, has_split, has_vocab, has_pool, has_memory, has_device, has_channels;
+    bool         json, explain, sweep, cuts, finetune, checkpointing, list, sizes;
+    uint32_t     ranks, hosts, channels, headroom, batch, sequence, replicas, zero, tp, lora;
+    const char  *format, *split, *vocab, *backend, *kv_dtype, *pool, *memory, *device, *headroom_least, *disk, *link, *populate, *svg, *file;
+    daemon_texts classes;
     proto_config config;
-    shard_policy policy;
-    shard_ffn_split ffn;
-    shard_arch   arch;
-    shard_types  file, stored;
-    shard_split  split;
-    shard_rank_bytes *rank;          /* (ranks) owned */
-    uint32_t     worst;
-} plan;
+    daemon_deploy given;             /* of --deployment; the texts above may lie in it */
 
-static const char *const keys[] = { "kv.tokens", "kv.dtype", "kv.block", "max_sequences", "token_budget", "threads",
-                                    "transport", NULL };
+    bool         policy_given;       /* the format is a set's policy, and no named format */
+    shard_policy policy;
+    shard_arch   arch;
+    shard_types  source, named, stored;
+    shard_deploy d;
+    shard_plan_model model;
+} asked;
+
+static const char *const keys[] = { "kv.tokens", "kv.block", "max_sequences", "token_budget", "threads", "transport", NULL };
+
+static px_code store_as_file(shard_types *stored, px_alloc *a, const shard_arch *m, const shard_types *file, px_err *e)
+{
+    return shard_types_stored(stored, a, m, file, SHARD_AS_FILE, e);
+}
+
+/* ---- what was asked ---- */
 
 /* What the set was cut by; a checkpoint says nothing. */
-static px_code read_set(plan *p, px_err *e)
+static px_code read_set(asked *q, px_err *e)
 {
     shard_manifest m;
     px_code rc;
 
-    if (!(p->is_set = daemon_model_is_set(p->path, p->dir, sizeof p->dir))) return PX_OK;
-    if ((rc = shard_manifest_read(&m, p->a, p->dir, e))) return rc;
-    if (!p->has_ranks) p->ranks = m.world;
-    if (!p->has_split) p->ffn = m.split_ffn;
+    if (!(q->is_set = daemon_model_is_set(q->path, q->dir, sizeof q->dir))) return PX_OK;
+    if ((rc = shard_manifest_read(&m, q->a, q->dir, e))) return rc;
+    if (!q->has_ranks) q->ranks = m.world;
+    if (!q->has_split) q->d.ffn = m.split_ffn;
     shard_manifest_deinit(&m);
+    q->has_ranks = true;
     return PX_OK;
 }
 
-static px_code compute(plan *p, px_err *e)
+static int bad_word(const daemon_command *c, const char *option, const char *found, const char *const *words, size_t n)
 {
-    shard_demand demand = daemon_contract_demand(&p->config, p->ranks);
-    px_code rc;
+    const char *near = px_nearest(found, words, n);
+    return daemon_options_complain(c, "--%s: \"%.40s\" is none of %s, %s%s%s", option, found, words[0], words[1], near ? "; the nearest is " : "",
+                                   near ? near : "");
+}
 
-    if ((rc = shard_arch_read(&p->arch, &p->file, p->a, p->path, e)) || (rc = shard_arch_check(&p->arch, e)) ||
-        (rc = shard_types_stored(&p->stored, p->a, &p->arch, &p->file, p->policy, e)) ||
-        (rc = shard_split_init(&p->split, p->a, &p->arch, &p->stored, p->ranks, p->ffn, SHARD_VOCAB_PADDED64, e)))
-        return rc;
-    if (!(p->rank = px_new(p->a, shard_rank_bytes, p->ranks)))
-        return px_fail(e, PX_ENOMEM, "ranks", "no memory for %u ranks", p->ranks);
-    for (uint32_t r = 0; r < p->ranks; r++) {
-        if ((rc = shard_rank_bytes_of(&p->arch, &p->stored, &p->split, r, &demand,
-                                      (int)daemon_contract_transport(&p->config, p->ranks), &p->rank[r], e)))
-            return rc;
-        if (p->rank[r].total > p->rank[p->worst].total) p->worst = r;
+static int take_sizes(asked *q, const daemon_command *c)
+{
+    const struct { const char *option, *text; uint64_t *to; } sizes[] = {
+        { "pool", q->pool, &q->d.pool }, { "memory", q->memory, &q->d.memory }, { "device", q->device, &q->d.memory },
+        { "headroom-least", q->headroom_least, &q->d.headroom_least }, { "disk", q->disk, &q->d.rate.disk },
+        { "link", q->link, &q->d.rate.link }, { "populate", q->populate, &q->d.rate.populate },
+    };
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        if (sizes[i].text && (!daemon_parse_size(sizes[i].text, sizes[i].to) || (!*sizes[i].to && i != 3)))
+            return daemon_options_complain(c, "--%s: \"%.40s\" is no size: 80GiB, 512MB, 24000000000", sizes[i].option, sizes[i].text);
+    return -1;
+}
+
+static int take_words(asked *q, const daemon_command *c)
+{
+    static const char *const split[] = { "balanced", "even" }, *const vocab[] = { "padded64", "unpadded" }, *const backend[] = { "cpu", "cuda" };
+    px_err e = { 0 };
+
+    if (strcmp(q->split, "balanced") && strcmp(q->split, "even")) return bad_word(c, "split", q->split, split, 2);
+    if (strcmp(q->vocab, "padded64") && strcmp(q->vocab, "unpadded")) return bad_word(c, "vocab", q->vocab, vocab, 2);
+    if (q->backend && strcmp(q->backend, "cpu") && strcmp(q->backend, "cuda")) return bad_word(c, "backend", q->backend, backend, 2);
+    if (q->memory && q->device) return daemon_options_complain(c, "--memory is a host's, --device a device's: one of them");
+    q->d.ffn = strcmp(q->split, "even") ? SHARD_SPLIT_BALANCED : SHARD_SPLIT_EVEN;
+    q->d.vocab = strcmp(q->vocab, "padded64") ? SHARD_VOCAB_UNPADDED : SHARD_VOCAB_PADDED64;
+    q->d.backend = q->backend ? (strcmp(q->backend, "cpu") ? SHARD_ON_CUDA : SHARD_ON_CPU) : q->device ? SHARD_ON_CUDA : SHARD_ON_CPU;
+    if (q->memory && q->d.backend == SHARD_ON_CUDA) return daemon_options_complain(c, "--memory is a host's; a device's is --device");
+    if (q->device && q->d.backend == SHARD_ON_CPU) return daemon_options_complain(c, "--device is for cuda; a host's memory is --memory");
+    for (size_t i = 0; i < q->classes.n; i++) {
+        if (i == SHARD_MAX_CLASSES) return daemon_options_complain(c, "--class: more than %u", SHARD_MAX_CLASSES);
+        if (shard_class_parse(q->classes.v[i], &q->d.cls[i], &e)) return daemon_options_complain(c, "--class: %s", e.text);
     }
-    return PX_OK;
+    q->d.n_classes = q->classes.n;
+    /* F32 is a policy of sets, f32 a format of the formulas */
+    q->policy_given = !shard_policy_parse(q->format, &q->policy, NULL) && !strcmp(q->format, shard_policy_name(q->policy));
+    return take_sizes(q, c);
 }
 
-static const char *transport_word(const plan *p)
+/* A name of golden.json, if it is no policy: the nearest of both kinds is told. */
+static int take_format(const asked *q, const daemon_command *c)
 {
-    switch (daemon_contract_transport(&p->config, p->ranks)) {
-    case COMM_SHM: return "shm";
-    case COMM_MPI: return "mpi";
-    default:       return "local";
+    const char *words[32] = { "as_file", "F32", "BF16" }, *near;
+    size_t n = 3;
+
+    if (q->policy_given) return -1;
+    for (size_t i = 0; shard_fit_formats[i]; i++) {
+        if (!strcmp(q->format, shard_fit_formats[i])) return -1;
+        words[n++] = shard_fit_formats[i];
     }
-}
-
-static px_code print_table(const plan *p, px_err *e)
-{
-    static const char *const head[] = { "rank", "weights stored", "mapped", "KV pool", "activations", "rope tables",
-                                        "host tables", "comm", "total" };
-    shard_demand d = daemon_contract_demand(&p->config, p->ranks);
-    char total[32];
-    daemon_table t;
-    px_code rc;
-
-    printf("%s: %s, %u layers, %u heads in %u KV groups, vocabulary %u, context %u\n", *p->arch.name ? p->arch.name : p->path,
-           p->arch.family, p->arch.n_layer, p->arch.n_head, p->arch.n_kv_head, p->arch.n_vocab, p->arch.n_ctx);
-    printf("%u rank%s of %u thread%s over %s, format %s, KV of %u tokens in %s (%u blocks of %u), %u sequences, "
-           "%u tokens a step\n\n", p->ranks, p->ranks == 1 ? "" : "s", d.threads, d.threads == 1 ? "" : "s",
-           transport_word(p), shard_policy_name(p->policy), d.kv_tokens, d.kv_dtype == KERN_KV_F32 ? "f32" : "f16",
-           p->rank[0].n_blocks, d.kv_block, d.max_sequences, d.token_budget);
-    daemon_table_init(&t, p->a, sizeof head / sizeof *head);
-    for (size_t i = 0; i < sizeof head / sizeof *head; i++) daemon_table_put(&t, "%s", head[i]);
-    for (uint32_t r = 0; r < p->ranks; r++) {
-        const shard_rank_bytes *b = &p->rank[r];
-        daemon_table_put(&t, "%u%s", r, r == p->worst && p->ranks > 1 ? " (worst)" : "");
-        daemon_table_bytes(&t, b->weights.stored);
-        daemon_table_bytes(&t, b->weights.mapped);
-        daemon_table_bytes(&t, b->kv_pool);
-        daemon_table_bytes(&t, b->activations.bytes);
-        daemon_table_bytes(&t, b->rope_tables);
-        daemon_table_bytes(&t, b->host.bytes);
-        daemon_table_bytes(&t, b->comm_private + (r ? 0 : b->comm_shared));
-        daemon_table_bytes(&t, b->total);
-    }
-    rc = daemon_table_print(&t, stdout, e);
-    daemon_table_deinit(&t);
-    printf("\nworst rank: %u, %s bytes.  Memory of MPI and of the programs themselves comes on top.\n", p->worst,
-           daemon_cli_grouped(p->rank[p->worst].total, total));
-    return rc;
-}
-
-static json_t *rank_json(const plan *p, uint32_t r)
-{
-    const shard_rank_bytes *b = &p->rank[r];
-#define I(x) (json_int_t)(x)
-    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "rank", I(r), "weights_stored",
-                     I(b->weights.stored), "weights_mapped", I(b->weights.mapped), "tensors", I(b->weights.tensors),
-                     "kv_blocks", I(b->n_blocks), "kv_pool", I(b->kv_pool), "activations", I(b->activations.bytes),
-                     "rope_tables", I(b->rope_tables), "host_tables", I(b->host.bytes), "comm_shared",
-                     I(r ? 0 : b->comm_shared), "comm_private", I(b->comm_private), "context", I(b->n_ctx), "total",
-                     I(b->total));
-#undef I
-}
-
-static px_code print_json(const plan *p, px_err *e)
-{
-    shard_demand d = daemon_contract_demand(&p->config, p->ranks);
-    json_t *list = json_array(), *doc;
-
-    for (uint32_t r = 0; list && r < p->ranks; r++) json_array_append_new(list, rank_json(p, r));
-    doc = json_pack("{s:s, s:s, s:i, s:s, s:s, s:i, s:s, s:i, s:i, s:i, s:i, s:i, s:o}", "model", p->arch.name, "family",
-                    p->arch.family, "ranks", (int)p->ranks, "format", shard_policy_name(p->policy), "kv_dtype",
-                    d.kv_dtype == KERN_KV_F32 ? "f32" : "f16", "kv_block", (int)d.kv_block, "transport", transport_word(p),
-                    "kv_tokens", (int)d.kv_tokens, "threads", (int)d.threads, "max_sequences", (int)d.max_sequences,
-                    "token_budget", (int)d.token_budget, "worst_rank", (int)p->worst, "per_rank", list);
-    if (!doc) return px_fail(e, PX_ENOMEM, "json", "no memory for the answer");
-    json_dumpf(doc, stdout, JSON_INDENT(1));
-    putchar('\n');
-    json_decref(doc);
-    return PX_OK;
+    near = px_nearest(q->format, words, n);
+    return daemon_options_complain(c, "--format: \"%.40s\" is no storage format%s%s: as_file, F32, BF16, or f32 f16 bf16 q8_0 q6_k q5_k_m q4_k_m q4_0 "
+                                   "iq2_xs fp8 w8a16_g128 w4a16_g128 w4a16_g128_awq, or pure_q4_k and so on", q->format, near ? "; the nearest is " : "",
+                                   near ? near : "");
 }
 
 /* -1: go on. */
-static int parse(plan *p, int argc, char **argv)
+static int parse(asked *q, int argc, char **argv)
 {
     const daemon_option options[] = {
-        { "ranks", DAEMON_OPT_U32, "N", "ranks to cut for; a set's own number if not given", &p->ranks, &p->has_ranks },
-        { "format", DAEMON_OPT_TEXT, "FORMAT", "as_file (default; F16 is stored as F32), F32 or BF16", &p->format,
-          &p->has_format },
-        { "split", DAEMON_OPT_TEXT, "HOW", "balanced (default) or even: how FFN columns are dealt", &p->split_word,
-          &p->has_split },
-        { "json", DAEMON_OPT_FLAG, NULL, "one JSON object instead of the table", &p->json, NULL },
+        { "ranks", DAEMON_OPT_U32, "N", "ranks to cut for; a set's own number if not given", &q->ranks, &q->has_ranks },
+        { "hosts", DAEMON_OPT_U32, "N", "hosts that the ranks are dealt to (default 1)", &q->hosts, NULL },
+        { "format", DAEMON_OPT_TEXT, "FORMAT", "as_file (default; F16 is stored as F32), F32, BF16, or a named format: q4_k_m, fp8, w8a16_g128 ...",
+          &q->format, &q->has_format },
+        { "split", DAEMON_OPT_TEXT, "HOW", "balanced (default) or even: how FFN columns are dealt", &q->split, &q->has_split },
+        { "vocab", DAEMON_OPT_TEXT, "HOW", "padded64 (default, as sets are) or unpadded", &q->vocab, &q->has_vocab },
+        { "backend", DAEMON_OPT_TEXT, "WHAT", "cpu (default) or cuda", &q->backend, NULL },
+        { "device", DAEMON_OPT_TEXT, "SIZE", "free memory of a device for each rank, 80GiB; means cuda", &q->device, &q->has_device },
+        { "memory", DAEMON_OPT_TEXT, "SIZE", "free memory of each host; measured here if not given", &q->memory, &q->has_memory },
+        { "kv.dtype", DAEMON_OPT_TEXT, "TYPE", "f16 (default) f32 bf16 fp8 int8_th q8_0 q4_0", &q->kv_dtype, NULL },
+        { "pool", DAEMON_OPT_TEXT, "SIZE", "KV pool of each rank in bytes, instead of --kv.tokens", &q->pool, &q->has_pool },
+        { "class", DAEMON_OPT_TEXTS, "CLASS", "NAME:CONCURRENCY:PROMPT+OUTPUT at p95[:PROMPT+OUTPUT at p99]; may come several times", &q->classes, NULL },
+        { "headroom", DAEMON_OPT_U32, "PERCENT", "of the free memory that stays free (default 10)", &q->headroom, NULL },
+        { "headroom-least", DAEMON_OPT_TEXT, "SIZE", "and at least so much (default 512MiB)", &q->headroom_least, NULL },
+        { "channels", DAEMON_OPT_U32, "N", "of NCCL (default 24)", &q->channels, &q->has_channels },
+        { "disk", DAEMON_OPT_TEXT, "SIZE", "a second from disk (default 7GB)", &q->disk, NULL },
+        { "link", DAEMON_OPT_TEXT, "SIZE", "a second from host to device (default 55GB)", &q->link, NULL },
+        { "populate", DAEMON_OPT_TEXT, "SIZE", "a second that a core fills (default 2GB)", &q->populate, NULL },
+        { "deployment", DAEMON_OPT_TEXT, "FILE", "YAML with any of these options; the command line wins", &q->file, NULL },
+        { "explain", DAEMON_OPT_FLAG, NULL, "also every line of the worst rank as formula, numbers, bytes", &q->explain, NULL },
+        { "json", DAEMON_OPT_FLAG, NULL, "one JSON object instead of the table", &q->json, NULL },
+        { "cuts", DAEMON_OPT_FLAG, NULL, "with --json: weights of every format on 1-8 and 16 ranks, too", &q->cuts, NULL },
+        { "svg", DAEMON_OPT_TEXT, "FILE", "also a picture of the ranks' stacks", &q->svg, NULL },
+        { "sweep", DAEMON_OPT_FLAG, NULL, "ranks x formats x cache types: what nothing else beats", &q->sweep, NULL },
+        { "sizes", DAEMON_OPT_FLAG, NULL, "the whole model in the usual formats, and caches of 1, 4, 8 sequences", &q->sizes, NULL },
+        { "finetune", DAEMON_OPT_FLAG, NULL, "the worksheet of a fine-tune instead of a service", &q->finetune, NULL },
+        { "batch", DAEMON_OPT_U32, "N", "fine-tune: sequences of a replica's step (default 1)", &q->batch, NULL },
+        { "sequence", DAEMON_OPT_U32, "N", "fine-tune: tokens of a sequence (default 2048)", &q->sequence, NULL },
+        { "replicas", DAEMON_OPT_U32, "N", "fine-tune: data-parallel replicas (default 1)", &q->replicas, NULL },
+        { "zero", DAEMON_OPT_U32, "STAGE", "fine-tune: 0 to 3, what is divided by the replicas (default 0)", &q->zero, NULL },
+        { "tp", DAEMON_OPT_U32, "N", "fine-tune: tensor-parallel ranks (default 1)", &q->tp, NULL },
+        { "lora", DAEMON_OPT_U32, "RANK", "fine-tune: train adapters of this rank, the base stays in --format", &q->lora, NULL },
+        { "checkpointing", DAEMON_OPT_FLAG, NULL, "fine-tune: activations are computed again", &q->checkpointing, NULL },
+        { "models", DAEMON_OPT_FLAG, NULL, "list the names that are known without a file", &q->list, NULL },
     };
     daemon_command c = { .name = "plan", .line = "MODEL --ranks N [--format FORMAT] [--KEY VALUE ...] [--json]",
         .about = "What every rank will hold in memory: the same function carves the arenas when the set is served.\n"
-                 "MODEL is a GGUF file, a Hugging Face folder, a config.json or a shard set.",
-        .option = options, .n_options = sizeof options / sizeof *options, .config = &p->config, .key = keys,
-        .least = 1, .most = 1, .arg = &p->path };
-    px_err e = {0};
+                 "MODEL is a GGUF file, a Hugging Face folder, a config.json, a shard set, a .yaml of architecture numbers, or a known\n"
+                 "name (--models), of which no file is needed.",
+        .option = options, .n_options = sizeof options / sizeof *options, .config = &q->config, .key = keys,
+        .least = 0, .most = 1, .arg = &q->path };
+    px_err e = { 0 };
     int code = daemon_options_parse(&c, argc, argv);
 
     if (code >= 0) return code;
-    if (shard_policy_parse(p->format, &p->policy, &e)) return daemon_options_complain(&c, "--format: %s", e.text);
-    if (strcmp(p->split_word, "balanced") && strcmp(p->split_word, "even"))
-        return daemon_options_complain(&c, "--split: \"%.40s\" is neither balanced nor even", p->split_word);
-    p->ffn = strcmp(p->split_word, "even") ? SHARD_SPLIT_BALANCED : SHARD_SPLIT_EVEN;
-    if (read_set(p, &e)) return daemon_cli_fail("plan", &e);
-    if (p->is_set && p->policy != SHARD_AS_FILE)
+    if (q->list) {
+        for (size_t i = 0; i < shard_n_models; i++) puts(shard_models[i].name);
+        return DAEMON_EXIT_OK;
+    }
+    if (!c.n_args) return daemon_options_complain(&c, "MODEL is needed");
+    if ((code = take_words(q, &c)) >= 0 || (code = take_format(q, &c)) >= 0) return code;
+    if (read_set(q, &e)) return daemon_cli_fail("plan", &e);
+    if (q->is_set && (!q->policy_given || q->policy != SHARD_AS_FILE))
         return daemon_options_complain(&c, "--format: the weights of a set are stored already; plan its source");
-    if (!p->is_set && !p->has_ranks) return daemon_options_complain(&c, "--ranks is needed");
-    if (p->ranks < 1 || p->ranks > 1024) return daemon_options_complain(&c, "--ranks: %u is not in 1 to 1024", p->ranks);
+    if (!q->has_ranks && !q->sweep && !q->finetune && !q->sizes) return daemon_options_complain(&c, "--ranks is needed");
+    if (!q->has_ranks) q->ranks = 1;
+    if (q->ranks < 1 || q->ranks > shard_plan_world_max())
+        return daemon_options_complain(&c, "--ranks: %u is not in 1 to %u", q->ranks, shard_plan_world_max());
+    if (q->hosts < 1 || q->hosts > q->ranks) {
+        if (!q->sweep) return daemon_options_complain(&c, "--hosts: %u is not in 1 to %u", q->hosts, q->ranks);
+        q->hosts = 1;
+    }
     return -1;
+}
+
+/* Options of a file stand before those of the command line. */
+static int parse_all(asked *q, int argc, char **argv)
+{
+    const char *path = NULL;
+    px_err e = { 0 };
+    char **all;
+    int code;
+    size_t n;
+
+    for (int i = 1; i < argc && strcmp(argv[i], "--"); i++) {
+        if (!strncmp(argv[i], "--deployment=", 13)) path = argv[i] + 13;
+        if (!strcmp(argv[i], "--deployment") && i + 1 < argc) path = argv[i + 1];
+    }
+    if (!path) return parse(q, argc, argv);
+    if (daemon_deploy_read(&q->given, q->a, path, &e)) return daemon_cli_fail("plan", &e);
+    n = q->given.n + (size_t)argc + 1;
+    if (!(all = px_new(q->a, char *, n))) {
+        px_fail(&e, PX_ENOMEM, "", "no memory");
+        return daemon_cli_fail("plan", &e);
+    }
+    all[0] = argv[0];
+    if (q->given.n) memcpy(all + 1, q->given.arg, q->given.n * sizeof *all);
+    for (int i = 1; i < argc; i++) all[q->given.n + (size_t)i] = argv[i];
+    code = parse(q, (int)(q->given.n + (size_t)argc), all);
+    px_del(q->a, all, n);
+    return code;
+}
+
+/* ---- the answer ---- */
+
+static px_code deploy(asked *q, px_err *e)
+{
+    shard_demand demand = daemon_contract_demand(&q->config, (q->ranks + q->hosts - 1) / q->hosts);
+    shard_free_memory here;
+    px_code rc;
+
+    q->d.ranks = q->ranks;
+    q->d.hosts = q->hosts;
+    q->d.kv_dtype = q->kv_dtype;
+    q->d.kv_tokens = demand.kv_tokens;
+    q->d.page = demand.kv_block;
+    q->d.max_sequences = demand.max_sequences;
+    q->d.token_budget = demand.token_budget;
+    q->d.threads = demand.threads;
+    q->d.transport = q->hosts > 1 ? (int)COMM_MPI : (int)daemon_contract_transport(&q->config, q->ranks);
+    q->d.headroom_percent = q->headroom;
+    q->d.channels = q->channels;
+    if (q->d.backend == SHARD_ON_CPU && !q->d.memory && !q->finetune && !q->sweep) {      /* a sweep is of machines to be chosen */
+        if ((rc = shard_measure_free("", &here, e))) return rc;
+        q->d.memory = here.bytes;
+        q->d.memory_measured = true;
+    }
+    return PX_OK;
+}
+
+static px_code load(asked *q, px_err *e)
+{
+    px_err why = { 0 };
+    px_code rc;
+
+    if ((rc = shard_arch_read(&q->arch, &q->source, q->a, q->path, e)) || (rc = shard_arch_check(&q->arch, e))) return rc;
+    q->model = (shard_plan_model){ .m = &q->arch, .source = &q->source, .file = &q->source, .format = q->format, .store = store_as_file };
+    if (!q->policy_given) {
+        if ((rc = shard_types_format(&q->named, q->a, &q->arch, q->format, e))) return rc;
+        q->model.file = q->model.source = &q->named;
+    }
+    rc = shard_types_stored(&q->stored, q->a, &q->arch, q->model.file, q->policy_given ? q->policy : SHARD_AS_FILE, &why);
+    if (rc == PX_ENOMEM) {
+        *e = why;
+        return rc;
+    }
+    if (!rc) {
+        q->model.stored = &q->stored;
+        if (q->policy_given) q->model.file = &q->stored;      /* the weights of a set are what its policy makes of them */
+    } else if (q->policy_given && q->policy != SHARD_AS_FILE) {
+        *e = why;
+        return rc;
+    }
+    return PX_OK;
+}
+
+static px_code dump(json_t *doc, px_err *e)
+{
+    int bad = json_dumpf(doc, stdout, JSON_INDENT(1) | JSON_REAL_PRECISION(9));
+
+    json_decref(doc);
+    putchar('\n');
+    return bad ? px_fail(e, PX_EIO, "standard output", "could not be written") : PX_OK;
+}
+
+static px_code finetune(asked *q, px_err *e)
+{
+    shard_finetune f = { .batch = q->batch, .sequence = q->sequence, .replicas = q->replicas, .zero = q->zero, .tp = q->tp,
+                         .lora_rank = q->lora, .checkpointing = q->checkpointing };
+    uint64_t base;
+    json_t *doc;
+    px_code rc;
+
+    if ((rc = shard_source_bytes(&q->arch, q->model.file, &base, e))) return rc;
+    if (!q->json) return shard_report_finetune(q->a, &q->arch, &f, base, q->format, stdout, e);
+    if ((rc = shard_report_finetune_json(&q->arch, &f, base, &doc, e))) return rc;
+    return dump(doc, e);
+}
+
+static px_code sizes(asked *q, px_err *e)
+{
+    return shard_report_sizes(q->a, &q->arch, q->d.kv_dtype, q->d.page, q->d.token_budget, stdout, e);
+}
+
+static px_code sweep(asked *q, px_err *e)
+{
+    /* a table that a person reads is of the usual ones; JSON holds them all */
+    static const char *const formats[] = { "bf16", "q8_0", "fp8", "q6_k", "q4_k_m", "w4a16_g128", "iq2_xs", NULL }, *const kv[] = { "f16", "fp8", NULL };
+    const char *one[] = { q->format, NULL }, *const *all = q->json || !q->d.memory ? NULL : formats;
+    static const uint32_t usual[] = { 1, 2, 4, 8, 0 }, to_eight[] = { 1, 2, 3, 4, 5, 6, 7, 8, 0 };
+    uint32_t ranks[] = { q->ranks, 0 };
+    shard_sweep s;
+    json_t *doc;
+    px_code rc;
+
+    if (!q->d.memory) q->d.backend = SHARD_ON_CUDA;      /* weights alone: as the formulas have them */
+    if ((rc = shard_sweep_make(&s, q->a, &q->model, &q->d, q->has_ranks ? ranks : q->json ? NULL : all ? usual : to_eight, q->policy_given ? all : one, all ? kv : NULL, e))) return rc;
+    if (!q->json) rc = shard_report_sweep(&s, &q->d, stdout, e);
+    else if (!(rc = shard_report_sweep_json(&s, &doc, e))) rc = dump(doc, e);
+    shard_sweep_deinit(&s);
+    return rc;
+}
+
+static px_code picture(const shard_plan *p, const char *path, px_err *e)
+{
+    FILE *f = fopen(path, "we");
+    bool bad;
+
+    if (!f) {
+        px_fail_errno(e, "", "open");
+        px_err_set_file(e, path);
+        return e->code;
+    }
+    shard_report_svg(p, f);
+    bad = ferror(f) != 0;
+    bad |= fclose(f) != 0;
+    if (!bad) return PX_OK;
+    px_fail(e, PX_EIO, "", "could not be written");
+    px_err_set_file(e, path);
+    return PX_EIO;
+}
+
+static px_code service(asked *q, px_err *e)
+{
+    shard_change changes[SHARD_N_LEVERS];
+    shard_plan p;
+    json_t *doc;
+    px_code rc = shard_plan_make(&p, q->a, &q->model, &q->d, e);
+
+    if (rc) return rc;
+    if ((rc = shard_fit_changes(&p, changes, e))) goto out;
+    if (q->svg && (rc = picture(&p, q->svg, e))) goto out;
+    if (q->json) {
+        if (!(rc = shard_report_json(&p, changes, q->cuts, &doc, e))) rc = dump(doc, e);
+        goto out;
+    }
+    if ((rc = shard_report_table(&p, changes, stdout, e))) goto out;
+    if (q->explain) {
+        putchar('\n');
+        shard_report_explain(&p, stdout);
+    }
+out:
+    shard_plan_deinit(&p);
+    return rc;
+}
+
+static void note_unserved(const asked *q)
+{
+    px_err e = { 0 };
+    char line[1024];
+
+    if (shard_arch_check_served(&q->arch, &e))
+        fprintf(stderr, "phalanx plan: note: this model can be planned, and is not served yet: %s\n", px_err_format(&e, line, sizeof line));
 }
 
 int daemon_cli_plan(px_alloc *a, int argc, char **argv)
 {
-    plan *p = px_new(a, plan, 1);
-    px_err e = {0};
+    asked *q = px_new(a, asked, 1);
+    px_err e = { 0 };
+    px_code rc;
     int code;
 
-    if (!p) return px_fail(&e, PX_ENOMEM, "", "no memory"), daemon_cli_fail("plan", &e);
-    p->a = a;
-    p->format = "as_file";
-    p->split_word = "balanced";
-    proto_config_init(&p->config);
-    if ((code = parse(p, argc, argv)) >= 0) goto done;
-    if (compute(p, &e)) {
-        px_err_set_file(&e, p->path);
+    if (!q) return px_fail(&e, PX_ENOMEM, "", "no memory"), daemon_cli_fail("plan", &e);
+    q->a = a;
+    q->format = "as_file";
+    q->split = "balanced";
+    q->vocab = "padded64";
+    q->kv_dtype = "f16";
+    q->hosts = q->batch = q->replicas = q->tp = 1;
+    q->sequence = 2048;
+    q->headroom = 10;
+    q->channels = 24;
+    shard_deploy_init(&q->d);
+    proto_config_init(&q->config);
+    if ((code = parse_all(q, argc, argv)) >= 0) goto done;
+    if ((rc = load(q, &e)) || (rc = deploy(q, &e)) || (rc = q->sizes ? sizes(q, &e) : q->finetune ? finetune(q, &e) : q->sweep ? sweep(q, &e) : service(q, &e))) {
+        px_err_set_file(&e, q->path);
         code = daemon_cli_fail("plan", &e);
         goto done;
     }
-    if (shard_arch_check_served(&p->arch, &e)) {
-        char line[1024];
-        fprintf(stderr, "phalanx plan: note: this model can be planned, and is not served yet: %s\n",
-                px_err_format(&e, line, sizeof line));
-        px_err_clear(&e);
-    }
-    code = (p->json ? print_json(p, &e) : print_table(p, &e)) ? daemon_cli_fail("plan", &e) : DAEMON_EXIT_OK;
+    if (!q->finetune && !q->sizes) note_unserved(q);
+    code = DAEMON_EXIT_OK;
 
 done:
-    if (p->rank) px_del(a, p->rank, p->ranks);
-    shard_split_deinit(&p->split);
-    shard_types_deinit(&p->stored);
-    shard_types_deinit(&p->file);
-    px_del(a, p, 1);
+    shard_types_deinit(&q->stored);
+    shard_types_deinit(&q->named);
+    shard_types_deinit(&q->source);
+    daemon_deploy_deinit(&q->given);
+    px_del(a, q, 1);
     return code;
 }
