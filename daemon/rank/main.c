@@ -9,6 +9,9 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#ifdef PHALANX_MALLOC_HOOK
+#include "daemon/rank/mallochook.h"
+#endif
 #include "daemon/rank/rank.h"
 
 static void usage(FILE *out)
@@ -89,6 +92,9 @@ int main(int argc, char **argv)
     signal(SIGINT, SIG_IGN);                          /* a terminal's ^C is the coordinator's to handle */
 
     r = (daemon_rank){ .fd = -1, .shm_fd = -1 };
+#ifdef PHALANX_MALLOC_HOOK
+    r.counts_mallocs = daemon_malloc_hook();
+#endif
     pthread_mutex_init(&r.send_lock, NULL);
     px_heap_init(&r.heap, "rank");
     px_heap_init(&r.talk, "reports");

@@ -36,6 +36,8 @@ typedef struct daemon_rank {
     Phalanx__Wire__Setup setup;            /* plain numbers */
     px_err       err[DAEMON_RANK_ERRORS]; size_t n_err;
     pthread_t    checker; bool checking; volatile int stop_check;
+    uint64_t     steps;
+    bool         counts_mallocs;           /* debug and sanitizer builds: mallochook.h */
     uint32_t     told_percent;             /* of the stage that runs */
     uint8_t     *frame, *scratch, *answer; /* step loop: fixed buffers, mapped before ready */
     px_mmap      buffers;

@@ -1,4 +1,5 @@
 #include "proto/base/alloc.h"
+#include "proto/base/guard.h"
 
 #include <pthread.h>
 #include <stdlib.h>
@@ -124,6 +125,7 @@ static void *heap_get(px_alloc *a, size_t bytes, size_t align)
 {
     void *p = NULL;
     if (!is_align(align) || bytes > MOST_BYTES) return NULL;
+    px_guard_saw(a->count ? a->count->subsystem : NULL, bytes);
     if (align <= _Alignof(max_align_t)) p = malloc(at_least_one(bytes));
     else if (posix_memalign(&p, align, at_least_one(bytes))) p = NULL;
     if (p) px_count_add(a->count, bytes);
@@ -408,6 +410,7 @@ static void *mmap_get(px_alloc *a, size_t bytes, size_t align)
     size_t whole;
 
     if (!is_align(align) || align > (size_t)sysconf(_SC_PAGESIZE) || !whole_pages(bytes, &whole)) return NULL;
+    px_guard_saw(m->count.subsystem, bytes);
     void *p = mmap(NULL, whole, PROT_READ | PROT_WRITE,
                    MAP_PRIVATE | MAP_ANONYMOUS | (m->populate ? MAP_POPULATE : 0), -1, 0);
     if (p == MAP_FAILED) return NULL;

@@ -1,4 +1,5 @@
 #include "proto/base/alloc.h"
+#include "proto/base/guard.h"
 
 #include <execinfo.h>
 #include <inttypes.h>
@@ -139,6 +140,7 @@ static void *debug_get(px_alloc *a, size_t bytes, size_t align)
     void *base = NULL;
 
     if (!k) return NULL;
+    px_guard_saw(d->count.subsystem, bytes);
     pthread_mutex_lock(&k->lock);
     int64_t index = d->n_gets++;
     pthread_mutex_unlock(&k->lock);
