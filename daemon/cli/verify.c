@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
+#include <unistd.h>
 
 #include "daemon/cli/cli.h"
 #include "daemon/cli/options.h"
@@ -11,6 +12,7 @@
 #include "shard/store/set.h"
 
 #define MAX_ERRORS 256u
+#define SPEED_FROM (64u << 20)          /* bytes from which a speed means something */
 
 static void on_progress(void *ctx, uint64_t done, uint64_t total) { daemon_progress_step(ctx, done, total); }
 
@@ -19,7 +21,8 @@ static json_t *text_json(const char *s)
     return px_utf8_valid(s, strlen(s)) ? json_string(s) : json_string("(not UTF-8)");
 }
 
-static px_code print_json(bool ok, const char *dir, const char *depth, const px_err *errs, size_t n, px_err *e)
+static px_code print_json(bool ok, const char *dir, const char *depth, const shard_check_speed *v, const px_err *errs, size_t n,
+                          px_err *e)
 {
     json_t *list = json_array(), *doc;
 
@@ -28,7 +31,9 @@ static px_code print_json(bool ok, const char *dir, const char *depth, const px_
                               "rank", errs[i].rank, "file", text_json(errs[i].file), "field", text_json(errs[i].field),
                               "found", text_json(errs[i].found), "expected", text_json(errs[i].expected), "text",
                               text_json(errs[i].text)));
-    doc = json_pack("{s:b, s:o, s:s, s:o}", "ok", ok, "set", text_json(dir), "depth", depth, "errors", list);
+    doc = json_pack("{s:b, s:o, s:s, s:I, s:f, s:f, s:i, s:o}", "ok", ok, "set", text_json(dir), "depth", depth, "bytes",
+                    (json_int_t)v->bytes, "seconds", v->seconds, "read_bytes_per_second", v->read_per_second, "threads",
+                    (int)v->threads, "errors", list);
     if (!doc) return px_fail(e, PX_ENOMEM, "json", "no memory for the answer");
     json_dumpf(doc, stdout, JSON_INDENT(1));
     putchar('\n');
@@ -36,7 +41,7 @@ static px_code print_json(bool ok, const char *dir, const char *depth, const px_
     return PX_OK;
 }
 
-static px_code print_ok(px_alloc *a, const char *dir, const char *depth, px_err *e)
+static px_code print_ok(px_alloc *a, const char *dir, const char *depth, const shard_check_speed *v, px_err *e)
 {
     shard_manifest m;
     char n[32];
@@ -45,6 +50,10 @@ static px_code print_ok(px_alloc *a, const char *dir, const char *depth, px_err 
     if (rc) return rc;
     printf("ok: %s: %s%s%u rank%s, %s bytes of weights, depth %s\n", dir, m.model, *m.model ? ", " : "", m.world,
            m.world == 1 ? "" : "s", daemon_cli_grouped(m.stored_bytes, n), depth);
+    if (v->bytes >= SPEED_FROM)
+        printf("%s bytes in %.3f s on %u threads: %.2f GB/s, %.0f %% of the %.2f GB/s at which they only read them\n",
+               daemon_cli_grouped(v->bytes, n), v->seconds, v->threads, (double)v->bytes / v->seconds / 1e9,
+               100 * (double)v->bytes / v->seconds / v->read_per_second, v->read_per_second / 1e9);
     shard_manifest_deinit(&m);
     return PX_OK;
 }
@@ -66,12 +75,16 @@ static int check(px_alloc *a, const char *dir, const char *depth, shard_depth ho
 {
     daemon_progress bar;
     shard_check_args args = { .depth = how, .progress = on_progress, .ctx = &bar, .cancel = daemon_cli_interrupts() };
+    shard_check_speed speed = { .bytes = 0 };
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
     char line[1200];
     px_err e = {0};
     size_t n = 0;
     px_code rc;
     int code;
 
+    args.threads = cores > 0 ? (uint32_t)cores : 1;
+    args.speed = &speed;
     if (getrandom(&args.seed, sizeof args.seed, 0) != (ssize_t)sizeof args.seed) args.seed = (uint64_t)px_now_us();
     daemon_progress_init(&bar, "verifying");
     rc = shard_set_check(a, dir, ranks, &args, errs, MAX_ERRORS, &n);
@@ -79,8 +92,8 @@ static int check(px_alloc *a, const char *dir, const char *depth, shard_depth ho
     code = code_of(rc, errs, n);
     for (size_t i = 0; i < n; i++) fprintf(stderr, "phalanx verify: %s\n", px_err_format(&errs[i], line, sizeof line));
     if (n == MAX_ERRORS) fprintf(stderr, "phalanx verify: only the first %u are listed\n", MAX_ERRORS);
-    if ((json && rc != PX_ECANCELLED && print_json(!rc, dir, depth, errs, n, &e)) ||
-        (!json && !rc && print_ok(a, dir, depth, &e)))
+    if ((json && rc != PX_ECANCELLED && print_json(!rc, dir, depth, &speed, errs, n, &e)) ||
+        (!json && !rc && print_ok(a, dir, depth, &speed, &e)))
         return daemon_cli_fail("verify", &e);
     return code;
 }

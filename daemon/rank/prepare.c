@@ -343,7 +343,8 @@ static void map_progress(void *ctx, uint64_t done, uint64_t total)
 
 static px_code stage_map(daemon_rank *r, px_err *e)
 {
-    shard_check_args args = { .depth = SHARD_CHECK_AUTO, .seed = r->setup.sample_seed, .progress = map_progress, .ctx = r };
+    shard_check_args args = { .depth = SHARD_CHECK_AUTO, .seed = r->setup.sample_seed, .progress = map_progress, .ctx = r,
+                              .threads = daemon_contract_threads(&r->config, r->world) };
     px_code rc;
 
     if (r->config.verify[0] && (rc = shard_depth_parse(r->config.verify, &args.depth, e))) return rc;

@@ -1,12 +1,17 @@
 /* The one checker of verify and cold start: digests through the mapping that will be served. */
 #include "shard/store/shardfile.h"
 
+#include "proto/base/guard.h"
 #include "proto/base/io.h"
 
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
 #define CHUNK       (4u << 20)
+#define MAX_THREADS 256u
+#define MOST_READ   (2ull << 30)        /* enough to know how fast this machine reads */
 #define SAMPLE      16u
 
 shard_depth shard_depth_resolve(shard_depth d, uint64_t bytes, uint64_t most)
@@ -74,59 +79,172 @@ uint64_t shard_file_check_bytes(const shard_file *f, const shard_check_args *arg
 
 static px_code cancelled(px_err *e) { return px_fail(e, PX_ECANCELLED, "", "the check was cancelled"); }
 
+/* ---- a file, by some threads: each takes the next tensor ---- */
+
+typedef struct verdict { bool wanted, bad; shard_digest found; } verdict;
+typedef struct work {
+    const shard_file *f;
+    const shard_check_args *args;           /* may be NULL */
+    verdict       *v;                       /* (n) */
+    size_t         n;
+    atomic_size_t  next;
+    atomic_bool    stop;
+    pthread_mutex_t lock;                   /* progress and failures */
+    uint64_t       done, total;
+    px_err         failed;                  /* a digest that could not be begun */
+} work;
+
+static bool stopped(work *w)
+{
+    if (w->args && w->args->cancel && *w->args->cancel) atomic_store(&w->stop, true);
+    return atomic_load_explicit(&w->stop, memory_order_relaxed);
+}
+
+static void advance(work *w, size_t bytes)
+{
+    pthread_mutex_lock(&w->lock);
+    w->done += bytes;
+    if (w->args && w->args->progress) w->args->progress(w->args->ctx, w->done, w->total);
+    pthread_mutex_unlock(&w->lock);
+}
+
+static void *worker(void *ctx)
+{
+    work *w = ctx;
+    size_t n;
+    const shard_entry *x = shard_file_entries(w->f, &n);
+    px_err e = { .rank = -1 };
+    shard_hash h;
+
+    px_guard_exempt(true);                  /* beside the steps, where the check runs while serving */
+    if (shard_hash_init(&h, shard_file_manifest(w->f)->digest_kind, &e)) {
+        pthread_mutex_lock(&w->lock);
+        if (!w->failed.code) w->failed = e;
+        pthread_mutex_unlock(&w->lock);
+        atomic_store(&w->stop, true);
+        return NULL;
+    }
+    for (size_t i; (i = atomic_fetch_add(&w->next, 1)) < w->n && !stopped(w);) {
+        const uint8_t *data = shard_file_data(w->f) + x[i].offset;
+        if (!w->v[i].wanted) continue;
+        shard_hash_reset(&h);
+        for (uint64_t at = 0; at < x[i].bytes && !stopped(w);) {
+            size_t part = x[i].bytes - at < CHUNK ? (size_t)(x[i].bytes - at) : CHUNK;
+            shard_hash_update(&h, data + at, part);
+            at += part;
+            advance(w, part);
+        }
+        if (atomic_load(&w->stop)) break;
+        shard_hash_final(&h, &w->v[i].found);
+        w->v[i].bad = !shard_digest_equal(&w->v[i].found, &x[i].digest);
+    }
+    shard_hash_deinit(&h);
+    return NULL;
+}
+
+/* This thread is the first of them, and does all where no other can be made. */
+static void run_all(void *(*fn)(void *), void *ctx, uint32_t threads)
+{
+    pthread_t t[MAX_THREADS];
+    uint32_t n = 0;
+
+    if (threads > MAX_THREADS) threads = MAX_THREADS;
+    while (n + 1 < threads && pthread_create(&t[n], NULL, fn, ctx) == 0) n++;
+    fn(ctx);
+    for (uint32_t i = 0; i < n; i++) pthread_join(t[i], NULL);
+}
+
 px_code shard_file_check(const shard_file *f, const shard_check_args *args, px_err *errs, size_t cap, size_t *n_errs)
 {
     pick p = pick_of(f, args);
-    uint64_t done = 0, total = shard_file_check_bytes(f, args);
-    size_t n, bad = 0;
-    const shard_entry *x = shard_file_entries(f, &n);
-    const shard_manifest *m = shard_file_manifest(f);
+    work w = { .f = f, .args = args, .total = shard_file_check_bytes(f, args) };
+    px_alloc *a = shard_file_alloc(f);
+    const shard_entry *x = shard_file_entries(f, &w.n);
+    size_t bad = 0;
     px_err spare = { .rank = -1 };
-    shard_hash h;
-    px_code rc, first = PX_OK;
+    px_code first = PX_OK;
 
+#define SLOT (bad < cap ? &errs[bad] : &spare)
     *n_errs = 0;
-    if (cap) px_err_clear(&errs[0]);
-    if ((rc = shard_hash_init(&h, m->digest_kind, cap ? &errs[0] : &spare))) {
+    px_err_clear(SLOT);
+    if (!(w.v = px_new(a, verdict, w.n))) {
         *n_errs = cap ? 1 : 0;
-        return rc;
+        return px_fail(SLOT, PX_ENOMEM, "", "no memory to check %zu tensors", w.n);
     }
-    for (size_t i = 0; i < n; i++) {
-        const uint8_t *data = shard_file_data(f) + x[i].offset;
-        shard_digest found;
-        if (!pick_next(&p)) continue;
-        shard_hash_reset(&h);
-        for (uint64_t at = 0; at < x[i].bytes;) {
-            size_t part = x[i].bytes - at < CHUNK ? (size_t)(x[i].bytes - at) : CHUNK;
-            if (args && args->cancel && *args->cancel) {
-                px_err *e = bad < cap ? &errs[bad] : &spare;
-                px_err_clear(e);
-                rc = cancelled(e);
-                *n_errs = bad < cap ? bad + 1 : cap;
-                shard_hash_deinit(&h);
-                return rc;
-            }
-            shard_hash_update(&h, data + at, part);
-            at += part;
-            done += part;
-            if (args && args->progress) args->progress(args->ctx, done, total);
-        }
-        shard_hash_final(&h, &found);
-        if (!shard_digest_equal(&found, &x[i].digest)) {
-            px_err *e = bad < cap ? &errs[bad] : &spare;
-            char name[64];
-            px_err_clear(e);
-            shard_digest_mismatch(e, PX_ECORRUPT, shard_tensor_name(x[i].role, x[i].layer, name, sizeof name), &found,
-                                  &x[i].digest);
-            px_err_set_file(e, shard_file_path(f));
-            e->rank = (int)shard_file_rank(f);
-            if (!first) first = e->code;
-            bad++;
-        }
+    for (size_t i = 0; i < w.n; i++) w.v[i].wanted = pick_next(&p);
+    pthread_mutex_init(&w.lock, NULL);
+    run_all(worker, &w, args && args->threads ? args->threads : 1);
+    pthread_mutex_destroy(&w.lock);
+    for (size_t i = 0; i < w.n; i++) {
+        char name[64];
+        if (!w.v[i].bad) continue;
+        px_err *e = SLOT;
+        px_err_clear(e);
+        shard_digest_mismatch(e, PX_ECORRUPT, shard_tensor_name(x[i].role, x[i].layer, name, sizeof name), &w.v[i].found,
+                              &x[i].digest);
+        px_err_set_file(e, shard_file_path(f));
+        e->rank = (int)shard_file_rank(f);
+        if (!first) first = e->code;
+        bad++;
     }
-    shard_hash_deinit(&h);
+    if (atomic_load(&w.stop)) {
+        px_err *e = SLOT;
+        px_err_clear(e);
+        if (w.failed.code) *e = w.failed;
+        first = w.failed.code ? w.failed.code : cancelled(e);
+        bad++;
+    }
+#undef SLOT
+    px_del(a, w.v, w.n);
     *n_errs = bad < cap ? bad : cap;
     return first;
+}
+
+/* ---- how fast ---- */
+
+typedef struct reading { shard_file *const *file; uint32_t n; uint64_t most; atomic_ullong next; atomic_ullong sum; } reading;
+
+/* Adds up a part after the other; the sum is kept so that no compiler leaves the reading out. */
+static void *reader(void *ctx)
+{
+    reading *g = ctx;
+    uint64_t sum = 0;
+
+    for (;;) {
+        uint64_t at = atomic_fetch_add(&g->next, CHUNK);
+        if (at >= g->most) break;
+        for (uint32_t r = 0; r < g->n; r++) {
+            size_t bytes;
+            const uint8_t *map = shard_file_map(g->file[r], &bytes);
+            if (at >= bytes) {
+                at -= bytes;
+                continue;
+            }
+            size_t end = bytes - at < CHUNK ? bytes : (size_t)at + CHUNK;
+            for (size_t i = (size_t)at; i + 64 <= end; i += 64) {
+                uint64_t v[8];
+                memcpy(v, map + i, sizeof v);
+                sum += (v[0] + v[1]) + (v[2] + v[3]) + (v[4] + v[5]) + (v[6] + v[7]);
+            }
+            break;
+        }
+    }
+    atomic_fetch_add(&g->sum, sum);
+    return NULL;
+}
+
+static void measure(shard_file *const *file, uint32_t n, const shard_check_args *args, uint64_t bytes, px_time_us took)
+{
+    reading g = { .file = file, .n = n };
+    uint32_t threads = args->threads ? args->threads : 1;
+
+    for (uint32_t r = 0; r < n; r++) g.most += shard_file_bytes(file[r]);
+    if (g.most > MOST_READ) g.most = MOST_READ;
+    px_time_us began = px_now_us();
+    run_all(reader, &g, threads);
+    double s = (double)(px_now_us() - began + 1) / 1e6;
+    *args->speed = (shard_check_speed){ .bytes = bytes, .seconds = (double)took / 1e6, .threads = threads,
+                                        .read_per_second = (double)g.most / s };
 }
 
 /* ---- the set ---- */
@@ -195,6 +313,7 @@ px_code shard_set_check(px_alloc *a, const char *dir, uint32_t ranks, const shar
         inner.progress = whole_progress;
         inner.ctx = &w;
     }
+    px_time_us began = px_now_us();
     for (uint32_t r = 0; r < m.world; r++) {
         if (!file[r]) continue;
         rc = shard_file_check(file[r], &inner, REST ? &errs[n] : &spare, REST ? REST : 1, &more);
@@ -208,6 +327,7 @@ px_code shard_set_check(px_alloc *a, const char *dir, uint32_t ranks, const shar
     }
 #undef SLOT
 #undef REST
+    if (!first && each.speed) measure(file, m.world, &each, w.total, px_now_us() - began + 1);
     for (uint32_t r = 0; r < m.world; r++) shard_file_close(file[r]);
     shard_manifest_deinit(&m);
     *n_errs = n < cap ? n : cap;

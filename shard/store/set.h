@@ -57,12 +57,16 @@ px_code shard_depth_parse(const char *word, shard_depth *out, px_err *e);
 #define SHARD_AUTO_FULL (4ull << 30)        /* read and digested in under 2 s from the page cache */
 /* What AUTO means for a file of so many bytes: FULL up to `most`, else SAMPLE; other depths are themselves. */
 shard_depth shard_depth_resolve(shard_depth d, uint64_t bytes, uint64_t most);
+/* How fast a whole set was digested, and how fast the same threads read the same pages when they only add them up. */
+typedef struct shard_check_speed { uint64_t bytes; double seconds, read_per_second; uint32_t threads; } shard_check_speed;
 typedef struct shard_check_args {
     shard_depth depth;                      /* AUTO: full where the bytes take under 2 s, else sample */
     uint64_t    seed;                       /* of the sample */
     uint32_t    n_sample;                   /* tensors a rank (default 16 when 0) */
     void (*progress)(void *ctx, uint64_t done, uint64_t total); void *ctx;
     const volatile int *cancel;
+    uint32_t    threads;                    /* tensors are shared out among so many; 0: one */
+    shard_check_speed *speed;               /* shard_set_check: filled after a check without a fault; may be NULL */
 } shard_check_args;
 /* Digests of an open shard, through its own mapping.  Every bad tensor goes to errs (up to cap). */
 px_code shard_file_check(const shard_file *f, const shard_check_args *args, px_err *errs, size_t cap, size_t *n_errs);

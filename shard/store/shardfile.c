@@ -389,6 +389,7 @@ const shard_entry *shard_file_entries(const shard_file *f, size_t *n)
 const uint8_t *shard_file_data(const shard_file *f) { return f->map + f->data_at; }
 const shard_manifest *shard_file_manifest(const shard_file *f) { return f->m; }
 uint32_t shard_file_rank(const shard_file *f) { return f->rank; }
+px_alloc *shard_file_alloc(const shard_file *f) { return f->a; }
 
 px_code shard_file_tensor(const shard_file *f, shard_role r, uint32_t layer, const void **data, kern_dtype *t, uint64_t *rows,
                           uint64_t *cols, size_t *bytes, px_err *e)

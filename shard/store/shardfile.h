@@ -33,6 +33,7 @@ const shard_entry *shard_file_entries(const shard_file *f, size_t *n);
 const uint8_t     *shard_file_data(const shard_file *f);
 const shard_manifest *shard_file_manifest(const shard_file *f);
 uint32_t           shard_file_rank(const shard_file *f);
+px_alloc          *shard_file_alloc(const shard_file *f);
 
 /* Bytes that a check of this depth reads; the same choice that shard_file_check makes. */
 uint64_t shard_file_check_bytes(const shard_file *f, const shard_check_args *args);
