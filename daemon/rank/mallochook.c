@@ -16,7 +16,9 @@
 #endif
 
 #ifdef UNDER_ASAN
-#include <sanitizer/allocator_interface.h>
+/* As sanitizer/allocator_interface.h has it, which not every compiler's package brings. */
+extern int __sanitizer_install_malloc_and_free_hooks(void (*on_get)(const volatile void *, size_t),
+                                                     void (*on_put)(const volatile void *));
 
 static void on_malloc(const volatile void *p, size_t bytes) { (void)p, (void)bytes; px_guard_saw_malloc(); }
 static void on_free(const volatile void *p) { (void)p; }
