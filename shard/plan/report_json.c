@@ -106,6 +106,30 @@ static void put_formats(made *x, px_alloc *a, const shard_arch *m)
     put(x, "type_counts", done(&counts));
 }
 
+/* What a type costs: blocks of it, or groups with a scale. */
+static void put_types(made *x)
+{
+    made formats = object(), split = object(), nccl = object();
+
+    for (kern_dtype d = 0; d < KERN_N_DTYPES; d++) {
+        const kern_dtype_info *f = kern_dtype_get(d);
+        bool grouped = d == KERN_FP8 || d == KERN_W8 || d == KERN_W4 || d == KERN_W4Z;
+        uint64_t bytes;
+        if (grouped && kern_matrix_bytes(d, 1u << 20, 128, &bytes))      /* so many rows of one group: a single scale vanishes */
+            put(&split, f->name, json_pack("{s:i, s:f}", "group", 128, "bpw", round((double)bytes * 8 / (1u << 27) * 1e5) / 1e5));
+        else if (!grouped)
+            put(&formats, f->name, json_pack("{s:i, s:i, s:f}", "block", (int)f->block, "bytes", (int)f->block_bytes, "bpw",
+                                             8.0 * f->block_bytes / f->block));
+    }
+    put_n(&nccl, "ll", SHARD_NCCL_LL);
+    put_n(&nccl, "ll128", SHARD_NCCL_LL128);
+    put_n(&nccl, "simple", SHARD_NCCL_SIMPLE);
+    put_n(&nccl, "per_channel_peer", shard_nccl_channel_bytes(SHARD_NCCL_SIMPLE));
+    put(x, "formats", done(&formats));
+    put(x, "split_formats", done(&split));
+    put(x, "nccl", done(&nccl));
+}
+
 static void put_kv(made *x, const shard_arch *m)
 {
     static const uint32_t lengths[] = { 1, 16, 17, 512, 2048, 4096, 8192, 32768, 131072 };
@@ -366,6 +390,7 @@ px_code shard_report_json(const shard_plan *p, const shard_change changes[SHARD_
     put(&x, "params_by_class", by_class(m));
     put_formats(&x, p->a, m);
     put_kv(&x, m);
+    put_types(&x);
     put_request(&x, p);
     put_n(&x, "source_bytes", p->source_bytes);
     put_n(&x, "stored_bytes", p->stored_bytes);

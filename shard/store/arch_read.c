@@ -1,6 +1,7 @@
 /* What the planner asks: the architecture alone, also of families that are not served. */
 #include "shard/store/checkpoint.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "proto/base/io.h"
@@ -9,6 +10,20 @@
 #include "shard/store/models.h"
 #include "shard/store/probe.h"
 #include "shard/store/set.h"
+
+/* A layer's tensor, or its experts': one behind the other in one tensor, or one by one in older files. */
+static const shard_gguf_tensor *find(const shard_gguf *g, const shard_arch *m, shard_role r, uint32_t layer, char *name, size_t cap)
+{
+    static const char *const part[] = { [SHARD_FFN_GATE] = "gate", [SHARD_FFN_UP] = "up", [SHARD_FFN_DOWN] = "down" };
+    const shard_gguf_tensor *t;
+
+    if (!m->n_expert || (r != SHARD_FFN_GATE && r != SHARD_FFN_UP && r != SHARD_FFN_DOWN))
+        return shard_gguf_tensor_find(g, shard_tensor_name(r, layer, name, cap));
+    snprintf(name, cap, "blk.%u.ffn_%s.0.weight", layer, part[r]);
+    if ((t = shard_gguf_tensor_find(g, name))) return t;
+    snprintf(name, cap, "blk.%u.ffn_%s_exps.weight", layer, part[r]);
+    return shard_gguf_tensor_find(g, name);
+}
 
 static px_code from_gguf(shard_arch *m, shard_types *t, px_alloc *a, const char *path, px_err *e)
 {
@@ -25,7 +40,7 @@ static px_code from_gguf(shard_arch *m, shard_types *t, px_alloc *a, const char 
     if ((rc = shard_types_init(t, a, m->n_layer, e))) goto out;
     for (shard_role r = 0; r < SHARD_N_ROLES; r++)
         for (uint32_t l = 0; shard_arch_has(m, r) && l < (shard_role_get(r)->per_layer ? m->n_layer : 1); l++) {
-            const shard_gguf_tensor *x = shard_gguf_tensor_find(g, shard_tensor_name(r, l, name, sizeof name));
+            const shard_gguf_tensor *x = find(g, m, r, l, name, sizeof name);
             if (!x) {
                 rc = px_fail(e, PX_ENOTFOUND, name, "the file has no such tensor");
                 goto out;

@@ -1,5 +1,7 @@
 #include "shard/store/checkpoint.h"
 
+#include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "proto/base/io.h"
@@ -37,6 +39,11 @@ static px_code open_gguf(shard_checkpoint *c, const char *path, px_err *e)
     for (size_t i = 0; i < c->inventory.n; i++) {
         const shard_gguf_tensor *t = shard_gguf_tensor_at(c->gguf, i);
         shard_named *v = &c->inventory.item[i];
+        if (t->planes != 1) {
+            char name[96];
+            snprintf(name, sizeof name, "%.*s", t->name_bytes < sizeof name ? (int)t->name_bytes : (int)sizeof name - 1, t->name);
+            return px_fail(e, PX_EUNSUP, name, "%" PRIu64 " matrices in one tensor (experts?) are not served", t->planes);
+        }
         v->name = t->name;
         v->name_bytes = t->name_bytes;
         v->source = (shard_source){ t->dtype, t->rows, t->cols, t->data, t->bytes, shard_gguf_path(c->gguf), false };

@@ -174,15 +174,16 @@ static px_code take_tensor(cursor *c, shard_gguf_tensor *t, uint64_t *offset, px
         if (!dim[i]) return px_fail(e, PX_ECORRUPT, l.s, "dimension %u is 0", i);
     }
     if ((rc = take_u32(c, &t->type, l.s, e)) || (rc = take_u64(c, offset, l.s, e))) return rc;
-    if (dim[2] != 1 || dim[3] != 1)
+    if (dim[3] != 1)
         return px_fail(e, PX_EUNSUP, l.s, "shape [%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%" PRIu64
-                       "]: tensors of more than 2 dimensions (experts?) are not read", dim[3], dim[2], dim[1], dim[0]);
+                       "]: tensors of more than 3 dimensions are not read", dim[3], dim[2], dim[1], dim[0]);
+    t->planes = dim[2];
     t->cols = dim[0];
     t->rows = dim[1];
     t->dtype = t->type == UINT32_MAX ? KERN_N_DTYPES : kern_dtype_of_ggml(t->type);
     if (t->dtype >= KERN_N_DTYPES)
         return px_fail(e, PX_EUNSUP, l.s, "GGML type %u is not known", t->type);
-    if (!kern_matrix_bytes(t->dtype, t->rows, t->cols, &bytes) || bytes > SIZE_MAX)
+    if (!kern_matrix_bytes(t->dtype, t->rows, t->cols, &bytes) || __builtin_mul_overflow(bytes, t->planes, &bytes) || bytes > SIZE_MAX)
         return px_fail(e, PX_ECORRUPT, l.s, "[%" PRIu64 ",%" PRIu64 "] of %s: not whole blocks, or no such size",
                        t->rows, t->cols, kern_dtype_get(t->dtype)->name);
     t->bytes = (size_t)bytes;

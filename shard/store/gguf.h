@@ -15,7 +15,8 @@ typedef struct shard_gguf_tensor {
     size_t         name_bytes;
     uint32_t       type;           /* GGML type number as in the file */
     kern_dtype     dtype;          /* always known: types without a size are refused at open */
-    uint64_t       rows, cols;     /* 1-D: rows = 1; more than 2 dimensions are refused at open */
+    uint64_t       rows, cols;     /* 1-D: rows = 1 */
+    uint64_t       planes;         /* matrices one behind the other (experts); 4 dimensions are refused at open */
     const uint8_t *data;
     size_t         bytes;
 } shard_gguf_tensor;

@@ -126,6 +126,90 @@ static void reads_a_model_file_strictly(void **state)
     assert_int_equal(shard_checkpoint_open(&c, &heap.a, text_write(GOOD, "mine.yaml"), &e), PX_EUNSUP);
 }
 
+/* Two layers of a made model, F16 matrices; what a family has more than llama stands in the name it is made by. */
+static const char *make_gguf(const char *arch, bool experts, bool merged)
+{
+    static const char *const plain[] = { "attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm", "post_attention_norm",
+                                         "post_ffw_norm", "attn_q_norm", "attn_k_norm", "ffn_gate_inp" };
+    static const char *const ffn[] = { "ffn_gate", "ffn_up", "ffn_down" };
+    static image m;
+    static char key[96];
+    bool gemma = !strncmp(arch, "gemma", 5);
+    uint64_t n_tensors = 2, at = 0;
+    struct { const char *tail; uint32_t v; } u32[] = { { "block_count", 2 }, { "embedding_length", 32 }, { "feed_forward_length", 64 },
+        { "attention.head_count", 2 }, { "attention.head_count_kv", 1 }, { "context_length", 64 }, { "attention.key_length", 16 },
+        { "attention.value_length", 16 }, { "attention.sliding_window", 8 }, { "expert_count", 4 }, { "expert_used_count", 2 } };
+    size_t n_u32 = experts ? 11 : gemma ? 9 : 8;
+
+    for (int l = 0; l < 2; l++) n_tensors += 6 + (gemma ? 2 : 0) + (!strcmp(arch, "gemma3") ? 2 : 0) + (experts ? 1 : 0) + (experts && !merged ? 12 : 3);
+    m.n = 0;
+    gguf_head(&m, 3, n_tensors, n_u32 - (experts ? 1 : 0) + 2 + (gemma ? 1 : 0));
+    gguf_str(&m, "general.architecture", arch);
+    for (size_t i = 0; i < n_u32; i++) {
+        if (experts && i == 8) continue;
+        snprintf(key, sizeof key, "%s.%s", arch, u32[i].tail);
+        gguf_u32(&m, key, u32[i].v);
+    }
+    snprintf(key, sizeof key, "%s.attention.layer_norm_rms_epsilon", arch);
+    gguf_f32(&m, key, 1e-5f);
+    snprintf(key, sizeof key, "%s.attn_logit_softcapping", arch);
+    if (gemma) gguf_f32(&m, key, 50);
+#define TENSOR(name, nd, c, r, p, type) do { gguf_tensor(&m, name, nd, (uint64_t[]){ c, r, p, 1 }, type, at); \
+        at += (c) * (r) * (p) * ((type) ? 2 : 4); } while (0)
+    TENSOR("token_embd.weight", 2, 32, 48, 1, 1);
+    TENSOR("output_norm.weight", 1, 32, 1, 1, 0);
+    for (uint32_t l = 0; l < 2; l++) {
+        for (size_t i = 0; i < 11; i++) {
+            if ((i >= 6 && i < 8 && !gemma) || (i >= 8 && i < 10 && strcmp(arch, "gemma3")) || (i == 10 && !experts)) continue;
+            snprintf(key, sizeof key, "blk.%u.%s.weight", l, plain[i]);
+            if (i == 10) TENSOR(key, 2, 32, 4, 1, 0);
+            else if (i >= 1 && i <= 4) TENSOR(key, 2, 32, (i == 2 || i == 3 ? 16u : 32u), 1, 1);
+            else TENSOR(key, 1, (i >= 8 ? 16u : 32u), 1, 1, 0);
+        }
+        for (size_t i = 0; i < 3; i++) {
+            uint64_t c = i == 2 ? 64 : 32, r = i == 2 ? 32 : 64;
+            if (experts && !merged) {
+                for (uint32_t x = 0; x < 4; x++) {
+                    snprintf(key, sizeof key, "blk.%u.%s.%u.weight", l, ffn[i], x);
+                    TENSOR(key, 2, c, r, 1, 1);
+                }
+                continue;
+            }
+            snprintf(key, sizeof key, "blk.%u.%s%s.weight", l, ffn[i], experts ? "_exps" : "");
+            if (experts) TENSOR(key, 3, c, r, 4, 1);
+            else TENSOR(key, 2, c, r, 1, 1);
+        }
+    }
+#undef TENSOR
+    image_pad(&m, 32);
+    image_zeros(&m, at);
+    return image_write(&m, "made.gguf");
+}
+
+static void reads_a_gguf_of_other_families(void **state)
+{
+    static const struct { const char *arch; bool experts, merged; uint32_t window, full; } want[] = {
+        { "llama", true, true, 0, 0 }, { "llama", true, false, 0, 0 }, { "gemma2", false, false, 8, 1 }, { "gemma3", false, false, 8, 0 },
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
+        const char *path = make_gguf(want[i].arch, want[i].experts, want[i].merged);
+        shard_checkpoint *c;
+        shard_arch m;
+        shard_types t;
+        px_err e = {0};
+        if (shard_arch_read(&m, &t, &heap.a, path, &e)) fail_msg("%s %zu: %s: %s", want[i].arch, i, e.field, e.text);
+        assert_string_equal(m.family, want[i].arch);
+        assert_true(m.n_expert == (want[i].experts ? 4 : 0) && m.sliding_window == want[i].window && m.n_full_attention == want[i].full);
+        assert_true(m.sandwich_norms == (want[i].window != 0) && m.qk_norm == !strcmp(want[i].arch, "gemma3") && m.tied);
+        assert_int_equal(shard_type_of(&t, SHARD_FFN_DOWN, 1), KERN_F16);
+        assert_int_equal(shard_type_of(&t, SHARD_ATTN_NORM, 1), KERN_F32);
+        shard_types_deinit(&t);
+        /* and none of them is served */
+        assert_int_equal(shard_checkpoint_open(&c, &heap.a, path, &e), PX_EUNSUP);
+    }
+}
+
 static void reads_a_set(void **state)
 {
     px_err e = {0};
@@ -219,6 +303,7 @@ int main(void)
         cmocka_unit_test(reads_the_architecture_of_any_source),
         cmocka_unit_test(knows_models_by_name),
         cmocka_unit_test(reads_a_model_file_strictly),
+        cmocka_unit_test(reads_a_gguf_of_other_families),
         cmocka_unit_test(reads_a_set),
         cmocka_unit_test(says_what_is_wrong),
         cmocka_unit_test(survives_every_oom),

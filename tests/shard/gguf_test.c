@@ -247,7 +247,9 @@ static void refuses_bad_tensors(void **state)
         { { 32, 2 }, UINT32_MAX, 0, 0, PX_ECORRUPT },
         { { 0, 2 }, 2, 0, 0, PX_ECORRUPT },
         { { 32, 0 }, 2, 0, 0, PX_ECORRUPT },
-        { { 32, 1, 2 }, 3, 0, 0, PX_EUNSUP },
+        { { 32, 1, 3 }, 3, 0, 0, PX_ECORRUPT },            /* three matrices where there is room for two */
+        { { 32, 2, UINT64_MAX / 2 }, 3, 0, 0, PX_ECORRUPT },
+        { { 8, 2, 2, 2 }, 4, 0, 0, PX_EUNSUP },
         { { 8, 1, 1, 2 }, 4, 0, 0, PX_EUNSUP },
         { { UINT64_C(1) << 32, UINT64_C(1) << 32 }, 2, 0, 0, PX_ECORRUPT },
         { { UINT64_C(1) << 62, 1 }, 1, 0, 0, PX_ECORRUPT },

@@ -58,6 +58,11 @@ class Plan(unittest.TestCase):
         self.assertEqual(p.returncode, 0, (args, p.stderr))
         return json.loads(p.stdout)
 
+    def test_types(self):
+        found = self.plan("llama-1-7b", "--ranks", 1)
+        for key in ("formats", "split_formats", "nccl"):
+            self.assertEqual(found[key], GOLDEN[key])
+
     def test_every_model_and_format(self):
         values = 0
         for name, m in GOLDEN["models"].items():
