@@ -50,6 +50,7 @@ const daemon_refusable daemon_refusables[] = {
     { "shard.<fact>", "the header of a rank's file says something else than the manifest", SAMESET },
     { "frame", "a connection ended inside its first message", "look for lines of the rank that is missing; did it crash?" },
     { "frame.<part>", "a first message of another protocol version, or none of ours", "install one build on all hosts" },
+    { "selftest", "a processor's or a transport's result is not what the definition gives", "take the host out of service; with cpu: scalar the fast kernels are left out" },
     /* files of a set */
     { "file", "a file of the set is missing, unreadable, or no regular file", "look at the path and its permissions; " SAMESET },
     { "manifest.json", "there is no manifest, it is cut off, or no JSON", RESHARD },

@@ -1,5 +1,6 @@
 /* executor.c - carve the arenas that the plan drew, then run step after step in them. */
 #include "shard/run/engine.h"
+#include "shard/run/selftest.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -238,7 +239,37 @@ px_code shard_executor_step_all(shard_executor *x, const shard_step *in, shard_r
 
 /* ---- warm up ---- */
 
-/* A prompt as long as the budget, a limited draw, a decode from the last token, a whole row. */
+#define SELFTEST_ROWS 6u
+
+/* Two short steps, after each of which the same positions go through the twin: many rows and one row are two variants. */
+static px_code self_test_all(shard_executor *x, const uint32_t *blocks, uint32_t n_blocks, px_err *e)
+{
+    const shard_slots *v = &x->slots;
+    uint32_t id[SELFTEST_ROWS], n = SELFTEST_ROWS;
+    const kern_ops *twin;
+    shard_result r;
+    px_code rc;
+
+    if (n > v->token_budget) n = v->token_budget;
+    if (n + 1 > v->n_ctx) n = v->n_ctx - 1;
+    if (!n) return PX_OK;                                   /* a context of one token */
+    for (uint32_t i = 0; i < n; i++) id[i] = (i * 37 + 1) % v->n_vocab;
+    const shard_slot_op op[2] = { { .op = SHARD_SLOT_OPEN, .block = blocks, .n_blocks = n_blocks, .sampling = { .top_p = 1 } },
+                                  { .op = SHARD_SLOT_CLOSE } };
+    const shard_entry prompt = { .n = n, .id = id, .rows = SHARD_ROWS_LAST };
+    const shard_entry more = { .first_pos = n, .n = 1, .id = id, .rows = SHARD_ROWS_LAST };
+
+    if ((rc = kern_cpu_ops(KERN_PATH_SCALAR, &twin, e)) ||
+        (rc = shard_executor_step_all(x, &(shard_step){ .op = op, .n_ops = 1, .entry = &prompt, .n_entries = 1 }, &r, e)) ||
+        (rc = shard_selftest_kernels(&x->f, x->a, twin, n, e)) ||
+        (rc = shard_executor_step_all(x, &(shard_step){ .entry = &more, .n_entries = 1 }, &r, e)) ||
+        (rc = shard_selftest_kernels(&x->f, x->a, twin, 1, e)) ||
+        (rc = shard_executor_step_all(x, &(shard_step){ .op = &op[1], .n_ops = 1 }, &r, e)))
+        return rc;
+    return shard_selftest_sums_all(&x->f, x->rank, x->world, e);
+}
+
+/* The self-test, then a prompt as long as the budget, a limited draw, a decode from the last token, a whole row. */
 px_code shard_executor_warm_up_all(shard_executor *x, px_err *e)
 {
     const shard_slots *v = &x->slots;
@@ -255,6 +286,7 @@ px_code shard_executor_warm_up_all(shard_executor *x, px_err *e)
     if (n + 2 > v->n_ctx) n = v->n_ctx > 2 ? v->n_ctx - 2 : 1;                          /* and the context may be tiny */
     for (uint32_t i = 0; i < n_blocks; i++) list[i] = i;
     memset(ids, 0, n * sizeof *ids);
+    if ((rc = self_test_all(x, list, n_blocks, e))) return rc;
 
     const shard_slot_op op[2] = {
         { .op = SHARD_SLOT_OPEN, .block = list, .n_blocks = n_blocks, .sampling = limits },

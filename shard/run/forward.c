@@ -15,7 +15,7 @@ static uint32_t bucket(uint32_t n, uint32_t most)
     return b < most ? b : most;
 }
 
-static kern_rows rows_of(const shard_forward *f, uint32_t n) { return (kern_rows){ bucket(n, f->max_rows), f->n_rows }; }
+kern_rows shard_forward_rows(const shard_forward *f, uint32_t n) { return (kern_rows){ bucket(n, f->max_rows), f->n_rows }; }
 
 /* ---- the sum between ranks ---- */
 
@@ -26,7 +26,7 @@ static px_code sum_and_norm_all(shard_forward *f, uint32_t n, bool first, kern_b
     const uint32_t d = f->arch->d_model;
     const unsigned turn = f->turn;
     const size_t bytes = (size_t)n * d * sizeof(float);
-    kern_add_norm_args a = { .rows = rows_of(f, n), .cols = d, .eps = f->arch->rms_eps, .residual = f->residual,
+    kern_add_norm_args a = { .rows = shard_forward_rows(f, n), .cols = d, .eps = f->arch->rms_eps, .residual = f->residual,
                              .first = first, .weight = norm, .out = f->normed };
     const float *const *views;
     px_code rc;
@@ -50,8 +50,8 @@ static px_code sum_and_norm_all(shard_forward *f, uint32_t n, bool first, kern_b
 
 /* Up to three weights on the same fp32 rows.  A file may mix types: rows are brought into a format once for all weights
  * that read it. */
-static px_code multiply(shard_forward *f, kern_rows rows, kern_buf in, uint32_t cols, uint32_t n, const kern_weight *w,
-                        const kern_buf *out, const uint32_t *stride, kern_buf flags, px_err *e)
+px_code shard_forward_multiply(shard_forward *f, kern_rows rows, kern_buf in, uint32_t cols, uint32_t n, const kern_weight *w,
+                               const kern_buf *out, const uint32_t *stride, kern_buf flags, px_err *e)
 {
     px_code rc;
 
@@ -75,31 +75,31 @@ static px_code multiply(shard_forward *f, kern_rows rows, kern_buf in, uint32_t 
 /* A matmul cut by columns: its result is this rank's partial sum. */
 static px_code multiply_partial(shard_forward *f, kern_rows rows, kern_buf in, const kern_weight *w, px_err *e)
 {
-    return multiply(f, rows, in, w->cols, 1, w, &f->partial[f->turn], &f->arch->d_model, f->flags, e);
+    return shard_forward_multiply(f, rows, in, w->cols, 1, w, &f->partial[f->turn], &f->arch->d_model, f->flags, e);
 }
 
 /* ---- the parts of the model, in order ---- */
 
 /* ids -> partial: this rank's rows of the table, zeros for the others' tokens. */
-static px_code embed(shard_forward *f, uint32_t n, px_err *e)
+px_code shard_forward_embed(shard_forward *f, uint32_t n, px_err *e)
 {
-    return f->ops->embed(f->dev, &(kern_embed_args){ .rows = rows_of(f, n), .table = f->w->embd,
+    return f->ops->embed(f->dev, &(kern_embed_args){ .rows = shard_forward_rows(f, n), .table = f->w->embd,
                                                      .vocab_begin = f->cut->vocab.begin, .vocab_end = f->cut->vocab.end,
                                                      .ids = f->id, .out = f->partial[f->turn] }, e);
 }
 
 /* normed -> q, k, v -> rope, KV append -> attention -> partial */
-static px_code attend(shard_forward *f, uint32_t layer, uint32_t n, px_err *e)
+px_code shard_forward_attend(shard_forward *f, uint32_t layer, uint32_t n, px_err *e)
 {
     const shard_layer *y = &f->w->layer[layer];
     const uint32_t heads = f->cut->q_head.end - f->cut->q_head.begin, hd = f->arch->head_dim;
-    const kern_rows rows = rows_of(f, n);
+    const kern_rows rows = shard_forward_rows(f, n);
     const kern_weight w[3] = { y->q, y->k, y->v };
     const kern_buf out[3] = { f->q, f->k, f->v };
     const uint32_t stride[3] = { y->q.rows, y->k.rows, y->v.rows };
     px_code rc;
 
-    if ((rc = multiply(f, rows, f->normed, f->arch->d_model, 3, w, out, stride, f->flags, e))) return rc;
+    if ((rc = shard_forward_multiply(f, rows, f->normed, f->arch->d_model, 3, w, out, stride, f->flags, e))) return rc;
     if ((rc = f->ops->rope_append(f->dev, &(kern_rope_append_args){
             .rows = rows, .n_head = heads, .n_kv_head = f->kv.n_kv_head, .head_dim = hd, .layer = layer, .q = f->q,
             .k = f->k, .v = f->v, .cos = f->cos, .sin = f->sin, .pos = f->pos, .row_slot = f->slot,
@@ -114,16 +114,16 @@ static px_code attend(shard_forward *f, uint32_t layer, uint32_t n, px_err *e)
 }
 
 /* normed -> gate, up -> SwiGLU -> partial */
-static px_code feed_forward(shard_forward *f, uint32_t layer, uint32_t n, px_err *e)
+px_code shard_forward_feed(shard_forward *f, uint32_t layer, uint32_t n, px_err *e)
 {
     const shard_layer *y = &f->w->layer[layer];
-    const kern_rows rows = rows_of(f, n);
+    const kern_rows rows = shard_forward_rows(f, n);
     const kern_weight w[2] = { y->gate, y->up };
     const kern_buf out[2] = { f->gate, f->up };
     const uint32_t stride[2] = { y->gate.rows, y->up.rows };
     px_code rc;
 
-    if ((rc = multiply(f, rows, f->normed, f->arch->d_model, 2, w, out, stride, f->flags, e))) return rc;
+    if ((rc = shard_forward_multiply(f, rows, f->normed, f->arch->d_model, 2, w, out, stride, f->flags, e))) return rc;
     if ((rc = f->ops->swiglu(f->dev, &(kern_swiglu_args){ .rows = rows, .cols = y->gate.rows, .gate = f->gate,
                                                           .up = f->up, .out = f->gate, .stride = y->gate.rows }, e)))
         return rc;
@@ -140,7 +140,7 @@ static px_code head(shard_forward *f, const shard_forward_shape *s, px_err *e)
     if ((rc = f->ops->gather(f->dev, &(kern_gather_args){ .rows = rows, .cols = f->arch->d_model, .in = f->normed,
                                                           .index = f->head_row, .out = f->head_in }, e)))
         return rc;
-    if (w->rows && (rc = multiply(f, rows, f->head_in, f->arch->d_model, 1, w, &f->logits, &w->rows, f->head_flags, e)))
+    if (w->rows && (rc = shard_forward_multiply(f, rows, f->head_in, f->arch->d_model, 1, w, &f->logits, &w->rows, f->head_flags, e)))
         return rc;
     return f->ops->candidates(f->dev, &(kern_candidates_args){
         .rows = rows, .logits = f->logits, .stride = w->rows, .vocab_begin = f->cut->vocab.begin,
@@ -153,12 +153,12 @@ px_code shard_forward_all(shard_forward *f, const shard_forward_shape *s, px_err
     const uint32_t n = s->rows, n_layer = f->w->n_layer;
     px_code rc;
 
-    if ((rc = embed(f, n, e)) || (rc = sum_and_norm_all(f, n, true, f->w->layer[0].attn_norm, e))) return rc;
+    if ((rc = shard_forward_embed(f, n, e)) || (rc = sum_and_norm_all(f, n, true, f->w->layer[0].attn_norm, e))) return rc;
     for (uint32_t l = 0; l < n_layer; l++) {
         const kern_buf after = l + 1 < n_layer ? f->w->layer[l + 1].attn_norm : f->w->out_norm;
 
-        if ((rc = attend(f, l, n, e)) || (rc = sum_and_norm_all(f, n, false, f->w->layer[l].ffn_norm, e))) return rc;
-        if ((rc = feed_forward(f, l, n, e)) || (rc = sum_and_norm_all(f, n, false, after, e))) return rc;
+        if ((rc = shard_forward_attend(f, l, n, e)) || (rc = sum_and_norm_all(f, n, false, f->w->layer[l].ffn_norm, e))) return rc;
+        if ((rc = shard_forward_feed(f, l, n, e)) || (rc = sum_and_norm_all(f, n, false, after, e))) return rc;
     }
     return s->head_rows ? head(f, s, e) : PX_OK;
 }

@@ -46,4 +46,12 @@ typedef struct shard_forward_shape {
 /* Collective.  Leaves flags, logits (head_rows) and cand (head_rows records). */
 px_code shard_forward_all(shard_forward *f, const shard_forward_shape *s, px_err *e);
 
+/* Its parts, each local to this rank: a layer's halves leave their partial sum in the buffer of this turn. */
+kern_rows shard_forward_rows(const shard_forward *f, uint32_t n);
+px_code   shard_forward_multiply(shard_forward *f, kern_rows rows, kern_buf in, uint32_t cols, uint32_t n, const kern_weight *w,
+                                 const kern_buf *out, const uint32_t *stride, kern_buf flags, px_err *e);
+px_code   shard_forward_embed(shard_forward *f, uint32_t n, px_err *e);
+px_code   shard_forward_attend(shard_forward *f, uint32_t layer, uint32_t n, px_err *e);
+px_code   shard_forward_feed(shard_forward *f, uint32_t layer, uint32_t n, px_err *e);
+
 #endif

@@ -1,0 +1,135 @@
+/* The self-test of warm-up: it passes on every path, and finds one wrong bit of any kernel, and of any sum. */
+#include "tests/testlib.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "tests/shard/cluster.h"
+
+#define MODEL TEST_GOLDEN_DIR "/tiny/gguf/smollm_like_f16/model.gguf"
+
+typedef struct results { px_code rc[4]; px_err e[4]; } results;
+
+static void warm_up(void *ctx, uint32_t rank, shard_executor *x)
+{
+    results *w = ctx;
+    w->rc[rank] = shard_executor_warm_up_all(x, &w->e[rank]);
+}
+
+static void run(const kern_ops *ops, kern_path path, uint32_t world, results *w)
+{
+    px_err e = {0};
+    const test_cluster_args args = { .set = test_set(MODEL, SHARD_AS_FILE, world), .path = path, .ops = ops };
+    test_cluster *c = test_cluster_open(&args, &e);
+
+    assert_non_null(c);
+    *w = (results){ .rc = { PX_OK } };
+    test_cluster_run(c, warm_up, w);
+    test_cluster_close(c);
+}
+
+static void passes_on_every_path(void **state)
+{
+    results w;
+    (void)state;
+
+    for (kern_path p = KERN_PATH_AUTO; p < KERN_N_PATHS; p++)
+        for (uint32_t world = 1; world <= 3; world++) {
+            if (!kern_cpu_has(p) && p != KERN_PATH_AUTO) continue;
+            run(NULL, p, world, &w);
+            for (uint32_t r = 0; r < world; r++) assert_int_equal(w.rc[r], PX_OK);
+        }
+}
+
+/* ---- kernels with one wrong bit ---- */
+
+static const kern_ops *good;
+
+static void spoil(kern_buf b, size_t at)
+{
+    uint32_t bits;
+    memcpy(&bits, (char *)b.h + at, sizeof bits);
+    bits ^= 1u;
+    memcpy((char *)b.h + at, &bits, sizeof bits);
+}
+
+static px_code bad_embed(kern_dev *d, const kern_embed_args *a, px_err *e)
+{
+    px_code rc = good->embed(d, a, e);
+    spoil(a->out, 4);
+    return rc;
+}
+
+static px_code bad_norm(kern_dev *d, const kern_add_norm_args *a, px_err *e)
+{
+    px_code rc = good->add_norm(d, a, e);
+    spoil(a->out, 8);
+    return rc;
+}
+
+static px_code bad_matmul(kern_dev *d, const kern_matmul_args *a, px_err *e)
+{
+    px_code rc = good->matmul(d, a, e);
+    spoil(a->out[0], 0);
+    return rc;
+}
+
+static px_code bad_attention(kern_dev *d, const kern_attention_args *a, px_err *e)
+{
+    px_code rc = good->attention(d, a, e);
+    for (size_t i = 0; i < a->head_dim; i++) ((float *)a->out.h)[i] *= 1.5f;
+    return rc;
+}
+
+static px_code bad_rope(kern_dev *d, const kern_rope_append_args *a, px_err *e)
+{
+    px_code rc = good->rope_append(d, a, e);
+    for (size_t i = 0; i < a->head_dim; i++) ((float *)a->q.h)[i] *= -1;
+    return rc;
+}
+
+static px_code bad_swiglu(kern_dev *d, const kern_swiglu_args *a, px_err *e)
+{
+    px_code rc = good->swiglu(d, a, e);
+    for (size_t i = 0; i < a->cols; i++) ((float *)a->out.h)[i] *= 1.5f;
+    return rc;
+}
+
+static px_code bad_candidates(kern_dev *d, const kern_candidates_args *a, px_err *e)
+{
+    px_code rc = good->candidates(d, a, e);
+    spoil(a->out, offsetof(kern_cand_head, best_logit));
+    return rc;
+}
+
+static void finds_a_bad_kernel(void **state)
+{
+    kern_ops bad[7];
+    static const char *const where[7] = { "embedding", "norm", "head", "attention", "attention", "FFN", "head" };
+    results w;
+    px_err e = {0};
+    (void)state;
+
+    assert_int_equal(kern_cpu_ops(KERN_PATH_AUTO, &good, &e), PX_OK);
+    for (size_t i = 0; i < 7; i++) bad[i] = *good;
+    bad[0].embed = bad_embed;
+    bad[1].add_norm = bad_norm;
+    bad[2].matmul = bad_matmul;
+    bad[3].attention = bad_attention;
+    bad[4].rope_append = bad_rope;
+    bad[5].swiglu = bad_swiglu;
+    bad[6].candidates = bad_candidates;
+    for (size_t i = 0; i < 7; i++) {
+        run(&bad[i], KERN_PATH_AUTO, 1, &w);
+        if (w.rc[0] != PX_ECORRUPT) fail_msg("kernel %zu: %s", i, px_code_name(w.rc[0]));
+        assert_string_equal(w.e[0].field, "selftest");
+        if (!strstr(w.e[0].text, where[i])) fail_msg("kernel %zu: %s", i, w.e[0].text);
+        assert_true(w.e[0].found[0] && w.e[0].expected[0]);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = { cmocka_unit_test(passes_on_every_path), cmocka_unit_test(finds_a_bad_kernel) };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
