@@ -27,7 +27,12 @@ px_code px_guard_disarm(px_err *e)
                    atomic_load(&guard.bytes), atomic_load(&guard.subsystem));
 }
 
-void px_guard_exempt(bool on) { exempt = on; }
+bool px_guard_exempt(bool on)
+{
+    bool was = exempt;
+    exempt = on;
+    return was;
+}
 
 void px_guard_saw(const char *subsystem, size_t bytes)
 {

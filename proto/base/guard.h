@@ -13,7 +13,7 @@
 void    px_guard_arm(void);
 /* PX_EINTERNAL, field "guard": something was allocated since; e->text names the first subsystem and its bytes. */
 px_code px_guard_disarm(px_err *e);
-void    px_guard_exempt(bool on);                     /* this thread */
+bool    px_guard_exempt(bool on);                     /* this thread; returns what it was */
 /* For allocators. */
 void    px_guard_saw(const char *subsystem, size_t bytes);
 /* For a hook of malloc: what libraries allocate while a step runs is counted, not refused. */

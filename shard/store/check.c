@@ -116,12 +116,13 @@ static void *worker(void *ctx)
     px_err e = { .rank = -1 };
     shard_hash h;
 
-    px_guard_exempt(true);                  /* beside the steps, where the check runs while serving */
+    const bool was = px_guard_exempt(true); /* beside the steps, where the check runs while serving */
     if (shard_hash_init(&h, shard_file_manifest(w->f)->digest_kind, &e)) {
         pthread_mutex_lock(&w->lock);
         if (!w->failed.code) w->failed = e;
         pthread_mutex_unlock(&w->lock);
         atomic_store(&w->stop, true);
+        px_guard_exempt(was);
         return NULL;
     }
     for (size_t i; (i = atomic_fetch_add(&w->next, 1)) < w->n && !stopped(w);) {
@@ -139,6 +140,7 @@ static void *worker(void *ctx)
         w->v[i].bad = !shard_digest_equal(&w->v[i].found, &x[i].digest);
     }
     shard_hash_deinit(&h);
+    px_guard_exempt(was);                   /* one of these threads is the caller's */
     return NULL;
 }
 
