@@ -11,8 +11,8 @@
 
 typedef struct job {
     px_alloc    *a;
-    const char  *path, *out, *format, *split, *digest, *revision;
-    bool         has_ranks, no_tokenizer, json;
+    const char  *path, *out, *format, *split, *digest, *revision, *synthetic;
+    bool         has_ranks, no_tokenizer, sparse, json;
     uint32_t     ranks;
     char         partial[4096];
     volatile bool writing;
@@ -48,17 +48,24 @@ static int parse(job *j, int argc, char **argv)
         { "digest", DAEMON_OPT_TEXT, "KIND", "xxh3 (default) or sha256", &j->digest, NULL },
         { "revision", DAEMON_OPT_TEXT, "TEXT", "a name for this revision; default: the checkpoint's", &j->revision, NULL },
         { "no-tokenizer", DAEMON_OPT_FLAG, NULL, "leave tokenizer and chat template out", &j->no_tokenizer, NULL },
+        { "synthetic", DAEMON_OPT_TEXT, "NAME", "in the place of MODEL: random weights of the shapes of a model by name "
+          "(configs/models) or by its config.json; the set has no tokenizer", &j->synthetic, NULL },
+        { "sparse", DAEMON_OPT_FLAG, NULL, "with --synthetic: zeros, as holes that take no disk space", &j->sparse, NULL },
         { "json", DAEMON_OPT_FLAG, NULL, "the result as one JSON object", &j->json, NULL },
     };
-    daemon_command c = { .name = "shard", .line = "MODEL --ranks N --out DIR [--format FORMAT] [--json]",
+    daemon_command c = { .name = "shard", .line = "(MODEL | --synthetic NAME [--sparse]) --ranks N --out DIR [--format FORMAT] [--json]",
         .about = "Cuts a checkpoint (a GGUF file, a Hugging Face folder, a .safetensors file) into one shard a rank, with\n"
                  "manifest, tokenizer and chat template.  Memory does not grow with the model.  DIR appears when all is\n"
                  "written and checked; until then it is DIR.partial, and a run that fails or is interrupted leaves nothing.",
-        .option = options, .n_options = sizeof options / sizeof *options, .least = 1, .most = 1, .arg = &j->path };
+        .option = options, .n_options = sizeof options / sizeof *options, .least = 0, .most = 1, .arg = &j->path };
     px_err e = {0};
     int code = daemon_options_parse(&c, argc, argv);
 
     if (code >= 0) return code;
+    if (!j->path == !j->synthetic) return daemon_options_complain(&c, "which model?  MODEL, or --synthetic NAME");
+    if (j->sparse && !j->synthetic) return daemon_options_complain(&c, "--sparse is for --synthetic");
+    j->no_tokenizer |= j->synthetic != NULL;
+    j->args.sparse = j->sparse;
     if (!j->has_ranks) return daemon_options_complain(&c, "--ranks is needed");
     if (!j->out) return daemon_options_complain(&c, "--out is needed");
     if (shard_policy_parse(j->format, &j->args.policy, &e)) return daemon_options_complain(&c, "--format: %s", e.text);
@@ -78,7 +85,9 @@ static px_code open_source(job *j, px_err *e)
 
     while (n > 1 && j->out[n - 1] == '/') n--;
     snprintf(j->partial, sizeof j->partial, "%.*s.partial", n > 4000 ? 4000 : (int)n, j->out);
-    if ((rc = shard_checkpoint_open(&j->source, j->a, j->path, e))) return rc;
+    if ((rc = j->synthetic ? shard_checkpoint_synthetic(&j->source, j->a, j->synthetic, 1, j->sparse, e)
+                           : shard_checkpoint_open(&j->source, j->a, j->path, e)))
+        return rc;
     daemon_model_guard("shard", j->source, j->partial, &j->writing);
     if ((rc = daemon_model_assets_init(&j->assets, j->a, j->source, !j->no_tokenizer, e))) {
         if (rc == PX_EUNSUP) fputs("phalanx shard: --no-tokenizer makes a set without one; it serves token ids\n", stderr);
@@ -110,6 +119,7 @@ static px_code pack(job *j, shard_pack_result *r, px_err *e)
 
 static void say_what_lacks(const job *j)
 {
+    if (j->synthetic) return;                /* whoever makes weights up knows */
     if (j->assets.why_no_tokenizer)
         fprintf(stderr, "phalanx shard: the set has no tokenizer (%s): it serves token ids and Score; text, Chat, Tokenize, "
                         "Detokenize and stop strings are refused\n", j->assets.why_no_tokenizer);

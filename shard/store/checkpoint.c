@@ -3,7 +3,10 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
+#include "kernels/dtype.h"
 #include "proto/base/io.h"
 #include "shard/store/gguf_arch.h"
 #include "shard/store/hfconfig.h"
@@ -22,6 +25,7 @@ struct shard_checkpoint {
     size_t                n_bound;
     uint64_t              bytes;
     char                  revision[96];
+    void                 *pool; size_t pool_bytes;     /* synthetic: a mapping, owned */
 };
 
 /* ---- GGUF ---- */
@@ -136,10 +140,109 @@ fail:
     return rc;
 }
 
+/* ---- synthetic ---- */
+
+#define SPREAD 1024u                    /* tensors begin at so many places of the pool: no two in a row are alike */
+
+static uint64_t next_random(uint64_t *s)
+{
+    *s ^= *s << 13, *s ^= *s >> 7, *s ^= *s << 17;
+    return *s;
+}
+
+/* One after the other, +-0.03: the deviation of a matrix of some thousand columns whose rows keep their norm. */
+static void fill_pool(uint8_t *p, size_t bytes, kern_dtype t, uint64_t seed)
+{
+    uint64_t s = seed * 0x9E3779B97F4A7C15u + 1;
+    const size_t each = t == KERN_F32 ? 4 : 2;
+
+    for (size_t at = 0; at + each <= bytes; at += each) {
+        float x = ((float)(next_random(&s) >> 40) / (float)(1u << 24) - 0.5f) * 0.06f;
+        uint16_t h = t == KERN_F16 ? kern_f32_to_f16(x) : kern_f32_to_bf16(x);
+        memcpy(p + at, t == KERN_F32 ? (const void *)&x : (const void *)&h, each);
+    }
+}
+
+/* A pool as large as the largest tensor, then a vector of ones.  A memory file, because whoever is done with a tensor
+ * may give its pages back; zeros need no pages at all. */
+static px_code make_pool(shard_checkpoint *c, size_t largest, size_t vector, kern_dtype t, uint64_t seed, bool sparse, px_err *e)
+{
+    size_t bytes = px_align_up(largest + 64 * SPREAD, 4096), ones = px_align_up(vector, 4096);
+    int fd = -1;
+    px_code rc;
+
+    c->pool_bytes = bytes + ones;
+    if (!sparse && (rc = px_memfd("phalanx-synthetic", c->pool_bytes, &fd, e))) return rc;
+    c->pool = mmap(NULL, c->pool_bytes, PROT_READ | PROT_WRITE, sparse ? MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE : MAP_SHARED,
+                   fd, 0);
+    if (fd >= 0) close(fd);
+    if (c->pool == MAP_FAILED) {
+        c->pool = NULL;
+        return px_fail(e, PX_ENOMEM, "synthetic", "no memory for a tensor of %zu bytes", largest);
+    }
+    if (sparse) return PX_OK;
+    fill_pool(c->pool, bytes, t, seed);
+    for (size_t i = 0; i < vector / sizeof(float); i++) ((float *)(void *)((uint8_t *)c->pool + bytes))[i] = 1;
+    return PX_OK;
+}
+
+px_code shard_checkpoint_synthetic(shard_checkpoint **out, px_alloc *a, const char *name, uint64_t seed, bool sparse, px_err *e)
+{
+    shard_checkpoint *c = px_new(a, shard_checkpoint, 1);
+    size_t largest = 0, vector = 0, n = 0;
+    kern_dtype t;
+    px_code rc;
+
+    *out = NULL;
+    if (!c) return px_fail(e, PX_ENOMEM, "", "no memory for a checkpoint");
+    c->a = a;
+    if ((rc = shard_arch_read(&c->arch, &c->types, a, name, e)) || (rc = shard_arch_check(&c->arch, e)) ||
+        (rc = shard_arch_check_served(&c->arch, e)))
+        goto fail;
+    t = c->types.global[SHARD_TOKEN_EMBD];
+    if (t != KERN_F32 && t != KERN_F16 && t != KERN_BF16) {
+        rc = px_fail(e, PX_EUNSUP, "synthetic", "weights of type %s are not made up; F32, F16 and BF16 are", kern_dtype_get(t)->name);
+        goto fail;
+    }
+    snprintf(c->revision, sizeof c->revision, sparse ? "synthetic zeros" : "synthetic %" PRIu64, seed);
+    c->n_bound = 3 + (size_t)c->arch.n_layer * SHARD_N_ROLES;
+    if (!(c->bound = px_new(a, shard_source, c->n_bound))) {
+        rc = px_fail(e, PX_ENOMEM, "", "no memory for %zu tensors", c->n_bound);
+        goto fail;
+    }
+    for (int pass = 0; pass < 2; pass++) {               /* sizes, then places */
+        if (pass && (rc = make_pool(c, largest, vector, t, seed, sparse, e))) goto fail;
+        const uint8_t *pool = c->pool, *ones = pass ? pool + (c->pool_bytes - px_align_up(vector, 4096)) : NULL;
+        for (shard_role r = 0; r < SHARD_N_ROLES; r++)
+            for (uint32_t l = 0; shard_arch_has(&c->arch, r) && l < (shard_role_get(r)->per_layer ? c->arch.n_layer : 1); l++) {
+                shard_source *s = &c->bound[shard_binding_at(r, l)];
+                bool is_vector = shard_role_get(r)->vector;
+                *s = (shard_source){ .dtype = is_vector ? KERN_F32 : t, .file = "synthetic" };
+                shard_arch_shape(&c->arch, r, &s->rows, &s->cols);
+                s->bytes = (size_t)(s->rows * s->cols) * (s->dtype == KERN_F32 ? 4 : 2);
+                if (is_vector && s->bytes > vector) vector = s->bytes;
+                if (!is_vector && s->bytes > largest) largest = s->bytes;
+                if (!pass) continue;
+                s->data = is_vector ? ones : pool + 64 * (n++ * 37 % SPREAD);
+                c->bytes += s->bytes;
+                if (r <= SHARD_OUTPUT) c->types.global[r] = s->dtype;
+                else c->types.layer[(size_t)l * SHARD_N_ROLES + r] = s->dtype;
+            }
+    }
+    if (c->arch.tied) c->types.global[SHARD_OUTPUT] = c->types.global[SHARD_TOKEN_EMBD];
+    *out = c;
+    return PX_OK;
+
+fail:
+    shard_checkpoint_close(c);
+    return rc;
+}
+
 void shard_checkpoint_close(shard_checkpoint *c)
 {
     if (!c) return;
     if (c->bound) px_del(c->a, c->bound, c->n_bound);
+    if (c->pool) munmap(c->pool, c->pool_bytes);
     shard_inventory_deinit(&c->inventory);
     shard_types_deinit(&c->types);
     shard_safetensors_set_close(&c->files);

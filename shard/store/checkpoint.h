@@ -21,6 +21,10 @@ typedef struct shard_checkpoint shard_checkpoint;
 /* Refuses by name what is not read: architecture, rope type, tensor type, biases, experts...  Missing, surplus or
  * mis-shaped tensors are errors that name the tensor, found and expected. */
 px_code shard_checkpoint_open(shard_checkpoint **c, px_alloc *a, const char *path, px_err *e);
+/* Weights of a model's real shapes that nobody trained: name as shard_arch_read takes it, matrices in its dtype (F32, F16,
+ * BF16).  Numbers follow from the seed, uniform with the deviation that keeps a row's norm; sparse: all are zero.  The
+ * memory is that of the largest tensor, whatever the model.  Errors: those of shard_arch_read; PX_EUNSUP, PX_ENOMEM. */
+px_code shard_checkpoint_synthetic(shard_checkpoint **c, px_alloc *a, const char *name, uint64_t seed, bool sparse, px_err *e);
 void    shard_checkpoint_close(shard_checkpoint *c);
 const shard_arch   *shard_checkpoint_arch(const shard_checkpoint *c);
 const shard_types  *shard_checkpoint_types(const shard_checkpoint *c);        /* as in the file */

@@ -16,6 +16,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#define ZERO_SIZES 32u
 #define HASH_CHUNK  (4u << 20)
 #define DIGEST_TEXT 65536u              /* room for the manifest beside the shards, generously */
 
@@ -39,11 +40,32 @@ typedef struct run {
     /* the tensor being written */
     rank_out    *to;
     uint64_t     at;
+    struct { uint64_t bytes; shard_digest digest; } zeros[ZERO_SIZES]; size_t n_zeros;    /* sparse: by size */
 } run;
 
 static px_code check_cancel(const run *s, px_err *e)
 {
     if (s->args->cancel && *s->args->cancel) return px_fail(e, PX_ECANCELLED, "", "sharding was cancelled; nothing is left");
+    return PX_OK;
+}
+
+/* The digest of so many zeros: a model has few sizes of tensors, and each is hashed once. */
+static px_code zero_digest(run *s, uint64_t bytes, shard_digest *out, px_err *e)
+{
+    static const uint8_t zeros[1u << 16];
+    px_code rc;
+
+    for (size_t i = 0; i < s->n_zeros; i++)
+        if (s->zeros[i].bytes == bytes) return *out = s->zeros[i].digest, PX_OK;
+    shard_hash_reset(&s->hash);
+    for (uint64_t left = bytes; left;) {
+        size_t n = left < sizeof zeros ? (size_t)left : sizeof zeros;
+        if ((rc = check_cancel(s, e))) return rc;
+        shard_hash_update(&s->hash, zeros, n);
+        left -= n;
+    }
+    shard_hash_final(&s->hash, out);
+    if (s->n_zeros < ZERO_SIZES) s->zeros[s->n_zeros].bytes = bytes, s->zeros[s->n_zeros++].digest = *out;
     return PX_OK;
 }
 
@@ -182,6 +204,11 @@ static px_code open_rank(run *s, uint32_t r, px_err *e)
         px_err_set_file(e, to->path);
         return rc;
     }
+    if (s->args->sparse) {
+        if (ftruncate(to->fd, (off_t)s->m.rank[r].bytes)) rc = px_fail_errno(e, "out", "make room");
+        if (rc) px_err_set_file(e, to->path);
+        return rc;
+    }
     /* blocks now, so that a full disk is found before the work; file systems that cannot are asked at each write */
     if (fallocate(to->fd, 0, 0, (off_t)s->m.rank[r].bytes) && errno != EOPNOTSUPP && errno != ENOSYS && errno != EINTR) {
         rc = px_fail_errno(e, "out", "reserve space");
@@ -199,12 +226,16 @@ static px_code hash_source(run *s, const shard_source *src, const char *name, px
     char hex[65];
     px_code rc;
 
-    shard_hash_reset(&s->hash);
-    for (size_t at = 0; at < src->bytes; at += HASH_CHUNK) {
-        if ((rc = check_cancel(s, e))) return rc;
-        shard_hash_update(&s->hash, src->data + at, src->bytes - at < HASH_CHUNK ? src->bytes - at : HASH_CHUNK);
+    if (s->args->sparse) {
+        if ((rc = zero_digest(s, src->bytes, &d, e))) return rc;
+    } else {
+        shard_hash_reset(&s->hash);
+        for (size_t at = 0; at < src->bytes; at += HASH_CHUNK) {
+            if ((rc = check_cancel(s, e))) return rc;
+            shard_hash_update(&s->hash, src->data + at, src->bytes - at < HASH_CHUNK ? src->bytes - at : HASH_CHUNK);
+        }
+        shard_hash_final(&s->hash, &d);
     }
-    shard_hash_final(&s->hash, &d);
     shard_digest_hex(&d, hex);
     shard_hash_text(&s->source, "%s %s %llu %llu %s\n", name, kern_dtype_get(src->dtype)->name,
                     (unsigned long long)src->rows, (unsigned long long)src->cols, hex);
@@ -231,6 +262,12 @@ static px_code write_tensor(run *s, shard_role r, uint32_t layer, size_t index, 
     for (uint32_t k = 0; k < s->m.world; k++) {
         rank_out *to = &s->rank[k];
         shard_entry *x = &to->entry[index];
+        if (src->dtype == KERN_F16 && x->type == KERN_F32 && !x->vector)
+            out->converted_f16_bytes += x->x.rows * x->x.cols * 2;
+        if (s->args->sparse) {
+            if ((rc = zero_digest(s, x->bytes, &x->digest, e))) return rc;
+            continue;
+        }
         s->to = to;
         s->at = to->data_at + x->offset;
         shard_hash_reset(&s->hash);
@@ -245,8 +282,6 @@ static px_code write_tensor(run *s, shard_role r, uint32_t layer, size_t index, 
             return rc;
         }
         shard_hash_final(&s->hash, &x->digest);
-        if (src->dtype == KERN_F16 && x->type == KERN_F32 && !x->vector)
-            out->converted_f16_bytes += x->x.rows * x->x.cols * 2;
     }
     forget(src);
     return PX_OK;
@@ -342,7 +377,7 @@ px_code shard_pack(px_alloc *a, const shard_pack_args *args, shard_pack_result *
     if ((rc = shard_hash_init(&s->hash, args->digest, e)) || (rc = shard_hash_init(&s->source, args->digest, e))) goto fail;
     if ((rc = fill_manifest(s, e)) || (rc = lay_out(s, &bytes, e))) goto fail;
     if ((rc = shard_outdir_open(&s->dir, args->out, args->note, args->ctx, e))) goto fail;
-    if ((rc = shard_outdir_room(&s->dir, bytes, e))) goto fail;
+    if (!args->sparse && (rc = shard_outdir_room(&s->dir, bytes, e))) goto fail;
     for (uint32_t r = 0; r < args->ranks; r++)
         if ((rc = open_rank(s, r, e))) goto fail;
     if ((rc = write_tensors(s, out, e)) || (rc = finish(s, e))) goto fail;

@@ -19,6 +19,7 @@ typedef struct shard_pack_args {
     shard_vocab_split vocab;                /* padded64 */
     shard_digest_kind digest;
     const shard_asset *asset; size_t n_assets;
+    bool sparse;                            /* the source is zeros: read nothing, leave holes, reserve nothing */
     const char *revision;                   /* NULL: the checkpoint's */
     void (*progress)(void *ctx, uint64_t done, uint64_t total); void *ctx;    /* bytes written; may be NULL */
     void (*note)(void *ctx, const char *line);                                 /* log lines: a stale OUT.partial removed */
