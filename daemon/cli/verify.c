@@ -65,8 +65,9 @@ static int code_of(px_code rc, const px_err *errs, size_t n)
 
     if (rc == PX_ECANCELLED) return DAEMON_EXIT_INTERRUPTED;
     for (size_t i = 0; i < n; i++)
+        if (errs[i].code == PX_ENOTFOUND && strstr(errs[i].file, "manifest.json")) continue;     /* no set at all */
         if (errs[i].rank >= 0 || daemon_cli_exit_of(&errs[i]) == DAEMON_EXIT_REFUSED ||
-            (errs[i].code == PX_ENOTFOUND && !strstr(errs[i].file, "manifest.json")))
+            errs[i].code == PX_ENOTFOUND)
             code = DAEMON_EXIT_REFUSED;
     return code;
 }
