@@ -64,11 +64,11 @@ static int code_of(px_code rc, const px_err *errs, size_t n)
     int code = rc ? DAEMON_EXIT_FAILURE : DAEMON_EXIT_OK;
 
     if (rc == PX_ECANCELLED) return DAEMON_EXIT_INTERRUPTED;
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n; i++) {
         if (errs[i].code == PX_ENOTFOUND && strstr(errs[i].file, "manifest.json")) continue;     /* no set at all */
-        if (errs[i].rank >= 0 || daemon_cli_exit_of(&errs[i]) == DAEMON_EXIT_REFUSED ||
-            errs[i].code == PX_ENOTFOUND)
+        if (errs[i].rank >= 0 || errs[i].code == PX_ENOTFOUND || daemon_cli_exit_of(&errs[i]) == DAEMON_EXIT_REFUSED)
             code = DAEMON_EXIT_REFUSED;
+    }
     return code;
 }
 
