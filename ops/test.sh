@@ -52,7 +52,7 @@ suite() {  # NAME FOLDER
   fi
   summary+=("$name: $((total - bad - skipped - disabled)) passed, $bad failed, $((skipped + disabled)) skipped ($((SECONDS - began)) s)")
   # What a test left out within itself: cmocka, unittest and our own programs each say it in their way.
-  while read -r line; do summary+=("  left out: $line"); done < <(grep -hE '^(<system-out>)?(\[  SKIPPED \]|SKIPPED|.*\.\.\. skipped )' "$xml" | grep -vE '[0-9]+ test\(s\)' | sort -u)
+  while read -r line; do summary+=("  left out: $line"); done < <(grep -hE '^(<system-out>)?(\[  SKIPPED \]|SKIPPED|.*\.\.\. skipped )' "$xml" | grep -vE '[0-9]+ test\(s\)' | sed 's/^<system-out>//' | sort -u)
   while read -r test; do summary+=("  skipped: $test"); done < <(sed -n 's/.*<testcase name="\([^"]*\)".*status="\(notrun\|disabled\)".*/\1/p' "$xml")
 }
 
