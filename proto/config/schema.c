@@ -22,6 +22,7 @@ static const uint32_t    kv_block_only[] = { 16, 32, 64, 128, 0 };
 
 #define AT(member) offsetof(proto_config, member), sizeof(((proto_config *)0)->member)
 #define MOST_TOKENS ((uint64_t)1 << 31)
+#define MOST_KV     ((uint64_t)1 << 30)     /* what shard/plan/layout.c lays out */
 
 const proto_field proto_fields[] = {
     { .key = "set", PROTO_STRING, PROTO_HOST, AT(set), .fallback = "",
@@ -40,7 +41,7 @@ const proto_field proto_fields[] = {
       .doc = "kernels to use; auto: the best that the processor has; all give the same bits" },
     { .key = "kv.dtype", PROTO_ENUM, PROTO_GLOBAL, AT(kv_dtype), .words = kv_dtype_words, .fallback = "f16",
       .doc = "number type of the KV cache" },
-    { .key = "kv.tokens", PROTO_UINT, PROTO_GLOBAL, AT(kv_tokens), 1, MOST_TOKENS, .fallback = "16384",
+    { .key = "kv.tokens", PROTO_UINT, PROTO_GLOBAL, AT(kv_tokens), 1, MOST_KV, .fallback = "16384",
       .doc = "tokens that the KV cache holds, rounded up to whole blocks; a start where they do not fit is refused" },
     { .key = "kv.block", PROTO_UINT, PROTO_GLOBAL, AT(kv_block), .only = kv_block_only, .fallback = "16",
       .doc = "tokens a KV block" },

@@ -133,7 +133,7 @@ static const char full_text[] =
     "cpu: scalar\n"
     "kv:\n"
     "  dtype: f32\n"
-    "  tokens: 2147483648\n"
+    "  tokens: 1073741824\n"
     "kv.block: 128\n"
     "max_sequences: 1\n"
     "token_budget: 65536\n"
@@ -160,7 +160,7 @@ static void a_full_file_is_taken(void **state)
     assert_int_equal(c->transport, PROTO_TRANSPORT_MPI);
     assert_int_equal(c->cpu, PROTO_CPU_SCALAR);
     assert_int_equal(c->kv_dtype, PROTO_KV_F32);
-    assert_true(c->kv_tokens == 2147483648u);
+    assert_true(c->kv_tokens == 1073741824u);
     assert_int_equal(c->kv_block, 128);
     assert_int_equal(c->max_sequences, 1);
     assert_int_equal(c->token_budget, 65536);
@@ -248,7 +248,7 @@ static const bad table[] = {
     { "ranks: 18446744073709551618\n", PX_ERANGE, "x.yaml:1:8", "ranks", NULL, "out of range" },
     { "ranks: 4294967298\n", PX_ERANGE, "x.yaml:1:8", "ranks", NULL, "out of range" },
     { "kv.tokens: 0\n", PX_ERANGE, "x.yaml:1:12", "kv.tokens", "0", "out of range" },
-    { "kv.tokens: 2147483649\n", PX_ERANGE, "x.yaml:1:12", "kv.tokens", "2147483649", NULL },
+    { "kv.tokens: 1073741825\n", PX_ERANGE, "x.yaml:1:12", "kv.tokens", "1073741825", NULL },
     { "kv.block: 48\n", PX_ERANGE, "x.yaml:1:11", "kv.block", "48", "out of range" },
     { "kv: {\n  block: 0 }\n", PX_ERANGE, "x.yaml:2:10", "kv.block", "0", "out of range" },
     { "transport: tcp\n", PX_ERANGE, "x.yaml:1:12", "transport", "tcp", "not a known word" },
