@@ -102,9 +102,10 @@ static px_code compare(twins *t, const char *name, part *run, px_err *e)
     return PX_OK;
 }
 
-static bool is_new(bool *met, const kern_weight *w)
+/* 1: the first weight of its type.  A number, so that a sum asks all of a row's weights. */
+static unsigned is_new(bool *met, const kern_weight *w)
 {
-    bool first = w->rows && !met[w->dtype];
+    unsigned first = w->rows && !met[w->dtype];
     met[w->dtype] = true;
     return first;
 }
@@ -127,9 +128,8 @@ px_code shard_selftest_kernels(shard_forward *f, px_alloc *a, const kern_ops *tw
         goto out;
     for (t.layer = 0; t.layer < f->w->n_layer; t.layer++) {
         const shard_layer *y = &f->w->layer[t.layer];
-        /* not ||: each is met */
-        bool new_attn = is_new(attn, &y->q) | is_new(attn, &y->k) | is_new(attn, &y->v) | is_new(attn, &y->out);
-        bool new_ffn = is_new(ffn, &y->gate) | is_new(ffn, &y->up) | is_new(ffn, &y->down);
+        unsigned new_attn = is_new(attn, &y->q) + is_new(attn, &y->k) + is_new(attn, &y->v) + is_new(attn, &y->out);
+        unsigned new_ffn = is_new(ffn, &y->gate) + is_new(ffn, &y->up) + is_new(ffn, &y->down);
         if ((new_attn && (rc = compare(&t, "attention", run_attend, e))) || (new_ffn && (rc = compare(&t, "FFN", run_feed, e))))
             break;
     }
