@@ -4,6 +4,7 @@ usage: lifecycle_test.py [part...]   (kill restart refuse signals idle; all by d
 
 Every process that a daemon starts inherits a mark in its environment, so that "nothing is left" means every process,
 every shared memory segment and every folder."""
+import atexit
 import contextlib
 import os
 import shutil
@@ -23,6 +24,7 @@ MARK = "PHALANX_LIFECYCLE=" + uuid.uuid4().hex
 os.environ.update([MARK.split("=")])
 RUNTIME = tempfile.mkdtemp(prefix="px-life-")
 os.environ["XDG_RUNTIME_DIR"] = RUNTIME
+atexit.register(shutil.rmtree, RUNTIME, ignore_errors=True)    # before the harness: runs after it has ended all
 
 import harness  # noqa: E402
 from harness import Daemon, ctl, grpc, ids_of, greedy, make_set, pb  # noqa: E402
@@ -615,7 +617,6 @@ def main():
                 time.sleep(0.3)
                 for f in os.listdir(RUNTIME):
                     shutil.rmtree(os.path.join(RUNTIME, f), ignore_errors=True)
-    shutil.rmtree(RUNTIME, ignore_errors=True)
     print("%d passed, %d failed" % (n - failed, failed))
     return 1 if failed else 0
 
