@@ -13,7 +13,10 @@
 #include "kernels/math.h"
 #include "proto/base/alloc.h"
 
-#define KERN_ABI 1u
+#define KERN_ABI 2u
+
+/* Where ops run.  Sizes of both are pure functions that are always built: a laptop plans GPUs. */
+typedef enum kern_backend { KERN_ON_CPU, KERN_ON_CUDA, KERN_N_BACKENDS } kern_backend;
 
 typedef struct kern_dev kern_dev;                       /* a backend's instance; opaque */
 typedef struct kern_buf { void *h; size_t bytes; } kern_buf;   /* handle + extent; on CPU h is the address */
@@ -25,19 +28,25 @@ static inline kern_buf kern_buf_at(kern_buf b, size_t offset, size_t bytes)
 typedef struct kern_rows { uint32_t max; kern_buf live; } kern_rows;  /* live: one uint32 on the device, <= max */
 
 /* Activation formats: what a matmul reads.  Chosen by the weights' type (findings: quality). */
-typedef enum kern_act { KERN_ACT_F32, KERN_ACT_BF16, KERN_ACT_Q12, KERN_N_ACTS } kern_act;
-kern_act kern_act_of(kern_dtype w);                      /* F32 -> F32, BF16 -> BF16, Q* -> Q12 */
-size_t   kern_act_bytes(kern_act t, uint32_t rows, uint32_t cols);   /* pure; a multiple of 64 */
-/* Workspace of a backend for steps of at most `rows` rows: what matmul and attention need beside their operands. */
-typedef struct kern_shape { uint32_t rows, threads, n_head, head_dim, max_cols, n_ctx; } kern_shape;
-size_t   kern_cpu_workspace_bytes(const kern_shape *s);
+typedef enum kern_act { KERN_ACT_F32, KERN_ACT_BF16, KERN_ACT_Q12, KERN_ACT_F16, KERN_N_ACTS } kern_act;
+kern_act kern_act_of(kern_dtype w);                      /* F32 -> F32, BF16 -> BF16, F16 -> F16 (on CPU kept in fp32), Q*, W* -> Q12 */
+/* Bytes of `rows` rows, one at a stride of the bytes of one; pure; a multiple of 64.  On CUDA a Q12 or F16 row is 16 fp32 of
+ * which the first is the row's scale (a power of two), then fp16 padded to 32 columns: kernels/cuda/README.md. */
+size_t   kern_act_bytes(kern_backend b, kern_act t, uint32_t rows, uint32_t cols);
+/* Workspace of a backend for steps of at most `rows` rows: what matmul and attention need beside their operands.
+ * max_cols, max_out: the widest input and the most output rows of any weight of this rank. */
+typedef struct kern_shape { uint32_t rows, threads, n_head, n_kv_head, head_dim, max_cols, max_out, n_ctx; } kern_shape;
+size_t   kern_workspace_bytes(kern_backend b, const kern_shape *s);
 
 typedef struct kern_weight { kern_dtype dtype; uint32_t rows, cols; kern_buf panels; } kern_weight;
 
 /* KV blocks of this rank.  layer l, block b, head k at
- *   ((l * n_blocks + b) * n_kv_head + k) * 2 * block * head_dim * bytes_per
- * first K: tiles of 16 keys, head_dim-major within a tile ([block/16][head_dim][16]); then V: [block][head_dim]. */
-typedef enum kern_kv_dtype { KERN_KV_F16, KERN_KV_F32 } kern_kv_dtype;
+ *   ((l * n_blocks + b) * n_kv_head + k) * 2 * block * kern_kv_vector_bytes()
+ * first K: tiles of 16 keys, head_dim-major within a tile ([block/16][head_dim][16]); then V: [block][head_dim].
+ * INT8: behind K's elements [block] fp32 scales, behind V's likewise: x = q * scale, scale = max |x| / 127 of the vector.
+ * FP8: e4m3 without a scale; what is beyond +-448 saturates. */
+typedef enum kern_kv_dtype { KERN_KV_F16, KERN_KV_F32, KERN_KV_BF16, KERN_KV_INT8, KERN_KV_FP8, KERN_N_KV } kern_kv_dtype;
+size_t kern_kv_vector_bytes(kern_kv_dtype t, uint32_t head_dim);    /* of one K or V vector, scale included; 0: no such type */
 typedef struct kern_kv {
     kern_buf pool;
     kern_kv_dtype dtype;
@@ -134,19 +143,37 @@ typedef struct kern_candidates_args {
     kern_buf out; uint32_t out_stride;        /* bytes a row: sizeof(kern_cand_head) + room for the list */
 } kern_candidates_args;
 
+typedef struct kern_open_args {
+    uint32_t threads;                         /* CPU: 1..1024 */
+    uint32_t device;                          /* CUDA: ordinal among the visible devices */
+    bool     deterministic;                   /* CUDA: law 5 in full; on CPU it always holds */
+} kern_open_args;
+
+/* What a device says of itself; empty strings and zeros on CPU, where the host is asked. */
+typedef struct kern_info {
+    char     name[64], driver[32], runtime[32];   /* "NVIDIA H200", "13.0", "13.0" */
+    uint32_t arch;                            /* 90 for compute capability 9.0 */
+    uint64_t free_bytes, total_bytes;         /* now, by the driver's word */
+} kern_info;
+
 typedef struct kern_ops {
     uint32_t size, abi;                       /* sizeof(kern_ops), KERN_ABI */
-    const char *name;                         /* "cpu-scalar", "cpu-avx2", "cpu-avx512" */
+    kern_backend backend;
+    const char *name;                         /* "cpu-scalar", "cpu-avx2", "cpu-avx512", "cuda", "cuda-host" (tests) */
 
-    px_code (*open)(kern_dev **d, px_alloc *a, uint32_t threads, px_err *e);
+    px_code (*open)(kern_dev **d, px_alloc *a, const kern_open_args *args, px_err *e);
     void    (*close)(kern_dev *d);
-    /* Memory that the backend can read.  wrap: host memory that outlives the buffer (CPU: the same address). */
+    px_code (*info)(kern_dev *d, kern_info *out, px_err *e);
+    /* Memory that the backend can read.  wrap: memory that outlives the buffer and that the backend can reach as it is: on
+     * CPU any host address, on CUDA a device's (PX_EINTERNAL for pageable host memory). */
     px_code (*alloc)(kern_dev *d, size_t bytes, kern_buf *out, px_err *e);     /* zeroed, populated, 64-byte aligned */
     void    (*free)(kern_dev *d, kern_buf *b);
     px_code (*wrap)(kern_dev *d, void *host, size_t bytes, kern_buf *out, px_err *e);
+    /* In order with the queue; src may be used again on return.  On CUDA through the pinned ring: the copy to the device
+     * goes on while the caller reads the next piece. */
     px_code (*upload)(kern_dev *d, kern_buf dst, const void *src, size_t bytes, px_err *e);
     px_code (*download)(kern_dev *d, void *dst, kern_buf src, size_t bytes, px_err *e);   /* waits */
-    px_code (*wait)(kern_dev *d, px_err *e);
+    px_code (*wait)(kern_dev *d, px_err *e);  /* for all that was put on the queue; PX_EDEVICE: what failed on the device */
     void   *(*native_queue)(kern_dev *d);     /* for comm; NULL on CPU */
     /* Graphs: what is put on the queue between record and end is kept and can be replayed; on CPU it is called. */
     px_code (*record)(kern_dev *d, uint32_t id, px_err *e);

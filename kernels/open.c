@@ -5,8 +5,8 @@
 #include <stddef.h>
 
 #define OPS(path) { \
-    .size = sizeof(kern_ops), .abi = KERN_ABI, .name = "cpu-" #path, \
-    .open = kern_cpu_open, .close = kern_cpu_close, .alloc = kern_cpu_alloc, .free = kern_cpu_free, \
+    .size = sizeof(kern_ops), .abi = KERN_ABI, .backend = KERN_ON_CPU, .name = "cpu-" #path, \
+    .open = kern_cpu_open, .close = kern_cpu_close, .info = kern_cpu_info, .alloc = kern_cpu_alloc, .free = kern_cpu_free, \
     .wrap = kern_cpu_wrap, .upload = kern_cpu_upload, .download = kern_cpu_download, .wait = kern_cpu_wait, \
     .native_queue = kern_cpu_native_queue, .record = kern_cpu_record, .end = kern_cpu_end, .replay = kern_cpu_replay, \
     .embed = kern_cpu_embed, .gather = kern_cpu_gather, .quant = kern_cpu_quant_##path, \
@@ -60,9 +60,10 @@ const char *kern_arith_id(kern_dtype w, kern_kv_dtype kv)
     const kern_dtype_info *f = kern_dtype_get(w);
 
     if (!f || !f->weight) return "none";
-    switch (kern_act_of(w)) {
-    case KERN_ACT_F32:  return kv == KERN_KV_F32 ? "f32-f32-tree-1" : "f32-f16-tree-1";
-    case KERN_ACT_BF16: return kv == KERN_KV_F32 ? "bf16-f32-tree-1" : "bf16-f16-tree-1";
-    default:            return kv == KERN_KV_F32 ? "q12-f32-tree-1" : "q12-f16-tree-1";
-    }
+    static const char *const id[KERN_N_ACTS][KERN_N_KV] = {
+#define BY_KV(act) { act "-f16-tree-1", act "-f32-tree-1", act "-bf16-tree-1", act "-int8-tree-1", act "-fp8-tree-1" }
+        [KERN_ACT_F32] = BY_KV("f32"), [KERN_ACT_BF16] = BY_KV("bf16"), [KERN_ACT_Q12] = BY_KV("q12"), [KERN_ACT_F16] = BY_KV("f16"),
+#undef BY_KV
+    };
+    return (unsigned)kv < KERN_N_KV ? id[kern_act_of(w)][kv] : "none";
 }

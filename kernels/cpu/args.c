@@ -30,7 +30,7 @@ px_code kern_args_swiglu(const kern_swiglu_args *a, uint32_t *live, px_err *e)
 
 static px_code check_kv(const kern_kv *kv, uint32_t n_kv_head, uint32_t head_dim, uint32_t layer, px_err *e)
 {
-    size_t n = kv->dtype == KERN_KV_F16 ? 2 : 4;
+    size_t n = kern_kv_vector_bytes(kv->dtype, head_dim);
 
     if (!head_dim || head_dim % 2 || head_dim > KERN_MAX_HEAD_DIM || head_dim != kv->head_dim)
         return px_fail(e, PX_EINTERNAL, "head_dim", "%u, in the cache %u, at most %u and even", head_dim,
@@ -39,10 +39,12 @@ static px_code check_kv(const kern_kv *kv, uint32_t n_kv_head, uint32_t head_dim
         return px_fail(e, PX_EINTERNAL, "n_kv_head", "%u, in the cache %u", n_kv_head, kv->n_kv_head);
     if (!kv->block || kv->block % KERN_TILE) return px_fail(e, PX_EINTERNAL, "kv.block", "%u keys", kv->block);
     if (layer >= kv->n_layer) return px_fail(e, PX_EINTERNAL, "layer", "%u of %u", layer, kv->n_layer);
+    if (kv->dtype != KERN_KV_F16 && kv->dtype != KERN_KV_F32)
+        return px_fail(e, PX_EUNSUP, "kv.dtype", "type %d: the CPU keeps f16 and f32", (int)kv->dtype);
     if (px_mul(n, kv->n_layer, &n) || px_mul(n, kv->n_blocks, &n) || px_mul(n, n_kv_head, &n)
         || px_mul(n, (size_t)2 * kv->block, &n))
         n = SIZE_MAX;
-    return kern_cpu_need(kv->pool, n, head_dim, "kv.pool", e);
+    return kern_cpu_need(kv->pool, n, 1, "kv.pool", e);
 }
 
 /* Rows name a slot and a position in it: both must lie in the table. */

@@ -36,8 +36,9 @@ static void check_flushing(const void *ctx, uint32_t part, uint32_t n_parts)
     if (!kern_ftz_is_set()) atomic_fetch_add(bad, 1);
 }
 
-px_code kern_cpu_open(kern_dev **out, px_alloc *a, uint32_t threads, px_err *e)
+px_code kern_cpu_open(kern_dev **out, px_alloc *a, const kern_open_args *args, px_err *e)
 {
+    const uint32_t threads = args->threads;
     _Atomic uint32_t bad = 0, *where = &bad;
     kern_dev *d;
 
@@ -59,6 +60,13 @@ px_code kern_cpu_open(kern_dev **out, px_alloc *a, uint32_t threads, px_err *e)
 void kern_cpu_close(kern_dev *d)
 {
     if (d) px_del(d->a, d, 1);
+}
+
+px_code kern_cpu_info(kern_dev *d, kern_info *out, px_err *e)
+{
+    (void)d, (void)e;
+    *out = (kern_info){0};
+    return PX_OK;
 }
 
 px_code kern_cpu_alloc(kern_dev *d, size_t bytes, kern_buf *out, px_err *e)

@@ -44,7 +44,8 @@ static inline uint32_t kern_cpu_rows(const kern_rows *r)
 px_code kern_cpu_need(kern_buf b, size_t n, size_t each, const char *field, px_err *e);
 
 /* ---- device (backend.c) ---- */
-px_code kern_cpu_open(kern_dev **d, px_alloc *a, uint32_t threads, px_err *e);
+px_code kern_cpu_open(kern_dev **out, px_alloc *a, const kern_open_args *args, px_err *e);
+px_code kern_cpu_info(kern_dev *d, kern_info *out, px_err *e);
 void    kern_cpu_close(kern_dev *d);
 px_code kern_cpu_alloc(kern_dev *d, size_t bytes, kern_buf *out, px_err *e);
 void    kern_cpu_free(kern_dev *d, kern_buf *b);
@@ -82,7 +83,9 @@ KERN_CPU_OP(attention, scalar);   KERN_CPU_OP(attention, avx2);   KERN_CPU_OP(at
 KERN_CPU_OP(swiglu, scalar);      KERN_CPU_OP(swiglu, avx2);      KERN_CPU_OP(swiglu, avx512);
 KERN_CPU_OP(candidates, scalar);  KERN_CPU_OP(candidates, avx2);  KERN_CPU_OP(candidates, avx512);
 
-/* Pure; each beside its op, summed up by kern_cpu_workspace_bytes (workspace.c). */
+/* Pure; the workspace of each beside its op, summed up by kern_cpu_workspace_bytes (workspace.c). */
+size_t kern_cpu_act_stride(kern_act t, uint32_t cols);
+size_t kern_cpu_workspace_bytes(const kern_shape *s);
 size_t kern_cpu_attention_workspace_bytes(const kern_shape *s);
 
 #endif

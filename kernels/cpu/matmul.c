@@ -168,7 +168,7 @@ px_code kern_cpu_matmul_run(kern_dev *d, const kern_matmul_args *a, const kern_m
 
     if (a->n > KERN_MAX_MATMULS) return px_fail(e, PX_EINTERNAL, "matmul.n", "%u weights", a->n);
     if ((unsigned)a->act >= KERN_N_ACTS) return px_fail(e, PX_EINTERNAL, "matmul.act", "format %d", (int)a->act);
-    if ((rc = kern_cpu_need(a->in, kern_act_bytes(a->act, rows, a->cols), 1, "matmul.in", e))) return rc;
+    if ((rc = kern_cpu_need(a->in, kern_act_bytes(KERN_ON_CPU, a->act, rows, a->cols), 1, "matmul.in", e))) return rc;
     for (uint32_t i = 0; i < a->n; i++) {
         const kern_weight *w = &a->w[i];
         uint32_t n = w->rows / KERN_PANEL_ROWS + (w->rows % KERN_PANEL_ROWS != 0);
@@ -182,7 +182,7 @@ px_code kern_cpu_matmul_run(kern_dev *d, const kern_matmul_args *a, const kern_m
             return rc;
         c.mm[i] = (kern_mm){
             .panels = w->panels.h, .stride = kern_panel_stride(w->dtype, w->cols), .hi = n, .w_rows = w->rows,
-            .blocks = kern_cpu_blocks(w->cols), .act = a->in.h, .act_stride = kern_act_bytes(a->act, 1, a->cols),
+            .blocks = kern_cpu_blocks(w->cols), .act = a->in.h, .act_stride = kern_cpu_act_stride(a->act, a->cols),
             .rows = rows, .out = a->out[i].h, .out_stride = a->out_stride[i],
         };
         panels += n;

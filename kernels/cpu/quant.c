@@ -81,7 +81,7 @@ static void body(const void *ctx, uint32_t part, uint32_t n_parts)
 {
     const quant_ctx *c = ctx;
     const kern_quant_args *a = c->a;
-    size_t stride = kern_act_bytes(a->act, 1, a->cols);
+    size_t stride = kern_cpu_act_stride(a->act, a->cols);
     uint32_t *flags = a->flags.h, lo, hi;
 
     kern_cpu_share(c->rows, part, n_parts, &lo, &hi);
@@ -102,7 +102,7 @@ px_code kern_cpu_quant_run(kern_dev *d, const kern_quant_args *a, kern_quant_row
     if ((unsigned)a->act >= KERN_N_ACTS)
         return px_fail(e, PX_EINTERNAL, "quant.act", "no activation format %d", (int)a->act);
     if ((rc = kern_cpu_need(a->in, c.rows, (size_t)a->cols * 4, "quant.in", e))
-        || (rc = kern_cpu_need(a->out, kern_act_bytes(a->act, c.rows, a->cols), 1, "quant.out", e))
+        || (rc = kern_cpu_need(a->out, kern_act_bytes(KERN_ON_CPU, a->act, c.rows, a->cols), 1, "quant.out", e))
         || (rc = kern_cpu_need(a->flags, c.rows, 4, "quant.flags", e)))
         return rc;
     kern_cpu_split(d, parts < c.rows ? (uint32_t)parts : c.rows, body, &c);

@@ -3,7 +3,5 @@
 
 size_t kern_cpu_workspace_bytes(const kern_shape *s)
 {
-    size_t n = kern_cpu_attention_workspace_bytes(s);      /* matmul keeps everything in registers */
-
-    return n > SIZE_MAX - 63 ? SIZE_MAX : px_align_up(n, 64);
+    return kern_cpu_attention_workspace_bytes(s);      /* matmul keeps everything in registers */
 }

@@ -27,8 +27,9 @@ px_code  shard_kv_token_bytes(const shard_arch *m, const char *dtype, uint32_t k
 px_code  shard_kv_sequence_bytes(const shard_arch *m, const char *dtype, uint32_t kv_heads, uint64_t n_tokens,
                                  uint32_t page, uint32_t chunk, uint64_t *bytes, px_err *e);
 
-/* What a deployment asks of a rank on CPU. */
+/* What a deployment asks of a rank. */
 typedef struct shard_demand {
+    kern_backend  backend;                 /* 0: CPU */
     kern_kv_dtype kv_dtype;
     uint32_t kv_tokens, kv_block;          /* pool: ceil(tokens / block) blocks */
     uint32_t max_sequences;                /* slots, and rows that need logits in a step (S) */

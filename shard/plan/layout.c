@@ -35,7 +35,7 @@ static px_code check_demand(const shard_arch *m, const shard_demand *d, px_err *
         return px_fail(e, PX_ERANGE, "token_budget", "%u is not in 1..%u", d->token_budget, MAX_TOKEN_BUDGET);
     if (d->threads == 0 || d->threads > MAX_THREADS)
         return px_fail(e, PX_ERANGE, "threads", "%u is not in 1..%u", d->threads, MAX_THREADS);
-    if ((uint32_t)d->kv_dtype > KERN_KV_F32)
+    if ((uint32_t)d->kv_dtype >= KERN_N_KV)
         return px_fail(e, PX_ERANGE, "kv.dtype", "%u is no type of the cache", (unsigned)d->kv_dtype);
     /* With these no product below can leave 64 bits. */
     if (m->d_model > 1u << 20 || m->d_ff > 1u << 24 || m->n_vocab > 1u << 24 || m->n_head > 1u << 16
@@ -50,13 +50,13 @@ static uint64_t widest_act(const shard_arch *m, const shard_types *t, const shar
 {
     static const shard_role role[] = { SHARD_ATTN_Q, SHARD_ATTN_K, SHARD_ATTN_V, SHARD_ATTN_OUT, SHARD_FFN_GATE,
                                        SHARD_FFN_UP, SHARD_FFN_DOWN };
-    uint64_t most = kern_act_bytes(kern_act_of(shard_type_of(t, m->tied ? SHARD_TOKEN_EMBD : SHARD_OUTPUT, 0)),
+    uint64_t most = kern_act_bytes(d->backend, kern_act_of(shard_type_of(t, m->tied ? SHARD_TOKEN_EMBD : SHARD_OUTPUT, 0)),
                                    d->max_sequences, m->d_model);
 
     for (uint32_t l = 0; l < m->n_layer; l++)
         for (size_t i = 0; i < sizeof role / sizeof *role; i++) {
             uint32_t cols = role[i] == SHARD_ATTN_OUT ? q_cols : role[i] == SHARD_FFN_DOWN ? ffn_cols : m->d_model;
-            uint64_t b = kern_act_bytes(kern_act_of(shard_type_of(t, role[i], l)), d->token_budget, cols);
+            uint64_t b = kern_act_bytes(d->backend, kern_act_of(shard_type_of(t, role[i], l)), d->token_budget, cols);
             if (b > most) most = b;
         }
     return most;
@@ -85,9 +85,11 @@ static void lay_device(shard_layout *y, const shard_arch *m, const shard_types *
     const uint32_t ffn = c->ffn.end - c->ffn.begin, vocab = c->vocab.end - c->vocab.begin;
     const uint32_t q_cols = heads * m->head_dim;
     uint32_t widest = m->d_model > ffn ? m->d_model : ffn;
+    uint32_t widest_out = widest > vocab ? widest : vocab;
     uint64_t image = 0;
 
     if (q_cols > widest) widest = q_cols;
+    if (q_cols > widest_out) widest_out = q_cols;
     y->residual = next(&y->bytes, T * m->d_model * f);
     y->normed = next(&y->bytes, T * m->d_model * f);
     y->act = next(&y->bytes, widest_act(m, t, d, q_cols, ffn));
@@ -100,9 +102,9 @@ static void lay_device(shard_layout *y, const shard_arch *m, const shard_types *
     y->head_in = next(&y->bytes, S * m->d_model * f);
     y->logits = next(&y->bytes, S * vocab * f);
     y->cand = next(&y->bytes, S * (sizeof(kern_cand_head) + KERN_MAX_CANDIDATES * sizeof(kern_cand_entry)));
-    y->workspace = next(&y->bytes, kern_cpu_workspace_bytes(&(kern_shape){
+    y->workspace = next(&y->bytes, kern_workspace_bytes(d->backend, &(kern_shape){
         .rows = d->token_budget > d->max_sequences ? d->token_budget : d->max_sequences, .threads = d->threads,
-        .n_head = heads, .head_dim = m->head_dim, .max_cols = widest, .n_ctx = n_ctx }));
+        .n_head = heads, .n_kv_head = kv, .head_dim = m->head_dim, .max_cols = widest, .max_out = widest_out, .n_ctx = n_ctx }));
     lay_image(&y->image, d, &image);
     y->step = next(&y->bytes, image);
     y->table_stride = (n_ctx + d->kv_block - 1) / d->kv_block;

@@ -178,7 +178,7 @@ px_code shard_executor_open(shard_executor **out, px_alloc *a, const shard_execu
     for (uint32_t k = 0; k < m->world; k++) x->n_slice[k] = shard_vocab_valid(&m->arch, &m->split.cut[k]);
     carve_host(x, args->demand, args->n_blocks);
 
-    if ((rc = x->ops->open(&x->dev, a, args->demand->threads, e))) goto fail;
+    if ((rc = x->ops->open(&x->dev, a, &(kern_open_args){ .threads = args->demand->threads }, e))) goto fail;
     if ((rc = shard_weights_map(&x->weights, x->ops, x->dev, m, args->file, x->rank, host_at(x, plan.host.layers), e)))
         goto fail;
     if ((rc = shard_kv_init(&x->kv, x->ops, x->dev, &m->arch, &m->split.cut[x->rank], args->demand, &plan,

@@ -112,7 +112,7 @@ static void bench_attention(bench *b, uint32_t rows, uint32_t ctx, uint32_t n_he
                               .head_map = words(b, n_head, 0, 0), .pos = r.pos, .row_slot = r.row_slot,
                               .block_table = r.block_table, .table_stride = blocks, .kv = r.kv,
                               .out = numbers(b, (size_t)rows * n_head * dim, 1),
-                              .workspace = numbers(b, kern_cpu_workspace_bytes(&sh) / 4 + 1, 0) };
+                              .workspace = numbers(b, kern_workspace_bytes(KERN_ON_CPU, &sh) / 4 + 1, 0) };
     for (uint32_t h = 0; h < n_head; h++) ((uint32_t *)a.head_map.h)[h] = h * n_kv / n_head;
     snprintf(shape, sizeof shape, "%u rows ctx %u heads %u/%u dim %u block %u", rows, ctx, n_head, n_kv, dim, block);
     measure(b, "rope_append", shape, do_rope, &r);
@@ -143,7 +143,7 @@ int main(int argc, char **argv)
     puts("op,shape,path,threads,median_us,best_us");
     for (kern_path p = KERN_PATH_AVX2; p < KERN_N_PATHS; p++) {
         px_err e = {0};
-        if (kern_cpu_ops(p, &b.ops, &e) || b.ops->open(&b.dev, &heap.a, b.threads, &e)) {
+        if (kern_cpu_ops(p, &b.ops, &e) || b.ops->open(&b.dev, &heap.a, &(kern_open_args){ .threads = b.threads }, &e)) {
             printf("# %s\n", e.text);
             continue;
         }

@@ -93,7 +93,7 @@ static void *zeros(size_t bytes) { void *p = aligned_alloc(64, px_align_up(bytes
 
 static void *activations(const job *j, kern_dtype t, uint32_t rows, uint32_t cols, double *seconds)
 {
-    size_t bytes = kern_act_bytes(kern_act_of(t), rows, cols);
+    size_t bytes = kern_act_bytes(KERN_ON_CPU, kern_act_of(t), rows, cols);
     float *x = zeros((size_t)rows * cols * 4);
     void *out = zeros(bytes), *flags = zeros(rows * 4);
     px_err e = {0};
@@ -132,7 +132,7 @@ static void large(const job *j, kern_dtype t, uint32_t rows, size_t use)
     px_err e = {0};
     kern_matmul_args a = {
         .rows = { rows, { &rows, 4 } }, .act = kern_act_of(t), .cols = K,
-        .in = { in, kern_act_bytes(kern_act_of(t), rows, K) }, .n = 1,
+        .in = { in, kern_act_bytes(KERN_ON_CPU, kern_act_of(t), rows, K) }, .n = 1,
         .w = { { t, out, K, { j->weights, out / 16 * stride } } }, .out = { { y, (size_t)rows * out * 4 } },
         .out_stride = { out },
     };
@@ -167,7 +167,7 @@ static void layers(const job *j, kern_dtype t, uint32_t rows)
         for (int l = 0; l < 30; l++)
             for (int k = 0; k < 4; k++) {
                 kern_matmul_args a = { .rows = { rows, { &rows, 4 } }, .act = kern_act_of(t), .cols = mm[k].cols,
-                                       .in = { in[k], kern_act_bytes(kern_act_of(t), rows, mm[k].cols) }, .n = mm[k].n };
+                                       .in = { in[k], kern_act_bytes(KERN_ON_CPU, kern_act_of(t), rows, mm[k].cols) }, .n = mm[k].n };
                 for (uint32_t w = 0; w < mm[k].n; w++) {
                     size_t size = mm[k].out[w] / 16 * kern_panel_stride(t, mm[k].cols);
                     if (at + size > j->bytes) at = 0;
@@ -206,7 +206,7 @@ int main(int argc, char **argv)
             if (!kern_cpu_has(p)) continue;
             die(kern_cpu_ops(p, &j.ops, &e), &e);
             if (argc > 3 && strcmp(j.ops->name + 4, argv[3]) != 0) continue;
-            die(j.ops->open(&j.d, &heap.a, j.threads, &e), &e);
+            die(j.ops->open(&j.d, &heap.a, &(kern_open_args){ .threads = j.threads }, &e), &e);
             fill(&j, t, 2048);
             j.read = bandwidth(j.weights, j.bytes, (int)j.threads);
             printf("read,,%zu MB,,,%u,,%.2f,,1\n", j.bytes >> 20, j.threads, j.read);

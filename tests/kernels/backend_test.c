@@ -38,7 +38,7 @@ static px_code build_and_drop(px_alloc *a, px_err *e)
     px_code rc;
 
     if ((rc = kern_cpu_ops(KERN_PATH_AUTO, &ops, e))) return rc;
-    if (!(rc = ops->open(&d, a, 2, e)) && !(rc = ops->alloc(d, 1000, &b, e))) ops->free(d, &b);
+    if (!(rc = ops->open(&d, a, &(kern_open_args){ .threads = 2 }, e)) && !(rc = ops->alloc(d, 1000, &b, e))) ops->free(d, &b);
     ops->close(d);
     return rc;
 }
@@ -55,11 +55,11 @@ static void open_wants_threads_that_flush(void **state)
     (void)state;
     px_heap_init(&h, "test");
     assert_int_equal(kern_cpu_ops(KERN_PATH_SCALAR, &ops, &e), PX_OK);
-    assert_int_equal(ops->open(&d, &h.a, 0, &e), PX_ERANGE);
+    assert_int_equal(ops->open(&d, &h.a, &(kern_open_args){ .threads = 0 }, &e), PX_ERANGE);
     assert_string_equal(e.field, "threads");
     px_err_clear(&e);
     __builtin_ia32_ldmxcsr(0x1f80);               /* the processor's default */
-    assert_int_equal(ops->open(&d, &h.a, 1, &e), PX_EINTERNAL);
+    assert_int_equal(ops->open(&d, &h.a, &(kern_open_args){ .threads = 1 }, &e), PX_EINTERNAL);
     kern_ftz_set();
     assert_string_equal(e.field, "ftz");
     assert_null(d);
@@ -159,14 +159,14 @@ static void sizes_are_pure_and_do_not_overflow(void **state)
     assert_int_equal(kern_act_of(KERN_BF16), KERN_ACT_BF16);
     assert_int_equal(kern_act_of(KERN_Q8_0), KERN_ACT_Q12);
     for (kern_act t = 0; t < KERN_N_ACTS; t++) {
-        assert_int_equal(kern_act_bytes(t, 3, 33) % 64, 0);
-        assert_int_equal(kern_act_bytes(t, 3, 33), 3 * kern_act_bytes(t, 1, 64));
-        assert_int_equal(kern_act_bytes(t, UINT32_MAX, UINT32_MAX), SIZE_MAX);
+        assert_int_equal(kern_act_bytes(KERN_ON_CPU, t, 3, 33) % 64, 0);
+        assert_int_equal(kern_act_bytes(KERN_ON_CPU, t, 3, 33), 3 * kern_act_bytes(KERN_ON_CPU, t, 1, 64));
+        assert_int_equal(kern_act_bytes(KERN_ON_CPU, t, UINT32_MAX, UINT32_MAX), SIZE_MAX);
     }
     assert_int_equal(kern_kv_block_bytes(KERN_KV_F16, 30, 16, 3, 64), 16 * 23040);
     assert_int_equal(kern_kv_block_bytes(KERN_KV_F32, 30, 16, 3, 64), 2 * 16 * 23040);
     assert_int_equal(kern_kv_block_bytes(KERN_KV_F32, UINT32_MAX, UINT32_MAX, UINT32_MAX, 64), SIZE_MAX);
-    assert_int_equal(kern_cpu_workspace_bytes(&s) % 64, 0);
+    assert_int_equal(kern_workspace_bytes(KERN_ON_CPU, &s) % 64, 0);
 }
 
 int main(void)

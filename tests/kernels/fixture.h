@@ -19,7 +19,7 @@ static inline bench bench_open(kern_path path, uint32_t threads)
     assert_non_null(b.heap);
     px_heap_init(b.heap, "test");
     assert_int_equal(kern_cpu_ops(path, &b.ops, &e), PX_OK);
-    if (b.ops->open(&b.d, &b.heap->a, threads, &e)) fail_msg("%s: %s", e.field, e.text);
+    if (b.ops->open(&b.d, &b.heap->a, &(kern_open_args){ .threads = threads }, &e)) fail_msg("%s: %s", e.field, e.text);
     return b;
 }
 

@@ -97,7 +97,7 @@ static void fill(float *x, size_t n, int style, uint64_t *seed)
 
 static void *quantise(const bench *f, kern_act act, const float *x, uint32_t rows, uint32_t cols, uint32_t *flags)
 {
-    size_t bytes = kern_act_bytes(act, rows, cols);
+    size_t bytes = kern_act_bytes(KERN_ON_CPU, act, rows, cols);
     uint8_t *out = aligned_alloc(64, bytes + 64);
     uint32_t live = rows;
     px_err e = {0};
@@ -134,7 +134,7 @@ static void quant_is_equal_on_every_path(void **state)
             bench f = bench_open(p, 1 + 2 * (round % 2));
             memset(flags, 0, sizeof flags);
             uint8_t *got = quantise(&f, act, x, rows, cols, flags);
-            assert_memory_equal(got, want, kern_act_bytes(act, rows, cols));
+            assert_memory_equal(got, want, kern_act_bytes(KERN_ON_CPU, act, rows, cols));
             assert_memory_equal(flags, want_flags, sizeof flags);
             free(got);
             bench_close(&f);
@@ -158,7 +158,7 @@ static void a_block_that_is_not_finite_is_zero_and_flagged(void **state)
             if (act == KERN_ACT_BF16) x[2 * 96 + 95] = 0x1.fffffep127f;      /* rounds to infinity */
             bench f = bench_open(p, 1);
             uint8_t *q = quantise(&f, act, x, 3, 96, flags);
-            size_t stride = kern_act_bytes(act, 1, 96), block = act == KERN_ACT_Q12 ? 64 : 128;
+            size_t stride = kern_act_bytes(KERN_ON_CPU, act, 1, 96), block = act == KERN_ACT_Q12 ? 64 : 128;
             assert_int_equal(flags[0], KERN_FLAG_NONFINITE | KERN_FLAG_KV_SATURATED);
             assert_int_equal(flags[1], 0);
             assert_int_equal(flags[2], KERN_FLAG_NONFINITE);
@@ -237,7 +237,7 @@ static float *multiply(const bench *f, const weights *w, uint32_t n, void *act, 
     out = malloc(*count * 4);
     memset(out, 0x5a, *count * 4);
     kern_matmul_args a = { .rows = { rows + 3, { &live, 4 } }, .act = t, .cols = w[0].cols,
-                           .in = { act, kern_act_bytes(t, rows, w[0].cols) }, .n = n };
+                           .in = { act, kern_act_bytes(KERN_ON_CPU, t, rows, w[0].cols) }, .n = n };
     for (uint32_t i = 0; i < n; i++) {
         a.w[i] = weight_of(&w[i]);
         a.out[i] = (kern_buf){ out + (size_t)i * rows * stride, (size_t)rows * stride * 4 };
@@ -427,7 +427,7 @@ static void matmul_refuses_what_does_not_fit(void **state)
         if (!kern_cpu_has(p)) continue;
         bench f = bench_open(p, 1);
         const kern_matmul_args good = { .rows = { 2, { &live, 4 } }, .act = KERN_ACT_Q12, .cols = 64,
-            .in = { act, kern_act_bytes(KERN_ACT_Q12, 2, 64) }, .n = 1, .w = { weight_of(&w) },
+            .in = { act, kern_act_bytes(KERN_ON_CPU, KERN_ACT_Q12, 2, 64) }, .n = 1, .w = { weight_of(&w) },
             .out = { { out, sizeof out } }, .out_stride = { 32 } };
         assert_int_equal(f.ops->matmul(f.d, &good, NULL), PX_OK);
         struct { const char *field; px_code code; kern_matmul_args a; } bad[9];

@@ -1,0 +1,18 @@
+/* sizes.h - what the CUDA backend takes on the device, as pure functions that need no toolkit: the plan is made with them.
+ * Layer: kernels/cuda. */
+#ifndef KERN_CUDA_SIZES_H
+#define KERN_CUDA_SIZES_H
+
+#include "kernels/kernels.h"
+
+/* Pinned host memory through which uploads go, taken at open. */
+#define KERN_CUDA_RING_BYTES (64u << 20)
+
+/* Bytes from one row of activations to the next. */
+size_t kern_cuda_act_stride(kern_act t, uint32_t cols);
+/* Each op's part of the workspace; the ops of a step use it one after the other, so the largest counts. */
+size_t kern_cuda_matmul_workspace_bytes(const kern_shape *s);
+size_t kern_cuda_attention_workspace_bytes(const kern_shape *s);
+size_t kern_cuda_workspace_bytes(const kern_shape *s);
+
+#endif
