@@ -46,6 +46,7 @@ px_code comm_open(comm **c, px_alloc *a, const comm_args *args, px_err *e);
  * and a local group keeps a rank's buffers until its last rank has closed. */
 void    comm_close(comm *c);
 const char *comm_name(const comm *c);                  /* "local" "shm" "mpi" */
+size_t  comm_shared_held(const comm *c);               /* bytes of the memory file that this rank has mapped; 0: none */
 
 /* Address of this rank's partial buffer `which` (0, 1): fixed for the comm's life, 64-byte aligned, zeroed, populated. */
 float *comm_partial(comm *c, unsigned which);

@@ -92,6 +92,7 @@ void comm_close(comm *c)
 }
 
 const char *comm_name(const comm *c) { return c->table->name; }
+size_t comm_shared_held(const comm *c) { return c->room.map_bytes; }
 
 float *comm_partial(comm *c, unsigned which) { return which < 2 ? c->partial[which] : NULL; }
 

@@ -94,6 +94,7 @@ static void shm_close_rank(comm *c)
     atomic_store(&((shm_head *)(void *)c->room.map)->taken[c->rank], 0);
     munmap(c->room.map, c->room.map_bytes);
     c->room.map = NULL;
+    c->room.map_bytes = 0;
 }
 
 const comm_table comm_shm_table = {

@@ -97,6 +97,7 @@ int main(int argc, char **argv)
 #endif
     pthread_mutex_init(&r.send_lock, NULL);
     px_heap_init(&r.heap, "rank");
+    px_heap_init(&r.transport, "comm");
     px_heap_init(&r.talk, "reports");
     px_mmap_init(&r.buffers, "step", true);
     if ((code = parse(&r, argc, argv))) return code < 0 ? 0 : code;

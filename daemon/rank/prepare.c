@@ -283,17 +283,15 @@ px_code daemon_rank_report(daemon_rank *r, uint32_t stage, uint32_t percent, con
     w.percent = percent;
     if (r->executor && stage == PHALANX__WIRE__STAGE__WARM_UP) {
         const shard_rank_bytes *b = shard_executor_plan(r->executor);
-        size_t map_bytes;
-        const void *map = shard_file_map(r->file, &map_bytes);
+        const shard_executor_held held = shard_executor_holds(r->executor);
         w.weights_planned = b->weights.mapped;
-        if (map_bytes >= b->weights.mapped)                 /* the data, behind the file's header */
-            w.weights_measured = measured((const char *)map + (map_bytes - b->weights.mapped), b->weights.mapped);
+        w.weights_measured = held.weights;
         w.kv_planned = b->kv_pool;
         w.kv_measured = r->kv ? measured(r->kv, r->kv_bytes) : 0;
         w.arena_planned = b->activations.bytes + b->rope_tables + b->host.bytes;
-        w.arena_measured = shard_executor_arenas(r->executor);
+        w.arena_measured = held.arenas;
         w.comm_planned = b->comm_private + (r->rank ? 0 : b->comm_shared);      /* the segment counts on rank 0 */
-        w.comm_measured = b->comm_private + (r->rank ? 0 : r->setup.shm_bytes); /* comm_open takes exactly that */
+        w.comm_measured = atomic_load(&r->transport.count.live) + (r->rank ? 0 : comm_shared_held(r->comm));
     }
     w.rss = resident();
     px_count_each(add_subsystem, &list);
@@ -371,7 +369,7 @@ static px_code stage_mpi(daemon_rank *r, px_err *e)
     comm_args args = { .kind = (comm_kind)r->setup.transport, .rank = r->rank, .world = r->world,
                        .partial_bytes = r->setup.partial_bytes, .gather_bytes = r->setup.gather_bytes,
                        .shm_fd = r->shm_fd };
-    return comm_open(&r->comm, &r->heap.a, &args, e);
+    return comm_open(&r->comm, &r->transport.a, &args, e);
 }
 
 static px_code stage_carve(daemon_rank *r, px_err *e)

@@ -19,6 +19,7 @@
 typedef struct daemon_rank {
     px_log_sink  log;
     px_heap      heap;                     /* everything that is carved before ready: no get after it (law 2) */
+    px_heap      transport;                /* what comm takes: counted apart */
     px_heap      talk;                     /* hellos and reports */
     proto_config config;
     char         config_path[1024];

@@ -189,5 +189,6 @@ void daemon_rank_close(daemon_rank *r)
     if (r->world > 1) comm_mpi_finalize();
     px_mmap_deinit(&r->buffers);
     px_heap_deinit(&r->talk);
+    px_heap_deinit(&r->transport);
     px_heap_deinit(&r->heap);
 }

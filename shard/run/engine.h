@@ -4,6 +4,7 @@
 #ifndef SHARD_ENGINE_H
 #define SHARD_ENGINE_H
 
+#include "shard/run/counter.h"
 #include "shard/run/executor.h"
 #include "shard/run/forward.h"
 #include "shard/run/kv.h"
@@ -11,10 +12,10 @@
 #include "shard/run/slots.h"
 
 struct shard_executor {
-    px_alloc         *a;
+    shard_counter     a;                   /* over the caller's allocator */
     uint8_t          *host;                /* the host arena: plan.host */
     shard_rank_bytes  plan;
-    uint64_t          carved;
+    uint64_t          arenas;              /* host and device arenas, as counted */
     const kern_ops   *ops;
     kern_dev         *dev;
     const shard_manifest *manifest;

@@ -42,13 +42,13 @@ static px_code fill_rope(shard_executor *x, px_err *e)
     float *t;
 
     if ((rc = x->ops->alloc(x->dev, x->plan.rope_tables, &x->rope, e))) return rc;
-    if (!(t = px_new(x->a, float, 2 * n))) return px_fail(e, PX_ENOMEM, "rope", "%zu bytes", 2 * n * sizeof *t);
+    if (!(t = px_new(&x->a.a, float, 2 * n))) return px_fail(e, PX_ENOMEM, "rope", "%zu bytes", 2 * n * sizeof *t);
     kern_rope_tables(&r, m->head_dim, x->plan.n_ctx, t, t + n);
     x->f.cos = kern_buf_at(x->rope, 0, half);
     x->f.sin = kern_buf_at(x->rope, half, half);
     if (!(rc = x->ops->upload(x->dev, x->f.cos, t, n * sizeof *t, e)))
         rc = x->ops->upload(x->dev, x->f.sin, t + n, n * sizeof *t, e);
-    px_del(x->a, t, 2 * n);
+    px_del(&x->a.a, t, 2 * n);
     return rc;
 }
 
@@ -161,6 +161,8 @@ static px_code check_args(const shard_executor_args *args, shard_rank_bytes *pla
 
 px_code shard_executor_open(shard_executor **out, px_alloc *a, const shard_executor_args *args, px_err *e)
 {
+    shard_counter counter;
+    uint64_t before;
     const shard_manifest *m = args->manifest;
     shard_rank_bytes plan;
     shard_executor *x = NULL;
@@ -169,24 +171,26 @@ px_code shard_executor_open(shard_executor **out, px_alloc *a, const shard_execu
 
     *out = NULL;
     if ((rc = check_args(args, &plan, e))) return rc;
-    if (!(host = a->get(a, plan.host.bytes, 64)))
+    shard_counter_init(&counter, a);
+    if (!(host = counter.a.get(&counter.a, plan.host.bytes, 64)))
         return px_fail(e, PX_ENOMEM, "host", "%llu bytes for the host arena", (unsigned long long)plan.host.bytes);
     memset(host, 0, plan.host.bytes);                   /* populated before ready: law 2 */
     x = (shard_executor *)(void *)host;
-    *x = (shard_executor){ .a = a, .host = host, .plan = plan, .ops = args->ops, .manifest = m, .rank = args->rank,
-                           .world = m->world, .check_samples = args->check_samples };
+    *x = (shard_executor){ .a = counter, .host = host, .plan = plan, .ops = args->ops, .manifest = m, .rank = args->rank,
+                           .world = m->world, .check_samples = args->check_samples, .arenas = counter.live };
     for (uint32_t k = 0; k < m->world; k++) x->n_slice[k] = shard_vocab_valid(&m->arch, &m->split.cut[k]);
     carve_host(x, args->demand, args->n_blocks);
 
-    if ((rc = x->ops->open(&x->dev, a, &(kern_open_args){ .threads = args->demand->threads }, e))) goto fail;
+    if ((rc = x->ops->open(&x->dev, &x->a.a, &(kern_open_args){ .threads = args->demand->threads }, e))) goto fail;
     if ((rc = shard_weights_map(&x->weights, x->ops, x->dev, m, args->file, x->rank, host_at(x, plan.host.layers), e)))
         goto fail;
     if ((rc = shard_kv_init(&x->kv, x->ops, x->dev, &m->arch, &m->split.cut[x->rank], args->demand, &plan,
                             args->n_blocks, args->kv_memory, args->kv_bytes, e)))
         goto fail;
-    if ((rc = carve_device(x, e)) || (rc = fill_rope(x, e)) || (rc = wire_forward(x, args, e))) goto fail;
-    x->carved = plan.weights.mapped + x->kv.kv.pool.bytes + shard_executor_arenas(x) + plan.comm_private
-              + (x->rank == 0 ? plan.comm_shared : 0);
+    before = x->a.live;
+    if ((rc = carve_device(x, e)) || (rc = fill_rope(x, e))) goto fail;
+    x->arenas += x->a.live - before;
+    if ((rc = wire_forward(x, args, e))) goto fail;
     *out = x;
     return PX_OK;
 
@@ -204,12 +208,15 @@ void shard_executor_close(shard_executor *x)
         if (x->arena.h) x->ops->free(x->dev, &x->arena);
         x->ops->close(x->dev);
     }
-    x->a->put(x->a, x->host, x->plan.host.bytes);
+    px_alloc *under = x->a.under;                       /* the counter itself lies in what is put */
+    under->put(under, x->host, x->plan.host.bytes);
 }
 
 const shard_rank_bytes *shard_executor_plan(const shard_executor *x) { return &x->plan; }
-uint64_t shard_executor_carved(const shard_executor *x) { return x->carved; }
-uint64_t shard_executor_arenas(const shard_executor *x) { return x->rope.bytes + x->arena.bytes + x->plan.host.bytes; }
+shard_executor_held shard_executor_holds(const shard_executor *x)
+{
+    return (shard_executor_held){ .weights = x->weights.bytes, .kv = x->kv.kv.pool.bytes, .arenas = x->arenas };
+}
 
 /* ---- a step ---- */
 
@@ -261,9 +268,9 @@ static px_code self_test_all(shard_executor *x, const uint32_t *blocks, uint32_t
 
     if ((rc = kern_cpu_ops(KERN_PATH_SCALAR, &twin, e)) ||
         (rc = shard_executor_step_all(x, &(shard_step){ .op = op, .n_ops = 1, .entry = &prompt, .n_entries = 1 }, &r, e)) ||
-        (rc = shard_selftest_kernels(&x->f, x->a, twin, n, e)) ||
+        (rc = shard_selftest_kernels(&x->f, &x->a.a, twin, n, e)) ||
         (rc = shard_executor_step_all(x, &(shard_step){ .entry = &more, .n_entries = 1 }, &r, e)) ||
-        (rc = shard_selftest_kernels(&x->f, x->a, twin, 1, e)) ||
+        (rc = shard_selftest_kernels(&x->f, &x->a.a, twin, 1, e)) ||
         (rc = shard_executor_step_all(x, &(shard_step){ .op = &op[1], .n_ops = 1 }, &r, e)))
         return rc;
     return shard_selftest_sums_all(&x->f, x->rank, x->world, e);

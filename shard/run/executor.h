@@ -33,10 +33,12 @@ void    shard_executor_close(shard_executor *x);
 px_code shard_executor_step_all(shard_executor *x, const shard_step *in, shard_result *out, px_err *e);
 /* One step of every shape that serving will use, results dropped, slots left closed. */
 px_code shard_executor_warm_up_all(shard_executor *x, px_err *e);
-/* What the plan said, and what was carved. */
+/* What the plan said. */
 const shard_rank_bytes *shard_executor_plan(const shard_executor *x);
-uint64_t shard_executor_carved(const shard_executor *x);
-uint64_t shard_executor_arenas(const shard_executor *x);     /* of it: activations, rope tables, host tables */
+/* What is held, not by the plan's word: weights summed over the tensors in use, the KV pool as wrapped, arenas
+ * (activations, rope tables, host tables) as counted when they were taken. */
+typedef struct shard_executor_held { uint64_t weights, kv, arenas; } shard_executor_held;
+shard_executor_held shard_executor_holds(const shard_executor *x);
 /* Digest of the rope tables: part of the hello.  0 if there was no memory to make them. */
 uint64_t shard_rope_digest(const shard_arch *m, uint32_t n_ctx);
 

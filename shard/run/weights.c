@@ -3,6 +3,7 @@
 #include <stdio.h>
 
 typedef struct source {
+    shard_weights *w;
     const kern_ops *ops; kern_dev *dev; const shard_manifest *m; const shard_file *file; uint32_t rank;
 } source;
 
@@ -34,6 +35,7 @@ static px_code view(const source *s, shard_role r, uint32_t layer, kern_weight *
     }
     w->rows = (uint32_t)rows;
     w->cols = (uint32_t)cols;
+    s->w->bytes += bytes;
     /* Nothing writes weights: wrap takes no const because other buffers are written. */
     return s->ops->wrap(s->dev, (void *)(uintptr_t)data, bytes, &w->panels, e);
 }
@@ -49,7 +51,7 @@ static px_code vector(const source *s, shard_role r, uint32_t layer, kern_buf *b
 px_code shard_weights_map(shard_weights *w, const kern_ops *ops, kern_dev *dev, const shard_manifest *m,
                           const shard_file *file, uint32_t rank, shard_layer *layer, px_err *e)
 {
-    const source s = { ops, dev, m, file, rank };
+    const source s = { w, ops, dev, m, file, rank };
     px_code rc;
 
     *w = (shard_weights){ .layer = layer, .n_layer = m->arch.n_layer };

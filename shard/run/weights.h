@@ -21,6 +21,7 @@ typedef struct shard_weights {
     kern_buf     out_norm;                 /* (d_model) f32 */
     shard_layer *layer;                    /* (n_layer) */
     uint32_t     n_layer;
+    uint64_t     bytes;                    /* of all views, a tied head once */
 } shard_weights;
 
 /* Views of every tensor of `rank`; layer: (n_layer) places, borrowed.  Errors: PX_ENOTFOUND, PX_ECORRUPT (a shape that

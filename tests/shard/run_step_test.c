@@ -278,8 +278,10 @@ static void the_plan_is_what_is_carved(void **state)
         for (uint32_t k = 0; k < world; k++) {
             const shard_executor *x = test_cluster_executor(c, k);
             const shard_rank_bytes *plan = shard_executor_plan(x);
-            assert_int_equal(shard_executor_carved(x), plan->total);
-            assert_int_equal(shard_executor_arenas(x), plan->activations.bytes + plan->rope_tables + plan->host.bytes);
+            const shard_executor_held held = shard_executor_holds(x);
+            assert_int_equal(held.weights, plan->weights.mapped);
+            assert_int_equal(held.kv, plan->kv_pool);
+            assert_int_equal(held.arenas, plan->activations.bytes + plan->rope_tables + plan->host.bytes);
         }
         test_generate(c, 0, NULL, ids, 5, 5, 6, a, NULL);
         test_cluster_run(c, warm_up, &w);               /* every slot is closed, nothing of it stays */
@@ -360,7 +362,7 @@ static void the_executor_survives_every_oom_and_names_what_is_wrong(void **state
     assert_int_equal(shard_rank_bytes_of(&one.m.arch, &one.m.types, &one.m.split, 0, &one.d, COMM_LOCAL, &plan, &e), PX_OK);
     args.kv_bytes = 3 * plan.kv_block_bytes;
     assert_int_equal(shard_executor_open(&x, &h.a, &args, &e), PX_OK);
-    assert_int_equal(shard_executor_carved(x), plan.total - plan.kv_block_bytes);
+    assert_int_equal(shard_executor_holds(x).kv, plan.kv_pool - plan.kv_block_bytes);
     assert_int_equal(shard_executor_warm_up_all(x, &e), PX_OK);
     shard_executor_close(x);
     free(memory);
