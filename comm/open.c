@@ -114,7 +114,7 @@ px_code comm_reduce_views_all(comm *c, unsigned which, size_t bytes, const float
     px_code rc;
     if ((rc = still_in_step(c, e))) return rc;
     if (which > 1) return px_fail(e, PX_EINVAL, "which", "%u, the partial buffers are 0 and 1", which);
-    if ((int)which == c->last_which)
+    if ((int)which == c->last_which && !c->any_turn)
         return px_fail(e, PX_EINVAL, "which", "buffer %u twice in a row: peers may still read it", which);
     if (bytes % sizeof(float)) return px_fail(e, PX_EINVAL, "bytes", "%zu bytes are no whole floats", bytes);
     if (bytes > c->partial_bytes)

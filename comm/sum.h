@@ -5,7 +5,9 @@
 
 #include <stddef.h>
 
-/* out[i] = px_tree_sum of the n arrays base + r * stride, i < len; bit for bit.  out overlaps none of them. */
+/* out[i] = px_tree_sum of the n (1..COMM_MAX_WORLD) arrays, i < len; bit for bit.  out overlaps none of them. */
+void comm_sum_views(float *restrict out, const float *const *view, unsigned n, size_t len);
+/* The same of the arrays base + r * stride. */
 void comm_sum_tree(float *restrict out, const float *restrict base, size_t stride, unsigned n, size_t len);
 
 #endif

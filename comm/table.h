@@ -4,7 +4,7 @@
 #ifndef COMM_TABLE_H
 #define COMM_TABLE_H
 
-#include "comm/comm.h"
+#include "comm/device.h"
 #include "comm/meet.h"
 
 #define COMM_ALIGN 64u
@@ -16,6 +16,9 @@ typedef struct comm_table {
     px_code (*reduce)(comm *c, unsigned which, size_t bytes, const float *const **views, uint32_t *n, px_err *e);
     px_code (*gather)(comm *c, const void *mine, size_t bytes, void *all, px_err *e);
     px_code (*barrier)(comm *c, px_err *e);
+    bool      captures;                                               /* reduce may be put into a graph */
+    px_code (*poll)(comm *c, px_err *e);                              /* NULL: nothing happens behind our back */
+    void    (*abort)(comm *c);                                        /* any thread; NULL: calls end by their deadline */
 } comm_table;
 
 struct comm {
@@ -25,6 +28,7 @@ struct comm {
     uint32_t    rank, world;
     size_t      partial_bytes, gather_bytes;
     int         last_which;                       /* -1 before the first reduce */
+    bool        any_turn;                         /* partial buffers need not alternate: no peer reads them */
     bool        failed;                           /* a wait failed: the ranks are no longer in step */
 
     float      *partial[2];
@@ -46,9 +50,24 @@ struct comm {
         size_t  stride;                           /* floats between two views in stage */
         const float *sum_view[1];
     } mpi;
+
+    struct {                                      /* staged, nccl (comm/device.h) */
+        const comm_device *on;                    /* borrowed */
+        comm       *host;                         /* borrowed: the transport under it, and of all that is small */
+        float      *sum;                          /* on the device; the partial itself in a world of one */
+        const float *view[2][1];                  /* by partial buffer */
+        float      *host_sum;                     /* staged: in `block` */
+        size_t      each;                         /* bytes of a buffer on the device */
+    } dev;
 };
 
-extern const comm_table comm_local_table, comm_shm_table, comm_mpi_table;
+extern const comm_table comm_local_table, comm_shm_table, comm_mpi_table, comm_staged_table;
+
+/* What staged and nccl share: the object, and its buffers on the device.  On error nothing is held. */
+px_code comm_device_open(comm **c, px_alloc *a, const comm_table *t, const comm_device_args *args, px_err *e);
+void    comm_device_close(comm *c);
+px_code comm_device_gather(comm *c, const void *mine, size_t bytes, void *all, px_err *e);
+px_code comm_device_barrier(comm *c, px_err *e);
 
 /* Buffers of one rank in local and shm: two partials, then two gather slots, all on 64-byte lines. */
 typedef struct comm_room_layout { size_t partial, slot, rank_bytes; } comm_room_layout;
