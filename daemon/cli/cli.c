@@ -7,6 +7,9 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "proto/base/io.h"
+#include "proto/base/mapped.h"
+
 /* A signal handler can reach nothing else. */
 static volatile int interrupted;
 
@@ -38,7 +41,8 @@ daemon_exit daemon_cli_exit_of(const px_err *e)
     case PX_ECANCELLED: return interrupted ? DAEMON_EXIT_INTERRUPTED : DAEMON_EXIT_FAILURE;
     case PX_ENOTFOUND:        /* where a set should be made is a place, not a part */
         return e->field[0] && strcmp(e->field, "out") ? DAEMON_EXIT_REFUSED : DAEMON_EXIT_FAILURE;
-    case PX_ENOMEM: case PX_EIO: case PX_ETIMEOUT: case PX_EBUSY: case PX_EINTERNAL: case PX_N_CODES:
+    case PX_ENOMEM: case PX_EIO: case PX_ETIMEOUT: case PX_EBUSY: case PX_EINTERNAL: case PX_EDEVICE:
+    case PX_N_CODES:
         break;
     }
     return DAEMON_EXIT_FAILURE;
@@ -51,6 +55,36 @@ int daemon_cli_fail(const char *command, const px_err *e)
     fflush(stdout);
     fprintf(stderr, "phalanx %s: %s\n", command, px_err_format(e, line, sizeof line));
     return (int)daemon_cli_exit_of(e);
+}
+
+/* Where a mapped file cannot be read any more there is no way back to who asked. */
+static struct { const char *command, *partial; const volatile bool *writing; } reader;
+
+static void on_lost_file(void *ctx, const px_err *e)
+{
+    char line[1200];
+
+    (void)ctx;                             /* no stdio: the thread that reads may hold its locks */
+    px_err_format(e, line, sizeof line);
+    const char *const say[] = { "\nphalanx ", reader.command, ": ", line, "\n" };
+    for (size_t i = 0; i < sizeof say / sizeof *say; i++)
+        if (write(2, say[i], strlen(say[i])) < 0) break;
+    if (reader.partial && *reader.writing) px_remove_tree(reader.partial, NULL);
+    _exit((int)daemon_cli_exit_of(e));
+}
+
+void daemon_cli_guard(const char *command)
+{
+    px_err e = {0};
+
+    reader.command = command;
+    if (px_mapped_guard(on_lost_file, NULL, &e)) daemon_cli_fail(command, &e);     /* said, and no reason to end */
+}
+
+void daemon_cli_guard_partial(const char *partial, const volatile bool *writing)
+{
+    reader.writing = writing;
+    reader.partial = partial;
 }
 
 px_code daemon_cli_read_all(px_alloc *a, int fd, size_t cap, char **data, size_t *bytes, px_err *e)

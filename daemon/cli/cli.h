@@ -28,6 +28,12 @@ daemon_exit daemon_cli_exit_of(const px_err *e);
 /* "phalanx COMMAND: ..." on standard error; returns the exit code. */
 int daemon_cli_fail(const char *command, const px_err *e);
 
+/* Called by main: a mapped file that is truncated while a command reads it is named, and ends the program with
+ * DAEMON_EXIT_REFUSED (PX_EIO: DAEMON_EXIT_FAILURE). */
+void daemon_cli_guard(const char *command);
+/* The folder to remove then, once *writing; NULL: none. */
+void daemon_cli_guard_partial(const char *partial, const volatile bool *writing);
+
 /* All of a descriptor (at most cap bytes), terminated; put with px_del(a, *data, *bytes + 1).
  * Errors: PX_ERANGE (more than cap), PX_EIO, PX_ENOMEM, PX_ECANCELLED (a signal came). */
 px_code daemon_cli_read_all(px_alloc *a, int fd, size_t cap, char **data, size_t *bytes, px_err *e);

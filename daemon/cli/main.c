@@ -52,6 +52,7 @@ int main(int argc, char **argv)
         names[i] = subcommands[i].name;
         if (strcmp(argv[1], names[i])) continue;
         px_heap_init(&heap, "cli");
+        daemon_cli_guard(names[i]);
         code = subcommands[i].run(&heap.a, argc - 1, argv + 1);
         px_heap_deinit(&heap);
         return finish(code);

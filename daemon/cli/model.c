@@ -1,9 +1,7 @@
 #include "daemon/cli/model.h"
 
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "daemon/cli/cli.h"
 #include "proto/base/io.h"
@@ -126,49 +124,4 @@ void daemon_model_assets_deinit(daemon_model_assets *x)
 {
     if (x->tokenizer) px_del(x->a, x->tokenizer, x->tokenizer_bytes + 1);
     *x = (daemon_model_assets){0};
-}
-
-/* ---- a file that shrinks while it is mapped ---- */
-
-/* A signal handler can reach nothing else. */
-static struct guard {
-    const char *command;
-    const shard_checkpoint *c;
-    const char *partial;
-    const volatile bool *writing;
-} guard;
-
-static void say(const char *s)
-{
-    ssize_t n = write(2, s, strlen(s));
-    (void)n;
-}
-
-/* Synchronous: the thread was reading the mapping, and held no lock of the allocator. */
-static void on_bus_error(int sig, siginfo_t *info, void *ctx)
-{
-    const char *file = guard.c ? shard_checkpoint_file_of(guard.c, info->si_addr) : NULL;
-
-    (void)ctx;
-    if (!file) {
-        signal(sig, SIG_DFL);            /* the access is tried again */
-        return;
-    }
-    say("\nphalanx ");
-    say(guard.command);
-    say(": ");
-    say(file);
-    say(": the file was truncated while it was read\n");
-    if (guard.partial && guard.writing && *guard.writing) px_remove_tree(guard.partial, NULL);
-    _exit(DAEMON_EXIT_REFUSED);
-}
-
-void daemon_model_guard(const char *command, const shard_checkpoint *c, const char *partial, const volatile bool *writing)
-{
-    struct sigaction sa = { .sa_sigaction = on_bus_error, .sa_flags = SA_SIGINFO };
-
-    guard = (struct guard){ command, c, partial, writing };
-    sigemptyset(&sa.sa_mask);
-    if (!c) signal(SIGBUS, SIG_DFL);
-    else sigaction(SIGBUS, &sa, NULL);
 }

@@ -26,8 +26,4 @@ px_code daemon_model_assets_init(daemon_model_assets *x, px_alloc *a, const shar
                                  px_err *e);
 void    daemon_model_assets_deinit(daemon_model_assets *x);
 
-/* Name the checkpoint that is being read: if its file shrinks under us, a message says which, `partial` (NULL: none)
- * is removed once `writing` is set, and the program ends with DAEMON_EXIT_REFUSED.  NULL: no checkpoint any more. */
-void daemon_model_guard(const char *command, const shard_checkpoint *c, const char *partial, const volatile bool *writing);
-
 #endif

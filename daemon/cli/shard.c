@@ -88,7 +88,7 @@ static px_code open_source(job *j, px_err *e)
     if ((rc = j->synthetic ? shard_checkpoint_synthetic(&j->source, j->a, j->synthetic, 1, j->sparse, e)
                            : shard_checkpoint_open(&j->source, j->a, j->path, e)))
         return rc;
-    daemon_model_guard("shard", j->source, j->partial, &j->writing);
+    daemon_cli_guard_partial(j->partial, &j->writing);
     if ((rc = daemon_model_assets_init(&j->assets, j->a, j->source, !j->no_tokenizer, e))) {
         if (rc == PX_EUNSUP) fputs("phalanx shard: --no-tokenizer makes a set without one; it serves token ids\n", stderr);
         return rc;
@@ -182,7 +182,7 @@ int daemon_cli_shard(px_alloc *a, int argc, char **argv)
     else if (print_json(j, &result, &e)) code = daemon_cli_fail("shard", &e);
 
 done:
-    daemon_model_guard("shard", NULL, NULL, NULL);
+    daemon_cli_guard_partial(NULL, NULL);
     daemon_model_assets_deinit(&j->assets);
     shard_checkpoint_close(j->source);
     px_del(a, j, 1);

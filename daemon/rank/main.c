@@ -107,8 +107,8 @@ int main(int argc, char **argv)
     code = 1;
     if (identify(&r, &e)) goto out;
     r.log.rank = (int)r.rank;
-    if (dial(&r, &e)) goto out;
-    if (daemon_rank_hello(&r, &e)) goto out;
+    if (dial(&r, &e) || daemon_rank_guard(&r, &e) || daemon_rank_hello(&r, &e)) goto out;
+    r.greeted = true;
     if (daemon_rank_prepare(&r, &e)) {
         if (e.code == PX_ECANCELLED) code = 0;        /* asked to leave before it served: a dry run */
         goto out;

@@ -347,7 +347,6 @@ static px_code stage_map(daemon_rank *r, px_err *e)
 
     if (r->config.verify[0] && (rc = shard_depth_parse(r->config.verify, &args.depth, e))) return rc;
     args.depth = shard_depth_resolve(args.depth, shard_file_bytes(r->file), (uint64_t)r->config.verify_full_mib << 20);
-    if ((rc = daemon_rank_guard(r, e))) return rc;
     r->n_err = 0;
     r->told_percent = 0;
     rc = shard_file_check(r->file, &args, r->err, DAEMON_RANK_ERRORS, &r->n_err);

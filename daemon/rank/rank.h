@@ -38,6 +38,7 @@ typedef struct daemon_rank {
     px_err       err[DAEMON_RANK_ERRORS]; size_t n_err;
     pthread_t    checker; bool checking; volatile int stop_check;
     uint64_t     steps;
+    bool         greeted;                  /* the hello is out: reports may follow */
     bool         counts_mallocs;           /* debug and sanitizer builds: mallochook.h */
     uint32_t     told_percent;             /* of the stage that runs */
     uint8_t     *frame, *scratch, *answer; /* step loop: fixed buffers, mapped before ready */
@@ -54,7 +55,7 @@ void    daemon_rank_close(daemon_rank *r);
 
 /* Report a stage: its errors (none: done), and what was planned and measured. */
 px_code daemon_rank_report(daemon_rank *r, uint32_t stage, uint32_t percent, const px_err *err, size_t n_err, px_err *e);
-/* A page of the shard that is gone (the file was truncated under us) raises SIGBUS: the handler reports the file. */
+/* A shard that is truncated under us, or cannot be read any more, is reported by name; the rank then ends. */
 px_code daemon_rank_guard(daemon_rank *r, px_err *e);
 
 #endif

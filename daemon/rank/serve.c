@@ -1,82 +1,30 @@
 #include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "daemon/rank/rank.h"
 #include "proto/base/guard.h"
+#include "proto/base/mapped.h"
 
 #define SEND_WAIT_US (10 * 1000000ll)
 
 /* ---- the guard against a truncated shard ---- */
 
-/* The handler may only use what was prepared: one frame, one line, two descriptors. */
-static struct {
-    const char *map; size_t bytes;
-    int      fd;
-    uint8_t  frame[2048]; size_t n_frame;
-    char     line[768];   size_t n_line;
-} guard;
-
-static void on_sigbus(int sig, siginfo_t *info, void *ctx)
+/* Whatever thread read it: the coordinator hears which file it is, and this rank ends. */
+static void on_lost_file(void *ctx, const px_err *e)
 {
-    const char *at = info->si_addr;
-    (void)ctx;
+    daemon_rank *r = ctx;
+    px_err named = *e, ignored = {0};
 
-    if (guard.map && at >= guard.map && at < guard.map + guard.bytes) {
-        ssize_t ignored = write(2, guard.line, guard.n_line);
-        ignored = write(guard.fd, guard.frame, guard.n_frame);
-        (void)ignored;
-        _exit(1);
-    }
-    signal(sig, SIG_DFL);                                  /* not ours: a bug, and it shall look like one */
-    raise(sig);
+    px_err_set_rank(&named, (int)r->rank, r->log.host);
+    px_log_err(&r->log, PX_ERROR, "shard_lost", &named);
+    if (r->greeted) daemon_rank_report(r, PHALANX__WIRE__STAGE__SERVE, 0, &named, 1, &ignored);
+    _exit(1);
 }
 
-px_code daemon_rank_guard(daemon_rank *r, px_err *e)
-{
-    Phalanx__Wire__Report w = PHALANX__WIRE__REPORT__INIT;
-    Phalanx__Wire__Error error, *errors = &error;
-    px_err gone = { .rank = -1 };
-    uint8_t body[1536];
-    int pair[2];
-    px_code rc;
-
-    px_fail(&gone, PX_ECORRUPT, "size", "the shard was truncated while it was mapped");
-    px_err_set_file(&gone, shard_file_path(r->file));
-    px_err_set_rank(&gone, (int)r->rank, r->log.host);
-    daemon_error_to_wire(&gone, &error);
-    error.rank = (int32_t)r->rank;
-    w.stage = PHALANX__WIRE__STAGE__SERVE;
-    w.errors = &errors;
-    w.n_errors = 1;
-    size_t n = phalanx__wire__report__get_packed_size(&w);
-    if (n > sizeof body) return px_fail(e, PX_ERANGE, "guard", "the path of the shard is too long");
-    phalanx__wire__report__pack(&w, body);
-    /* The frame as it will lie on the wire: made by the one function that makes frames. */
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair)) return px_fail_errno(e, "guard", "socketpair");
-    rc = proto_frame_send(pair[1], PHALANX__WIRE__FRAME_TYPE__REPORT, r->generation, body, n, px_now_us() + SEND_WAIT_US, e);
-    close(pair[1]);
-    if (!rc) {
-        ssize_t got = read(pair[0], guard.frame, sizeof guard.frame);
-        guard.n_frame = got > 0 ? (size_t)got : 0;
-    }
-    close(pair[0]);
-    if (rc) return rc;
-    guard.fd = r->fd;
-    guard.n_line = (size_t)snprintf(guard.line, sizeof guard.line,
-        "level=error rank=%u event=shard_truncated file=%s text=\"the shard was truncated while it was mapped\"\n",
-        r->rank, shard_file_path(r->file));
-    if (guard.n_line >= sizeof guard.line) guard.n_line = sizeof guard.line - 1;
-    guard.map = shard_file_map(r->file, &guard.bytes);
-    struct sigaction act = { .sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO };
-    sigemptyset(&act.sa_mask);
-    if (sigaction(SIGBUS, &act, NULL)) return px_fail_errno(e, "guard", "sigaction");
-    return PX_OK;
-}
+px_code daemon_rank_guard(daemon_rank *r, px_err *e) { return px_mapped_guard(on_lost_file, r, e); }
 
 /* ---- the full check in the background ---- */
 
@@ -179,7 +127,6 @@ void daemon_rank_close(daemon_rank *r)
     comm_close(r->comm);
     if (r->kv) munmap(r->kv, r->kv_bytes);
     if (r->shm_fd >= 0) close(r->shm_fd);
-    guard.map = NULL;
     shard_file_close(r->file);
     if (r->has_manifest) shard_manifest_deinit(&r->manifest);
     if (r->frame) px_del(&r->buffers.a, r->frame, DAEMON_RANK_FRAME);

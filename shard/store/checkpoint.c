@@ -262,15 +262,3 @@ const shard_source *shard_checkpoint_tensor(const shard_checkpoint *c, shard_rol
     const shard_source *s = &c->bound[shard_binding_at(r, layer)];
     return s->data ? s : NULL;
 }
-
-const char *shard_checkpoint_file_of(const shard_checkpoint *c, const void *address)
-{
-    if (c->gguf) {
-        shard_mapping m = { .path = NULL };
-        m.data = shard_gguf_map(c->gguf, &m.bytes);
-        return shard_mapping_has(&m, address) ? shard_gguf_path(c->gguf) : NULL;
-    }
-    for (size_t f = 0; f < c->files.n; f++)
-        if (shard_mapping_has(&c->files.file[f].map, address)) return c->files.file[f].map.path;
-    return NULL;
-}

@@ -33,8 +33,6 @@ const shard_source *shard_checkpoint_tensor(const shard_checkpoint *c, shard_rol
 const struct shard_gguf *shard_checkpoint_gguf(const shard_checkpoint *c);    /* NULL for safetensors */
 uint64_t shard_checkpoint_bytes(const shard_checkpoint *c);                   /* source_bytes: sum over its tensors */
 const char *shard_checkpoint_revision(const shard_checkpoint *c);             /* "" if unknown */
-/* The mapped file in which an address lies, or NULL; async-signal-safe, for the SIGBUS handler of a file that shrank. */
-const char *shard_checkpoint_file_of(const shard_checkpoint *c, const void *address);
 
 /* Architecture alone, served or not: from a GGUF, a folder, a config.json, a .safetensors, a set's manifest, a file like
  * those of configs/models or a name of one (for the planner).  Types are the file's; of a config.json its dtype, for vectors too. */

@@ -390,12 +390,6 @@ void shard_gguf_close(shard_gguf *g)
 
 const char *shard_gguf_path(const shard_gguf *g) { return g->map.path; }
 
-const void *shard_gguf_map(const shard_gguf *g, size_t *bytes)
-{
-    *bytes = g->map.bytes;
-    return g->map.data;
-}
-
 /* ---- tensors ---- */
 
 size_t shard_gguf_n_tensors(const shard_gguf *g) { return g->tensor_n; }

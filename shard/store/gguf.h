@@ -24,7 +24,6 @@ typedef struct shard_gguf_tensor {
 px_code shard_gguf_open(shard_gguf **g, px_alloc *a, const char *path, px_err *e);
 void    shard_gguf_close(shard_gguf *g);
 const char *shard_gguf_path(const shard_gguf *g);
-const void *shard_gguf_map(const shard_gguf *g, size_t *bytes);    /* for the SIGBUS handler: which file an address is in */
 
 size_t  shard_gguf_n_tensors(const shard_gguf *g);
 const shard_gguf_tensor *shard_gguf_tensor_at(const shard_gguf *g, size_t i);

@@ -27,6 +27,7 @@ px_code shard_mapping_open(shard_mapping *m, px_alloc *a, const char *path, px_e
     if ((rc = px_map_fd(fd, (size_t)st.st_size, false, false, &p, e))) goto fail;
     m->data = p;
     m->bytes = (size_t)st.st_size;
+    px_mapped_add(&m->listed, m->data, m->bytes, m->path);
     if (fstat(fd, &again)) { rc = px_fail_errno(e, "", "fstat"); goto fail; }
     if (again.st_size != st.st_size) {
         rc = px_fail(e, PX_ECORRUPT, "", "the file changes its size while it is opened");
@@ -44,6 +45,7 @@ fail:
 
 void shard_mapping_close(shard_mapping *m)
 {
+    px_mapped_drop(&m->listed);
     if (m->data) munmap((void *)(uintptr_t)m->data, m->bytes);
     if (m->path) px_strdel(m->a, m->path);
     *m = (shard_mapping){0};

@@ -1,6 +1,7 @@
 #include "shard/store/shardfile.h"
 
 #include "proto/base/io.h"
+#include "proto/base/mapped.h"
 #include "shard/store/pack.h"
 
 #include <errno.h>
@@ -140,6 +141,7 @@ struct shard_file {
     uint32_t     rank;
     uint8_t     *map;
     size_t       map_bytes;
+    px_mapped    listed;
     uint64_t     data_at, data_bytes;
     shard_entry *entry;                     /* owned */
     size_t       n_entries;
@@ -311,6 +313,7 @@ static px_code map_file(shard_file *f, px_err *e)
         } else {
             f->map = p;
             f->map_bytes = (size_t)st.st_size;
+            px_mapped_add(&f->listed, p, f->map_bytes, f->path);
         }
     }
     close(fd);                              /* the mapping keeps the file */
@@ -366,6 +369,7 @@ fail:
 void shard_file_close(shard_file *f)
 {
     if (!f) return;
+    px_mapped_drop(&f->listed);
     if (f->map) munmap(f->map, f->map_bytes);
     if (f->entry) px_del(f->a, f->entry, f->n_entries);
     px_del(f->a, f, 1);
