@@ -150,7 +150,7 @@ static px_code spawn(daemon_coldstart *c, px_err *e)
     px_code rc;
 
     snprintf(c->job_dir, sizeof c->job_dir, "%s/j%u", c->dir, c->generation);
-    if (mkdir(c->job_dir, 0700)) return px_fail_errno(e, "tmpdir", c->job_dir);
+    if (mkdir(c->job_dir, 0700)) return px_fail_errno(e, daemon_field_name(DAEMON_FIELD_TMPDIR), c->job_dir);
     if ((rc = daemon_links_open(&c->links, c->a, c->dir, c->world, c->generation, e))) return rc;
     c->links.signal_fd = c->args->signal_fd;
     c->links.wake_fd = c->wake_fd;

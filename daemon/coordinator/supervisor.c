@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -10,9 +11,12 @@
 #include <sys/pidfd.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#include "daemon/rank/fields.h"
 
 /* ---- the watcher ---- */
 
@@ -135,6 +139,28 @@ static const launch launch_dirs[] = {       /* each followed by the folder */
     { 5, { "btl_sm_backing_directory", NULL } },
 };
 
+/* What Open MPI puts into those folders, so that it never touches /dev/shm: two PMIx stores of 4 MiB and small files for
+ * the job, a segment of 4 MiB for each rank.  A folder without that room ends in a refused MPI_Init, or in SIGBUS. */
+#define JOB_BYTES      (9ull << 20)
+#define JOB_RANK_BYTES ((4ull << 20) + (64u << 10))
+
+static px_code check_room(const daemon_job_args *args, px_err *e)
+{
+    uint64_t want = JOB_BYTES + args->ranks * JOB_RANK_BYTES, have;
+    char found[48], expected[64];
+    struct statvfs v;
+
+    if (statvfs(args->dir, &v)) return px_fail_errno(e, daemon_field_name(DAEMON_FIELD_TMPDIR), args->dir);
+    have = (uint64_t)v.f_bavail * v.f_frsize;
+    if (!v.f_blocks || have >= want) return PX_OK;        /* some file systems do not tell */
+    snprintf(found, sizeof found, "%" PRIu64 " bytes free", have);
+    snprintf(expected, sizeof expected, "at least %" PRIu64 " bytes", want);
+    px_refuse(e, PX_ERANGE, daemon_field_name(DAEMON_FIELD_TMPDIR), found, expected,
+              "no room for the shared memory files of MPI and its %u ranks", args->ranks);
+    px_err_set_file(e, args->dir);
+    return PX_ERANGE;
+}
+
 typedef struct argv_list { const char *v[DAEMON_MAX_ARGS + 1]; int n; } argv_list;
 
 static void add(argv_list *l, const char *s)
@@ -174,6 +200,7 @@ px_code daemon_job_spawn(daemon_job *j, const daemon_job_args *args, px_err *e)
 
     *j = (daemon_job){ .pidfd = -1 };
     if ((rc = make_argv(&l, args, count, sizeof count, e))) return rc;
+    if (args->launcher && (rc = check_room(args, e))) return rc;
     if (pipe2(report, O_CLOEXEC)) return px_fail_errno(e, "launcher", "pipe");
     pid_t parent = getpid(), pid = fork();
     if (pid < 0) {
@@ -262,5 +289,5 @@ px_code daemon_job_dir_make(char *out, size_t cap, px_err *e)
         if (n < 0 || (size_t)n >= cap || n > 80) continue;     /* room for "/s" within a socket's 107 bytes */
         if (mkdtemp(out)) return PX_OK;
     }
-    return px_fail(e, PX_EIO, "tmpdir", "no folder for sockets: XDG_RUNTIME_DIR, TMPDIR and /tmp are unwritable or too long");
+    return px_fail(e, PX_EIO, daemon_field_name(DAEMON_FIELD_TMPDIR), "no folder for sockets: XDG_RUNTIME_DIR, TMPDIR and /tmp are unwritable or too long");
 }

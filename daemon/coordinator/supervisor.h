@@ -30,7 +30,7 @@ typedef struct daemon_job_args {
 
 typedef struct daemon_job { pid_t pid; int pidfd; } daemon_job;          /* pid 0: none */
 
-/* PX_EIO, PX_ENOTFOUND (no launcher).  The child's standard output goes to our standard error. */
+/* PX_EIO, PX_ENOTFOUND (no launcher), PX_ERANGE (no room for MPI's files in dir: found, expected).  The child's standard output goes to our standard error. */
 px_code daemon_job_spawn(daemon_job *j, const daemon_job_args *args, px_err *e);
 /* The child's exit, if it has ended: true, and *text says how ("exit status 1", "signal 9"). */
 bool    daemon_job_ended(daemon_job *j, char *text, size_t cap);
