@@ -64,7 +64,7 @@ static px_code print_cold_start(px_alloc *a, const server_info *s, px_err *e)
 
 static px_code print_ranks(px_alloc *a, const server_info *s, px_err *e)
 {
-    static const char *const head[] = { "rank", "host", "pid", "cpu", "", "weights", "KV", "arenas", "comm", "sum",
+    static const char *const head[] = { "rank", "host", "pid", "cpu", "", "weights", "KV", "arenas", "step", "comm", "sum",
                                         "resident" };
     daemon_table t;
     px_code rc;
@@ -76,8 +76,8 @@ static px_code print_ranks(px_alloc *a, const server_info *s, px_err *e)
     for (size_t i = 0; i < s->n_ranks; i++) {
         const rank_info *r = s->ranks[i];
         if (!r) continue;
-        uint64_t row[2][4] = { { r->weights_planned, r->kv_planned, r->arena_planned, r->comm_planned },
-                               { r->weights_measured, r->kv_measured, r->arena_measured, r->comm_measured } };
+        uint64_t row[2][5] = { { r->weights_planned, r->kv_planned, r->arena_planned, r->step_planned, r->comm_planned },
+                               { r->weights_measured, r->kv_measured, r->arena_measured, r->step_measured, r->comm_measured } };
         for (int k = 0; k < 2; k++) {
             uint64_t sum = 0;
             if (k) for (int c = 0; c < 4; c++) daemon_table_put(&t, "%s", "");
@@ -88,7 +88,7 @@ static px_code print_ranks(px_alloc *a, const server_info *s, px_err *e)
                 daemon_table_put(&t, "%s", r->cpu_path);
             }
             daemon_table_put(&t, "%s", k ? "measured" : "planned");
-            for (int c = 0; c < 4; c++) {
+            for (int c = 0; c < 5; c++) {
                 daemon_table_bytes(&t, row[k][c]);
                 sum += row[k][c];
             }

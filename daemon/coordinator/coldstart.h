@@ -24,7 +24,7 @@ typedef struct daemon_rank_info {
     uint32_t pid;
     char     host[64], cpu_path[16], boot_id[64];
     uint64_t free_bytes;
-    uint64_t weights[2], kv[2], arena[2], comm[2];      /* planned, measured */
+    uint64_t weights[2], kv[2], arena[2], step[2], comm[2];      /* planned, measured */
     uint64_t rss;
     uint32_t verify_percent;                            /* of the full check in the background */
     uint32_t stage_percent;                             /* of the stage that runs */

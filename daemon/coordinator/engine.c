@@ -437,9 +437,9 @@ static void print_plan(const daemon_engine *g)
 {
     for (uint32_t r = 0; r < g->cold.world; r++) {
         const shard_rank_bytes *b = &g->cold.plan[r];
-        printf("plan rank=%u host=%s weights=%" PRIu64 " kv=%" PRIu64 " arenas=%" PRIu64 " comm=%" PRIu64 " total=%" PRIu64
+        printf("plan rank=%u host=%s weights=%" PRIu64 " kv=%" PRIu64 " arenas=%" PRIu64 " step=%" PRIu64 " comm=%" PRIu64 " total=%" PRIu64
                " free=%" PRIu64 "\n", r, g->status.rank[r].host, b->weights.mapped, b->kv_pool,
-               b->activations.bytes + b->rope_tables + b->host.bytes, b->comm_private + (r ? 0 : b->comm_shared), b->total,
+               b->activations.bytes + b->rope_tables + b->host.bytes, b->step_buffers, b->comm_private + (r ? 0 : b->comm_shared), b->total,
                g->status.rank[r].free_bytes);
     }
     printf("fits ranks=%u kv_blocks=%u\n", g->cold.world, g->cold.n_blocks);

@@ -74,6 +74,7 @@ static void one_rank(builder *b, const daemon_rank_info *i, uint32_t rank, Phala
     x->weights_planned = i->weights[0], x->weights_measured = i->weights[1];
     x->kv_planned = i->kv[0],           x->kv_measured = i->kv[1];
     x->arena_planned = i->arena[0],     x->arena_measured = i->arena[1];
+    x->step_planned = i->step[0],       x->step_measured = i->step[1];
     x->comm_planned = i->comm[0],       x->comm_measured = i->comm[1];
     x->rss_bytes = i->rss;
     x->verify_percent = i->verify_percent;

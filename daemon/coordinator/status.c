@@ -37,6 +37,7 @@ void daemon_status_report(daemon_status *s, px_alloc *a, uint32_t rank, const pr
         info->weights[0] = w->weights_planned, info->weights[1] = w->weights_measured;
         info->kv[0] = w->kv_planned,           info->kv[1] = w->kv_measured;
         info->arena[0] = w->arena_planned,     info->arena[1] = w->arena_measured;
+        info->step[0] = w->step_planned,       info->step[1] = w->step_measured;
         info->comm[0] = w->comm_planned,       info->comm[1] = w->comm_measured;
     }
     info->rss = w->rss;

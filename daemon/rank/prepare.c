@@ -138,7 +138,7 @@ static void short_of(daemon_rank *r, daemon_field f, uint64_t have, uint64_t wan
 /* Limits that would end the job half-way: said before anything is taken.  MPI maps libraries and segments of its own. */
 static void check_limits(daemon_rank *r, const shard_rank_bytes *plan)
 {
-    const uint64_t mpi_bytes = 256u << 20, buffers = DAEMON_RANK_FRAME + DAEMON_RANK_SCRATCH + DAEMON_RANK_ANSWER;
+    const uint64_t mpi_bytes = 256u << 20;
     struct rlimit l;
     unsigned long pages = 0;
     FILE *f = fopen("/proc/self/statm", "re");
@@ -146,7 +146,7 @@ static void check_limits(daemon_rank *r, const shard_rank_bytes *plan)
     if (f && fscanf(f, "%lu", &pages) != 1) pages = 0;
     if (f) fclose(f);
     uint64_t want = (uint64_t)pages * (uint64_t)sysconf(_SC_PAGESIZE) + plan->total - plan->weights.mapped + plan->comm_shared
-                  + buffers + (r->world > 1 ? mpi_bytes : 0);
+                  + (r->world > 1 ? mpi_bytes : 0);
     if (!getrlimit(RLIMIT_AS, &l) && l.rlim_cur != RLIM_INFINITY && l.rlim_cur < want)
         short_of(r, DAEMON_FIELD_ULIMIT_SPACE, l.rlim_cur, want);
     want = 64 + 4 * (uint64_t)r->world;
@@ -290,6 +290,8 @@ px_code daemon_rank_report(daemon_rank *r, uint32_t stage, uint32_t percent, con
         w.kv_measured = r->kv ? measured(r->kv, r->kv_bytes) : 0;
         w.arena_planned = b->activations.bytes + b->rope_tables + b->host.bytes;
         w.arena_measured = held.arenas;
+        w.step_planned = b->step_buffers;
+        w.step_measured = atomic_load(&r->buffers.count.live);
         w.comm_planned = b->comm_private + (r->rank ? 0 : b->comm_shared);      /* the segment counts on rank 0 */
         w.comm_measured = atomic_load(&r->transport.count.live) + (r->rank ? 0 : comm_shared_held(r->comm));
     }
@@ -380,11 +382,11 @@ static px_code stage_carve(daemon_rank *r, px_err *e)
 
     if (madvise(r->kv, r->kv_bytes, MADV_POPULATE_WRITE))          /* older kernels: touched by the executor */
         for (size_t at = 0; at < r->kv_bytes; at += 4096) ((volatile char *)r->kv)[at] = 0;
-    r->frame = px_new(&r->buffers.a, uint8_t, DAEMON_RANK_FRAME);
-    r->scratch = px_new(&r->buffers.a, uint8_t, DAEMON_RANK_SCRATCH);
+    r->frame = px_new(&r->buffers.a, uint8_t, SHARD_STEP_FRAME);
+    r->scratch = px_new(&r->buffers.a, uint8_t, SHARD_STEP_SCRATCH);
     r->buffers.populate = false;
-    r->answer = px_new(&r->buffers.a, uint8_t, DAEMON_RANK_ANSWER);
-    if (!r->frame || !r->scratch || !r->answer) return px_fail(e, PX_ENOMEM, "step", "no memory for the step's frames");
+    if (r->rank == 0) r->answer = r->buffers.a.get(&r->buffers.a, SHARD_STEP_ANSWER, 64);      /* not written: nor touched */
+    if (!r->frame || !r->scratch || (r->rank == 0 && !r->answer)) return px_fail(e, PX_ENOMEM, "step", "no memory for the step's frames");
     return shard_executor_open(&r->executor, &r->heap.a, &args, e);
 }
 

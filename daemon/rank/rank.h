@@ -11,9 +11,6 @@
 #include "proto/wire/frame.h"
 #include "shard/run/executor.h"
 
-#define DAEMON_RANK_FRAME   (8u << 20)     /* a step frame is at most so large */
-#define DAEMON_RANK_SCRATCH (16u << 20)    /* a step unpacked */
-#define DAEMON_RANK_ANSWER  (40u << 20)    /* a result and its message; address space that is touched only when used */
 #define DAEMON_RANK_ERRORS  32
 
 typedef struct daemon_rank {
@@ -41,7 +38,7 @@ typedef struct daemon_rank {
     bool         greeted;                  /* the hello is out: reports may follow */
     bool         counts_mallocs;           /* debug and sanitizer builds: mallochook.h */
     uint32_t     told_percent;             /* of the stage that runs */
-    uint8_t     *frame, *scratch, *answer; /* step loop: fixed buffers, mapped before ready */
+    uint8_t     *frame, *scratch, *answer; /* step loop: SHARD_STEP_*, mapped before ready; answer: on rank 0 */
     px_mmap      buffers;
 } daemon_rank;
 

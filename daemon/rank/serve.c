@@ -65,8 +65,8 @@ static px_code one_step(daemon_rank *r, const proto_frame *f, px_err *e)
     px_code rc;
 
     px_guard_arm();
-    px_fixed_init(&scratch, "step", r->scratch, DAEMON_RANK_SCRATCH);
-    px_fixed_init(&answer, "step", r->answer, DAEMON_RANK_ANSWER);
+    px_fixed_init(&scratch, "step", r->scratch, SHARD_STEP_SCRATCH);
+    px_fixed_init(&answer, "step", r->answer, r->answer ? SHARD_STEP_ANSWER : 0);
     if ((rc = daemon_step_decode(&scratch.a, f->data, f->n, &step, e))) goto out;
     if ((rc = shard_executor_step_all(r->executor, &step, &result, e))) goto out;
     if (r->rank == 0) {
@@ -92,7 +92,7 @@ px_code daemon_rank_serve(daemon_rank *r, px_err *e)
     px_code rc;
 
     for (;;) {
-        if ((rc = proto_frame_recv(r->fd, r->frame, DAEMON_RANK_FRAME, &f, PX_NEVER, e))) return rc;
+        if ((rc = proto_frame_recv(r->fd, r->frame, SHARD_STEP_FRAME, &f, PX_NEVER, e))) return rc;
         if (f.generation != r->generation) continue;
         switch (f.type) {
         case PHALANX__WIRE__FRAME_TYPE__BYE:
@@ -129,9 +129,9 @@ void daemon_rank_close(daemon_rank *r)
     if (r->shm_fd >= 0) close(r->shm_fd);
     shard_file_close(r->file);
     if (r->has_manifest) shard_manifest_deinit(&r->manifest);
-    if (r->frame) px_del(&r->buffers.a, r->frame, DAEMON_RANK_FRAME);
-    if (r->scratch) px_del(&r->buffers.a, r->scratch, DAEMON_RANK_SCRATCH);
-    if (r->answer) px_del(&r->buffers.a, r->answer, DAEMON_RANK_ANSWER);
+    if (r->frame) px_del(&r->buffers.a, r->frame, SHARD_STEP_FRAME);
+    if (r->scratch) px_del(&r->buffers.a, r->scratch, SHARD_STEP_SCRATCH);
+    if (r->answer) px_del(&r->buffers.a, r->answer, SHARD_STEP_ANSWER);
     if (r->fd >= 0) close(r->fd);
     if (r->world > 1) comm_mpi_finalize();
     px_mmap_deinit(&r->buffers);

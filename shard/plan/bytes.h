@@ -84,6 +84,11 @@ typedef struct shard_host_layout {
 #define SHARD_LAYER_BYTES    384u
 #define SHARD_SLOT_BYTES     64u
 #define SHARD_RESULT_BYTES   32u           /* an entry's or a row's result */
+/* What a rank receives, unpacks and answers a step in: a frame, a step, and on rank 0 a result with its message, whose pages
+ * are touched only when an answer is so long. */
+#define SHARD_STEP_FRAME     (8u << 20)
+#define SHARD_STEP_SCRATCH   (16u << 20)
+#define SHARD_STEP_ANSWER    (40u << 20)
 #define SHARD_MAX_RESULT_TOPS       (1u << 20)    /* [id, log-probability] pairs that the answer of one step can hold */
 
 typedef struct shard_rank_bytes {
@@ -94,6 +99,7 @@ typedef struct shard_rank_bytes {
     uint64_t rope_tables;                   /* cos and sin */
     shard_layout activations;               /* .bytes */
     shard_host_layout host;                 /* .bytes: slots, block tables, sampling state, results */
+    uint64_t step_buffers;                  /* SHARD_STEP_*: of the messages */
     uint64_t comm_shared, comm_private;     /* transport buffers: shared segment (once a host), own */
     size_t   partial_bytes, gather_bytes;   /* arguments for comm: the same on every rank */
     uint64_t total;                         /* all of the above that this rank owns, the shared segment counted on rank 0 */

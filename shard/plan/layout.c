@@ -174,7 +174,8 @@ px_code shard_rank_bytes_of(const shard_arch *m, const shard_types *t, const sha
 
     out->comm_shared = transport == COMM_SHM ? comm_shm_bytes(s->world, out->partial_bytes, out->gather_bytes) : 0;
     out->comm_private = comm_private_bytes((comm_kind)transport, s->world, out->partial_bytes, out->gather_bytes);
+    out->step_buffers = SHARD_STEP_FRAME + SHARD_STEP_SCRATCH + (rank == 0 ? SHARD_STEP_ANSWER : 0);
     out->total = out->weights.mapped + out->kv_pool + out->rope_tables + out->activations.bytes + out->host.bytes
-               + out->comm_private + (rank == 0 ? out->comm_shared : 0);
+               + out->step_buffers + out->comm_private + (rank == 0 ? out->comm_shared : 0);
     return PX_OK;
 }

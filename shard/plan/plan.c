@@ -84,7 +84,7 @@ static void carved_lines(shard_plan *p, uint32_t r)
     /* the formula's part of the arena, and what this backend has beside it */
     k->line[SHARD_LINE_ACT] = k->act.total < arena ? k->act.total : arena;
     k->line[SHARD_LINE_SCRATCH] = arena - k->line[SHARD_LINE_ACT];
-    k->line[SHARD_LINE_SAMPLING] = b->host.bytes;
+    k->line[SHARD_LINE_SAMPLING] = b->host.bytes + b->step_buffers;
     k->line[SHARD_LINE_COMM] = b->comm_private + (r ? 0 : b->comm_shared);
 }
 

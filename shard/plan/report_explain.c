@@ -119,6 +119,7 @@ static void carved(const shard_plan *p, uint32_t r, FILE *out)
     fprintf(out, "  arena of the step %s + rope tables 2 x %u x %u x 4 = %s: activations and scratch\n", shard_grouped(b->activations.bytes, x),
             b->n_ctx, p->model.m->head_dim / 2, shard_grouped(b->rope_tables, y));
     fprintf(out, "  host tables (slots, block tables, gathered candidates, results) %s\n", shard_grouped(b->host.bytes, x));
+    fprintf(out, "  buffers of the messages: %u + %u%s = %s\n", SHARD_STEP_FRAME, SHARD_STEP_SCRATCH, r ? "" : " + rank 0 answers", shard_grouped(b->step_buffers, x));
     fprintf(out, "  transport: own %s, shared %s (counted on rank 0)\n", shard_grouped(b->comm_private, x), shard_grouped(b->comm_shared, y));
     fprintf(out, "  mapped %s + pool %s + the above = %s\n", shard_grouped(b->weights.mapped, x), shard_grouped(b->kv_pool, y), shard_grouped(b->total, z));
 }

@@ -249,7 +249,8 @@ static json_t *rank_json(const shard_plan *p, uint32_t r)
     put_n(&x, "kv_pool", k->line[SHARD_LINE_KV]);
     put_n(&x, "activations", p->carved ? b->activations.bytes : k->line[SHARD_LINE_ACT] + k->line[SHARD_LINE_SCRATCH]);
     put_n(&x, "rope_tables", p->carved ? b->rope_tables : 0);
-    put_n(&x, "host_tables", k->line[SHARD_LINE_SAMPLING]);
+    put_n(&x, "host_tables", p->carved ? b->host.bytes : k->line[SHARD_LINE_SAMPLING]);
+    put_n(&x, "step_buffers", p->carved ? b->step_buffers : 0);
     put_n(&x, "comm_shared", p->carved ? (r ? 0 : b->comm_shared) : 0);
     put_n(&x, "comm_private", p->carved ? b->comm_private : k->line[SHARD_LINE_COMM]);
     put_n(&x, "context", p->carved ? b->n_ctx : p->model.m->n_ctx);

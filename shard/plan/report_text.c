@@ -58,7 +58,7 @@ static void conversions(const shard_plan *p, FILE *out)
 
 static px_code carved_table(const shard_plan *p, FILE *out, px_err *e)
 {
-    static const char *const column[] = { "rank", "weights stored", "mapped", "KV pool", "activations", "rope tables", "host tables", "comm",
+    static const char *const column[] = { "rank", "weights stored", "mapped", "KV pool", "activations", "rope tables", "host tables", "step buffers", "comm",
                                           "total", "process ~", "headroom" };
     px_code rc;
     shard_grid g;
@@ -74,6 +74,7 @@ static px_code carved_table(const shard_plan *p, FILE *out, px_err *e)
         shard_grid_bytes(&g, k->carved.activations.bytes);
         shard_grid_bytes(&g, k->carved.rope_tables);
         shard_grid_bytes(&g, k->carved.host.bytes);
+        shard_grid_bytes(&g, k->carved.step_buffers);
         shard_grid_bytes(&g, k->line[SHARD_LINE_COMM]);
         shard_grid_bytes(&g, k->carved.total);
         shard_grid_bytes(&g, k->line[SHARD_LINE_CONTEXT]);

@@ -161,9 +161,9 @@ class Tiny(Case):
                            check=True, timeout=60)
         plan = json.loads(p.stdout)["per_rank"]
         for r, b in zip(json.loads(self.run_cli("info", "--json").out)["server"]["ranks"], plan):
-            for what in ("weights", "kv", "arena", "comm"):
+            for what in ("weights", "kv", "arena", "step", "comm"):
                 self.assertEqual(r[what + "_planned"], r[what + "_measured"], what)
-            self.assertEqual(sum(r[w + "_planned"] for w in ("weights", "kv", "arena", "comm")), b["total"])
+            self.assertEqual(sum(r[w + "_planned"] for w in ("weights", "kv", "arena", "step", "comm")), b["total"])
 
 
 class Bare(Case):

@@ -169,7 +169,7 @@ class Plan(Case):
                 shutil.rmtree(out)
                 for r in plan["per_rank"]:
                     self.assertEqual(r["total"], sum(r[k] for k in (
-                        "weights_mapped", "kv_pool", "activations", "rope_tables", "host_tables", "comm_shared",
+                        "weights_mapped", "kv_pool", "activations", "rope_tables", "host_tables", "step_buffers", "comm_shared",
                         "comm_private")))
                 self.assertEqual(max(r["total"] for r in plan["per_rank"]),
                                  plan["per_rank"][plan["worst_rank"]]["total"])
