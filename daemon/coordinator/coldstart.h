@@ -29,6 +29,7 @@ typedef struct daemon_rank_info {
     uint32_t verify_percent;                            /* of the full check in the background */
     uint32_t stage_percent;                             /* of the stage that runs */
     struct { char name[24]; uint64_t live, peak; } subsystem[16]; uint32_t n_subsystems;
+    struct { char kind[24]; uint64_t estimated, low, high, measured; } other[16]; uint32_t n_others;    /* what is not ours */
 } daemon_rank_info;
 
 /* Everything GetServerInfo shows, under one lock. */
@@ -88,5 +89,7 @@ void    daemon_errors_add(const px_err *e, px_err *errs, size_t cap, size_t *n);
 /* A REPORT frame: into the status; errors to errs. */
 void    daemon_status_report(daemon_status *s, px_alloc *a, uint32_t rank, const proto_frame *f, uint32_t *stage,
                              uint32_t *percent, px_err *errs, size_t cap, size_t *n_errs);
+/* A line a rank: every arena planned and actual, every estimate and its reading. */
+void    daemon_status_log_memory(daemon_status *s, const px_log_sink *log);
 
 #endif

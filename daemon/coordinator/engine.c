@@ -514,6 +514,7 @@ int daemon_engine_run(daemon_engine *g, void (*ready)(void *ctx), void *ctx)
             print_plan(g);
             return 0;
         }
+        daemon_status_log_memory(&g->status, g->args.log);
         set_state(g, DAEMON_READY, "");
         if (!said) ready(ctx);
         said = true;

@@ -78,6 +78,16 @@ static void one_rank(builder *b, const daemon_rank_info *i, uint32_t rank, Phala
     x->comm_planned = i->comm[0],       x->comm_measured = i->comm[1];
     x->rss_bytes = i->rss;
     x->verify_percent = i->verify_percent;
+    if (!(x->others = many(b, i->n_others, sizeof *x->others))) return;
+    for (uint32_t k = 0; k < i->n_others; k++) {
+        Phalanx__V1__Estimate *o = many(b, 1, sizeof *o);
+        if (!o) return;
+        phalanx__v1__estimate__init(o);
+        o->kind = text(b, i->other[k].kind);
+        o->estimated = i->other[k].estimated, o->low = i->other[k].low, o->high = i->other[k].high;
+        o->measured = i->other[k].measured;
+        x->others[x->n_others++] = o;
+    }
     if (!(x->subsystems = many(b, i->n_subsystems, sizeof *x->subsystems))) return;
     for (uint32_t k = 0; k < i->n_subsystems; k++) {
         subsystem *s = many(b, 1, sizeof *s);

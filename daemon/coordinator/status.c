@@ -1,4 +1,5 @@
 /* What the ranks report of themselves, kept for GetServerInfo. */
+#include <inttypes.h>
 #include <stdio.h>
 
 #include "daemon/coordinator/coldstart.h"
@@ -40,6 +41,13 @@ void daemon_status_report(daemon_status *s, px_alloc *a, uint32_t rank, const pr
         info->step[0] = w->step_planned,       info->step[1] = w->step_measured;
         info->comm[0] = w->comm_planned,       info->comm[1] = w->comm_measured;
     }
+    for (size_t i = 0; i < w->n_others && i < sizeof info->other / sizeof *info->other; i++) {
+        const Phalanx__Wire__Estimate *x = w->others[i];
+        snprintf(info->other[i].kind, sizeof info->other[i].kind, "%s", x->kind);
+        info->other[i].estimated = x->estimated, info->other[i].low = x->low, info->other[i].high = x->high;
+        info->other[i].measured = x->measured;
+        info->n_others = (uint32_t)i + 1;
+    }
     info->rss = w->rss;
     info->stage_percent = w->percent;
     if (w->stage == PHALANX__WIRE__STAGE__VERIFY) info->verify_percent = w->percent;
@@ -52,4 +60,27 @@ void daemon_status_report(daemon_status *s, px_alloc *a, uint32_t rank, const pr
     }
     pthread_mutex_unlock(&s->lock);
     px_arena_deinit(&arena);
+}
+
+void daemon_status_log_memory(daemon_status *s, const px_log_sink *log)
+{
+    char line[1024];
+
+    pthread_mutex_lock(&s->lock);
+    for (uint32_t r = 0; r < s->world; r++) {
+        const daemon_rank_info *i = &s->rank[r];
+        const struct { const char *name; const uint64_t *v; } arena[] = {
+            { "weights", i->weights }, { "kv", i->kv }, { "arena", i->arena }, { "step", i->step }, { "comm", i->comm } };
+        int64_t off = 0;
+        size_t n = 0;
+        for (size_t k = 0; k < sizeof arena / sizeof *arena; k++) {
+            off += (int64_t)(arena[k].v[1] - arena[k].v[0]);
+            n += (size_t)snprintf(line + n, sizeof line - n, " %s=%" PRIu64 "/%" PRIu64, arena[k].name, arena[k].v[1], arena[k].v[0]);
+        }
+        for (uint32_t k = 0; k < i->n_others && n + 80 < sizeof line; k++)
+            n += (size_t)snprintf(line + n, sizeof line - n, " %s=%" PRIu64 "~%" PRIu64, i->other[k].kind, i->other[k].measured,
+                                  i->other[k].estimated);
+        px_log_line(log, off ? PX_WARN : PX_INFO, "memory_of_rank", "of=%u difference=%" PRId64 "%s", r, off, line);
+    }
+    pthread_mutex_unlock(&s->lock);
 }

@@ -8,7 +8,7 @@
 
 #include "daemon/rank/fields.h"
 #include "daemon/rank/rank.h"
-#include "shard/plan/measure.h"
+#include "shard/plan/others.h"
 
 #define HELLO_WAIT_US  (60 * 1000000ll)     /* the coordinator compares, it does not compute */
 #define SEND_WAIT_US   (10 * 1000000ll)
@@ -164,6 +164,7 @@ px_code daemon_rank_hello(daemon_rank *r, px_err *e)
     px_arena arena;
     px_code rc;
 
+    shard_measure_resident("", &r->at_start, NULL);
     look(r);
     px_arena_init(&arena, &r->talk.a, "wire", 16384, 0, 0);
     facts list = { &arena, fact, 0, sizeof fact / sizeof *fact, false };
@@ -226,19 +227,8 @@ static void add_subsystem(void *ctx, const char *name, size_t live, size_t peak)
     l->n++;
 }
 
-static uint64_t resident(void)
-{
-    unsigned long size, pages = 0;
-    FILE *f = fopen("/proc/self/statm", "re");
-
-    if (!f) return 0;
-    if (fscanf(f, "%lu %lu", &size, &pages) != 2) pages = 0;
-    fclose(f);
-    return (uint64_t)pages * (uint64_t)sysconf(_SC_PAGESIZE);
-}
-
 /* Bytes of a part of a mapping that are in memory, by the kernel's word. */
-static uint64_t measured(const void *p, size_t bytes)
+static uint64_t in_memory(const void *p, size_t bytes)
 {
     static unsigned char seen[1u << 16];
     size_t page = (size_t)sysconf(_SC_PAGESIZE), lead = (uintptr_t)p % page, n = 0;
@@ -257,11 +247,41 @@ static uint64_t measured(const void *p, size_t bytes)
     return n;
 }
 
+/* ---- what is not ours ---- */
+
+typedef struct others { Phalanx__Wire__Estimate v[SHARD_N_OTHERS], *p[SHARD_N_OTHERS]; } others;
+
+/* A reading that failed is 0, which is within no bounds. */
+static void fill_others(const daemon_rank *r, const shard_rank_bytes *plan, const shard_resident *now, others *o)
+{
+    size_t map_bytes;
+    const char *map = shard_file_map(r->file, &map_bytes);
+    const uint64_t reading[SHARD_N_OTHERS] = {
+        [SHARD_OTHER_PROGRAM] = r->at_start.anonymous, [SHARD_OTHER_PROGRAM_FILES] = r->at_start.files,
+        [SHARD_OTHER_MPI] = r->mpi.anonymous + r->mpi.shared, [SHARD_OTHER_MPI_FILES] = r->mpi.files,
+        /* the data, behind the file's header */
+        [SHARD_OTHER_WEIGHT_PAGES] = map_bytes < plan->weights.mapped ? 0
+                                   : in_memory(map + (map_bytes - plan->weights.mapped), plan->weights.mapped),
+        [SHARD_OTHER_ANONYMOUS] = now->anonymous, [SHARD_OTHER_SHARED] = now->shared, [SHARD_OTHER_FILES] = now->files,
+    };
+
+    for (shard_other k = 0; k < SHARD_N_OTHERS; k++) {
+        shard_estimate x = shard_other_of(plan, r->world, k);
+        o->v[k] = (Phalanx__Wire__Estimate)PHALANX__WIRE__ESTIMATE__INIT;
+        o->v[k].kind = (char *)(uintptr_t)shard_other_name(k);
+        o->v[k].estimated = x.bytes, o->v[k].low = x.low, o->v[k].high = x.high;
+        o->v[k].measured = reading[k];
+        o->p[k] = &o->v[k];
+    }
+}
+
 px_code daemon_rank_report(daemon_rank *r, uint32_t stage, uint32_t percent, const px_err *err, size_t n_err, px_err *e)
 {
     Phalanx__Wire__Report w = PHALANX__WIRE__REPORT__INIT;
     Phalanx__Wire__Error error[DAEMON_RANK_ERRORS], *errors[DAEMON_RANK_ERRORS];
     subsystems list = { .n = 0 };
+    shard_resident now;
+    others o;
 
     if (n_err > DAEMON_RANK_ERRORS) n_err = DAEMON_RANK_ERRORS;
     for (size_t i = 0; i < n_err; i++) {
@@ -281,13 +301,17 @@ px_code daemon_rank_report(daemon_rank *r, uint32_t stage, uint32_t percent, con
     w.errors = errors;
     w.n_errors = n_err;
     w.percent = percent;
+    shard_measure_resident("", &now, NULL);
     if (r->executor && stage == PHALANX__WIRE__STAGE__WARM_UP) {
         const shard_rank_bytes *b = shard_executor_plan(r->executor);
         const shard_executor_held held = shard_executor_holds(r->executor);
+        fill_others(r, b, &now, &o);
+        w.others = o.p;
+        w.n_others = SHARD_N_OTHERS;
         w.weights_planned = b->weights.mapped;
         w.weights_measured = held.weights;
         w.kv_planned = b->kv_pool;
-        w.kv_measured = r->kv ? measured(r->kv, r->kv_bytes) : 0;
+        w.kv_measured = r->kv ? in_memory(r->kv, r->kv_bytes) : 0;
         w.arena_planned = b->activations.bytes + b->rope_tables + b->host.bytes;
         w.arena_measured = held.arenas;
         w.step_planned = b->step_buffers;
@@ -295,7 +319,7 @@ px_code daemon_rank_report(daemon_rank *r, uint32_t stage, uint32_t percent, con
         w.comm_planned = b->comm_private + (r->rank ? 0 : b->comm_shared);      /* the segment counts on rank 0 */
         w.comm_measured = atomic_load(&r->transport.count.live) + (r->rank ? 0 : comm_shared_held(r->comm));
     }
-    w.rss = resident();
+    w.rss = now.anonymous + now.shared + now.files;
     px_count_each(add_subsystem, &list);
     w.subsystems = list.p;
     w.n_subsystems = list.n;
@@ -356,13 +380,20 @@ static px_code stage_map(daemon_rank *r, px_err *e)
     return rc;
 }
 
+static uint64_t grown(uint64_t from, uint64_t to) { return to > from ? to - from : 0; }
+
 static px_code stage_mpi(daemon_rank *r, px_err *e)
 {
     uint32_t rank, world;
     px_code rc;
 
     if (r->world > 1) {
+        shard_resident before, after;
+        shard_measure_resident("", &before, NULL);
         if ((rc = comm_mpi_init(&rank, &world, e))) return rc;
+        shard_measure_resident("", &after, NULL);
+        r->mpi = (shard_resident){ grown(before.anonymous, after.anonymous), grown(before.shared, after.shared),
+                                   grown(before.files, after.files) };
         if (rank != r->rank || world != r->world)
             return px_fail(e, PX_EMISMATCH, "mpi.rank", "MPI says rank %u of %u, the launcher's environment said %u of %u",
                            rank, world, r->rank, r->world);

@@ -9,6 +9,7 @@
 #include "daemon/rank/convert.h"
 #include "proto/base/log.h"
 #include "proto/wire/frame.h"
+#include "shard/plan/measure.h"
 #include "shard/run/executor.h"
 
 #define DAEMON_RANK_ERRORS  32
@@ -34,6 +35,7 @@ typedef struct daemon_rank {
     Phalanx__Wire__Setup setup;            /* plain numbers */
     px_err       err[DAEMON_RANK_ERRORS]; size_t n_err;
     pthread_t    checker; bool checking; volatile int stop_check;
+    shard_resident at_start, mpi;          /* readings: before anything was read; what MPI_Init added */
     uint64_t     steps;
     bool         greeted;                  /* the hello is out: reports may follow */
     bool         counts_mallocs;           /* debug and sanitizer builds: mallochook.h */

@@ -27,8 +27,3 @@ shard_estimate shard_nccl_bytes(uint32_t world, uint32_t channels, uint64_t simp
 shard_estimate shard_cuda_context_bytes(void) { return (shard_estimate){ 512 * MIB, 256 * MIB, 1280 * MIB, false }; }
 /* A captured step is small beside its buffers, which are ours. */
 shard_estimate shard_cuda_graph_bytes(void) { return (shard_estimate){ 64 * MIB, 0, 512 * MIB, false }; }
-
-shard_estimate shard_process_bytes(bool mpi)
-{
-    return mpi ? (shard_estimate){ 96 * MIB, 32 * MIB, 256 * MIB, false } : (shard_estimate){ 32 * MIB, 8 * MIB, 64 * MIB, false };
-}

@@ -20,7 +20,5 @@ uint64_t shard_nccl_channel_bytes(uint64_t simple /* NCCL_BUFFSIZE */);
 shard_estimate shard_nccl_bytes(uint32_t world, uint32_t channels, uint64_t simple);
 shard_estimate shard_cuda_context_bytes(void);
 shard_estimate shard_cuda_graph_bytes(void);
-/* The program itself on CPU: its image, libraries, stacks; with MPI its buffers too. */
-shard_estimate shard_process_bytes(bool mpi);
 
 #endif

@@ -92,3 +92,22 @@ px_code shard_measure_free(const char *root, shard_free_memory *out, px_err *e)
     out->bytes = out->cgroup < out->available ? out->cgroup : out->available;
     return PX_OK;
 }
+
+px_code shard_measure_resident(const char *root, shard_resident *out, px_err *e)
+{
+    const struct { const char *word; uint64_t *to; } field[] = {
+        { "RssAnon", &out->anonymous }, { "RssShmem", &out->shared }, { "RssFile", &out->files } };
+    char text[8192];
+
+    *out = (shard_resident){ 0 };
+    if (!slurp(root, "/proc/self/status", "", text, sizeof text)) return px_fail(e, PX_ENOTFOUND, "RssAnon", "there is no /proc/self/status");
+    for (size_t i = 0; i < sizeof field / sizeof *field; i++) {
+        uint64_t kib;
+        if (!number_after(text, field[i].word, &kib) || kib > UINT64_MAX >> 10) {
+            *out = (shard_resident){ 0 };
+            return px_fail(e, PX_ECORRUPT, field[i].word, "/proc/self/status does not tell it");
+        }
+        *field[i].to = kib << 10;
+    }
+    return PX_OK;
+}

@@ -114,7 +114,7 @@ static void others_lines(shard_plan *p, shard_plan_rank *k)
 {
     const shard_deploy *d = &p->d;
     bool cuda = d->backend == SHARD_ON_CUDA;
-    shard_estimate context = cuda ? shard_cuda_context_bytes() : shard_process_bytes(d->transport == COMM_MPI);
+    shard_estimate context = cuda ? shard_cuda_context_bytes() : shard_process_bytes(d->ranks);
     shard_estimate graphs = cuda ? shard_cuda_graph_bytes() : (shard_estimate){ 0 };
     shard_estimate nccl = cuda ? shard_nccl_bytes(d->ranks, d->channels, SHARD_NCCL_SIMPLE) : (shard_estimate){ 0 };
 

@@ -7,6 +7,7 @@
 #include "shard/plan/capacity.h"
 #include "shard/plan/device.h"
 #include "shard/plan/host.h"
+#include "shard/plan/others.h"
 
 typedef enum shard_backend { SHARD_ON_CPU, SHARD_ON_CUDA } shard_backend;
 

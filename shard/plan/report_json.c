@@ -222,6 +222,18 @@ static json_t *estimate(uint64_t bytes, uint64_t low, uint64_t high)
     return json_pack("{s:I, s:I, s:I, s:b}", "bytes", (json_int_t)bytes, "low", (json_int_t)low, "high", (json_int_t)high, "measured", 0);
 }
 
+/* What is not carved, by kind; `phalanx plan --compare` holds readings against it. */
+static json_t *others_json(const shard_rank_bytes *b, uint32_t world)
+{
+    made x = object();
+
+    for (shard_other k = 0; k < SHARD_N_OTHERS; k++) {
+        shard_estimate n = shard_other_of(b, world, k);
+        put(&x, shard_other_name(k), estimate(n.bytes, n.low, n.high));
+    }
+    return done(&x);
+}
+
 static json_t *rank_json(const shard_plan *p, uint32_t r)
 {
     const shard_plan_rank *k = &p->rank[r];
@@ -267,6 +279,7 @@ static json_t *rank_json(const shard_plan *p, uint32_t r)
     for (shard_line l = 0; l < SHARD_N_LINES; l++) put_n(&stack, shard_line_key(l), k->line[l]);
     put(&x, "stack", done(&stack));
     put(&x, "need", estimate(k->need, k->low, k->high));
+    if (p->carved) put(&x, "others", others_json(b, p->d.ranks));
     put_n(&x, "free", k->free);
     put(&x, "fits", json_boolean(k->fits));
     put_n(&x, "pool", k->capacity.pool);

@@ -4,6 +4,7 @@
 #include "shard/plan/device.h"
 #include "shard/plan/finetune.h"
 #include "shard/plan/host.h"
+#include "shard/plan/others.h"
 #include "tests/testlib.h"
 
 #include <math.h>
@@ -153,11 +154,18 @@ static void activations(void **state)
 
 static void estimates_have_bounds(void **state)
 {
+    const shard_rank_bytes none = { 0 };
     const shard_estimate all[] = { shard_nccl_bytes(8, 24, SHARD_NCCL_SIMPLE), shard_cuda_context_bytes(),
-                                   shard_cuda_graph_bytes(), shard_process_bytes(false), shard_process_bytes(true) };
+                                   shard_cuda_graph_bytes(), shard_process_bytes(1), shard_process_bytes(2) };
     (void)state;
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         assert_true(all[i].low <= all[i].bytes && all[i].bytes < all[i].high && !all[i].measured);
+    for (shard_other k = 0; k < SHARD_N_OTHERS; k++) {
+        shard_estimate one = shard_other_of(&none, 1, k), many = shard_other_of(&none, 2, k);
+        assert_true(one.low <= one.bytes && one.bytes <= one.high && many.low <= many.bytes && many.bytes <= many.high);
+        assert_true(one.low <= many.low && one.bytes <= many.bytes && one.high <= many.high);
+    }
+    assert_int_equal(shard_other_of(&none, 1, SHARD_OTHER_MPI).high, 0);        /* a world of one needs no MPI */
     assert_int_equal(all[0].high, 7ull * 32 * 12582912);         /* the case that a user saw as 4.34 - 1.06 GB and less */
 }
 
