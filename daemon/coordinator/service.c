@@ -38,6 +38,7 @@ static grpc_status_code status_of(px_code code, bool precondition)
     case PX_EEXIST:     return GRPC_STATUS_ALREADY_EXISTS;
     case PX_EUNSUP:     return precondition ? GRPC_STATUS_FAILED_PRECONDITION : GRPC_STATUS_UNIMPLEMENTED;
     case PX_ETIMEOUT:   return GRPC_STATUS_DEADLINE_EXCEEDED;
+    case PX_EDEVICE:                    /* the ranks start again */
     case PX_EPEER:      return GRPC_STATUS_UNAVAILABLE;
     case PX_ECANCELLED: return GRPC_STATUS_CANCELLED;
     default:            return GRPC_STATUS_INTERNAL;

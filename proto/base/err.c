@@ -137,7 +137,7 @@ const char *px_code_name(px_code code)
 {
     static const char *const names[PX_N_CODES] = {
         "OK", "ENOMEM", "EINVAL", "ERANGE", "EMISMATCH", "ECORRUPT", "ENOTFOUND", "EEXIST", "EIO", "EUNSUP",
-        "ETIMEOUT", "EPEER", "EBUSY", "ECANCELLED", "EINTERNAL",
+        "ETIMEOUT", "EPEER", "EBUSY", "ECANCELLED", "EINTERNAL", "EDEVICE",
     };
     return (unsigned)code < PX_N_CODES ? names[code] : "EUNKNOWN";
 }

@@ -7,6 +7,10 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 typedef enum px_code {
     PX_OK = 0,
     PX_ENOMEM,      /* an allocator said no */
@@ -23,6 +27,7 @@ typedef enum px_code {
     PX_EBUSY,       /* full, locked, in use */
     PX_ECANCELLED,
     PX_EINTERNAL,   /* a bug, or a non-finite number in the model */
+    PX_EDEVICE,     /* a GPU or its driver said no; text holds the runtime's name of the error */
     PX_N_CODES
 } px_code;
 
@@ -68,5 +73,9 @@ void px_err_clear(px_err *e);
 const char *px_code_name(px_code code);
 /* One line for people: "file: field: text (found X, expected Y)"; always terminated.  Returns buf. */
 char *px_err_format(const px_err *e, char *buf, size_t cap);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -131,6 +131,7 @@ static void every_code_has_a_name(void **state)
     }
     assert_string_equal(px_code_name(PX_ENOMEM), "ENOMEM");
     assert_string_equal(px_code_name(PX_EINTERNAL), "EINTERNAL");
+    assert_string_equal(px_code_name(PX_EDEVICE), "EDEVICE");
     assert_string_equal(px_code_name((px_code)999), "EUNKNOWN");
     assert_string_equal(px_code_name((px_code)-1), "EUNKNOWN");
 }
