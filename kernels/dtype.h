@@ -6,6 +6,10 @@
 #include "proto/base/err.h"
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 typedef enum kern_dtype {
     KERN_F32, KERN_F16, KERN_BF16, KERN_Q8_0, KERN_Q4_0, KERN_Q4_1,
     KERN_Q5_0, KERN_Q5_1, KERN_Q2_K, KERN_Q3_K, KERN_Q4_K, KERN_Q5_K, KERN_Q6_K,
@@ -62,5 +66,9 @@ float    kern_f16_to_f32(uint16_t h);
 uint16_t kern_f32_to_f16(float f);          /* nearest even; saturates to +-65504, NaN -> 0 is the caller's business */
 float    kern_bf16_to_f32(uint16_t h);
 uint16_t kern_f32_to_bf16(float f);         /* nearest even */
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

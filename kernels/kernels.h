@@ -13,6 +13,10 @@
 #include "kernels/math.h"
 #include "proto/base/alloc.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 #define KERN_ABI 2u
 
 /* Where ops run.  Sizes of both are pure functions that are always built: a laptop plans GPUs. */
@@ -22,7 +26,9 @@ typedef struct kern_dev kern_dev;                       /* a backend's instance;
 typedef struct kern_buf { void *h; size_t bytes; } kern_buf;   /* handle + extent; on CPU h is the address */
 static inline kern_buf kern_buf_at(kern_buf b, size_t offset, size_t bytes)
 {
-    return (kern_buf){ (char *)b.h + offset, bytes };
+    const kern_buf part = { (char *)b.h + offset, bytes };
+
+    return part;
 }
 
 typedef struct kern_rows { uint32_t max; kern_buf live; } kern_rows;  /* live: one uint32 on the device, <= max */
@@ -144,7 +150,7 @@ typedef struct kern_candidates_args {
 } kern_candidates_args;
 
 typedef struct kern_open_args {
-    uint32_t threads;                         /* CPU: 1..1024 */
+    uint32_t threads;                         /* CPU: 1..1024; CUDA: that copy large uploads into pinned memory, 0: one */
     uint32_t device;                          /* CUDA: ordinal among the visible devices */
     bool     deterministic;                   /* CUDA: law 5 in full; on CPU it always holds */
 } kern_open_args;
@@ -154,11 +160,15 @@ typedef struct kern_info {
     char     name[64], driver[32], runtime[32];   /* "NVIDIA H200", "13.0", "13.0" */
     uint32_t arch;                            /* 90 for compute capability 9.0 */
     uint64_t free_bytes, total_bytes;         /* now, by the driver's word */
+    uint64_t held_bytes;                      /* of it by this kern_dev's `alloc` */
 } kern_info;
+
+#define KERN_MAX_GRAPHS 64u
 
 typedef struct kern_ops {
     uint32_t size, abi;                       /* sizeof(kern_ops), KERN_ABI */
     kern_backend backend;
+    bool        own_memory;                   /* buffers lie in memory of their own: host memory must be uploaded */
     const char *name;                         /* "cpu-scalar", "cpu-avx2", "cpu-avx512", "cuda", "cuda-host" (tests) */
 
     px_code (*open)(kern_dev **d, px_alloc *a, const kern_open_args *args, px_err *e);
@@ -175,10 +185,12 @@ typedef struct kern_ops {
     px_code (*download)(kern_dev *d, void *dst, kern_buf src, size_t bytes, px_err *e);   /* waits */
     px_code (*wait)(kern_dev *d, px_err *e);  /* for all that was put on the queue; PX_EDEVICE: what failed on the device */
     void   *(*native_queue)(kern_dev *d);     /* for comm; NULL on CPU */
-    /* Graphs: what is put on the queue between record and end is kept and can be replayed; on CPU it is called. */
-    px_code (*record)(kern_dev *d, uint32_t id, px_err *e);
+    /* Graphs: what is put on the queue between record and end is kept and not run; replay puts it on the queue as it was
+     * recorded, host arguments included.  Nothing but ops may stand between record and end.  Backends without memory of
+     * their own keep nothing: ops run at once, and replay says false. */
+    px_code (*record)(kern_dev *d, uint32_t id, px_err *e);       /* id < KERN_MAX_GRAPHS; a second time: replaced */
     px_code (*end)(kern_dev *d, px_err *e);
-    px_code (*replay)(kern_dev *d, uint32_t id, bool *replayed, px_err *e);   /* CPU: *replayed = false, run the ops */
+    px_code (*replay)(kern_dev *d, uint32_t id, bool *replayed, px_err *e);   /* false: no such graph, run the ops */
 
     px_code (*embed)(kern_dev *d, const kern_embed_args *a, px_err *e);
     px_code (*add_norm)(kern_dev *d, const kern_add_norm_args *a, px_err *e);
@@ -200,5 +212,9 @@ bool    kern_cpu_has(kern_path path);
 
 /* Arithmetic id of a weight type with a KV type, e.g. "q12-f16-tree-1": stands in manifest and hello. */
 const char *kern_arith_id(kern_dtype w, kern_kv_dtype kv);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

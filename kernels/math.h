@@ -6,6 +6,10 @@
 #include "proto/base/err.h"
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 float px_exp(float x);      /* one polynomial; 0 below -87, clamped above 88; NaN stays NaN */
 float px_log(float x);      /* one polynomial; px_log(0) = -inf, px_log(inf) = inf; negative: NaN */
 
@@ -32,5 +36,9 @@ typedef struct kern_rope {
     const float *divisors;      /* (head_dim/2) rope_freqs.weight or NULL; borrowed; inverse frequencies are divided by it */
 } kern_rope;
 void kern_rope_tables(const kern_rope *r, uint32_t head_dim, uint32_t n_pos, float *cos_out, float *sin_out);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

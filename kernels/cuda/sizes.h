@@ -5,8 +5,14 @@
 
 #include "kernels/kernels.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* Pinned host memory through which uploads go, taken at open. */
 #define KERN_CUDA_RING_BYTES (64u << 20)
+/* ... and where downloads land, behind it. */
+#define KERN_CUDA_LANDING_BYTES (1u << 20)
 
 /* Bytes from one row of activations to the next. */
 size_t kern_cuda_act_stride(kern_act t, uint32_t cols);
@@ -14,5 +20,9 @@ size_t kern_cuda_act_stride(kern_act t, uint32_t cols);
 size_t kern_cuda_matmul_workspace_bytes(const kern_shape *s);
 size_t kern_cuda_attention_workspace_bytes(const kern_shape *s);
 size_t kern_cuda_workspace_bytes(const kern_shape *s);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -5,19 +5,28 @@
 #ifndef PROTO_ALLOC_H
 #define PROTO_ALLOC_H
 
-#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #include "proto/base/err.h"
 
+/* C++ (the CUDA backend's kernels) sees the layout and leaves the counting to C. */
+#ifdef __cplusplus
+typedef size_t px_counter;
+extern "C" {
+#else
+#include <stdatomic.h>
+typedef _Atomic size_t px_counter;
+_Static_assert(sizeof(px_counter) == sizeof(size_t), "one layout for C and C++");
+#endif
+
 /* Sizes count as requested.  An allocator's storage does not move after init: the list points into it.
  * Live and peak bytes of one subsystem ("text", "scheduler", "kv", ...).  Linked into a process-wide list of counts
  * that GetServerInfo and the log read; static storage or outlives its allocators. */
 typedef struct px_count {
     const char       *subsystem;   /* static */
-    _Atomic size_t    live, peak, gets;
+    px_counter        live, peak, gets;
     struct px_count  *next;
 } px_count;
 
@@ -104,5 +113,9 @@ typedef struct px_debug {
 void   px_debug_init(px_debug *d, const char *subsystem, int64_t fail_at);
 size_t px_debug_check(px_debug *d);       /* checks all red zones and the quarantine; returns the number of faults so far */
 size_t px_debug_deinit(px_debug *d);      /* counts leaks as faults, frees everything, returns the number of faults */
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif
