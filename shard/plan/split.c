@@ -121,15 +121,17 @@ static px_code split_ffn(shard_split *s, const shard_arch *m, const shard_types 
         rc = px_fail(e, PX_ENOMEM, "ranks", "balance of %u ranks", s->world);
         goto fail;
     }
-    /* what a rank holds without its FFN, and what one unit adds: the same sizing function, on cuts made for it */
+    /* What a rank holds without its FFN, and what one unit adds: the same sizing function, on cuts of one and of two units
+     * (there are two where there are two ranks), because the first brings what is there once, like the scale of a tensor. */
     for (uint32_t r = 0; r < s->world; r++) {
         shard_range dealt = s->cut[r].ffn;
-        s->cut[r].ffn = (shard_range){ 0, 0 };
+        s->cut[r].ffn = (shard_range){ 0, s->ffn_unit };
         rc = shard_weight_bytes_of(m, t, s, r, false, &w, e);
         base[r] = rc ? 0 : w.stored;
-        s->cut[r].ffn = (shard_range){ 0, s->ffn_unit };
+        s->cut[r].ffn = (shard_range){ 0, 2 * s->ffn_unit };
         if (!rc) rc = shard_weight_bytes_of(m, t, s, r, false, &w, e);
         each = rc ? 0 : w.stored - base[r];
+        base[r] -= each;
         s->cut[r].ffn = dealt;
         if (rc) goto fail;
     }

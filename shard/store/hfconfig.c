@@ -30,8 +30,8 @@ static const family_sizes gemma3_sizes = { 26, 2304, 9216, 8, 262208 };
 static const family known[] = {
     { "llama",   "LlamaForCausalLM",   false, false, false, 0,  0,   2048,   1e4 },
     { "mistral", "MistralForCausalLM", false, false, false, 8,  0,   131072, 1e4, 4096, 0, false, false, NULL },
-    { "qwen2",   "Qwen2ForCausalLM",   true,  false, false, 32, 0,   32768,  1e4 },
-    { "qwen3",   "Qwen3ForCausalLM",   false, true,  false, 32, 128, 32768,  1e4 },
+    { "qwen2",   "Qwen2ForCausalLM",   true,  false, false, 32, 0,   32768,  1e4, 4096, 0, false, false, NULL },
+    { "qwen3",   "Qwen3ForCausalLM",   false, true,  false, 32, 128, 32768,  1e4, 4096, 0, false, false, NULL },
     { "mixtral", "MixtralForCausalLM", false, false, true,  8,  0,   131072, 1e6 },
     { "gemma2",  "Gemma2ForCausalLM",  false, false, false, 4,  256, 8192,   1e4, 4096, 2, true, true, NULL },
     { "gemma3_text", "Gemma3ForCausalLM", false, true, false, 4, 256, 131072, 1e6, 4096, 6, true, true, &gemma3_sizes },
@@ -183,8 +183,7 @@ static px_code read_pattern(json_t *o, const family *f, bool qwen, shard_arch *m
     json_t *list = get(o, "layer_types");
     uint32_t every = f->full_every, first = 28, full = 0;
 
-    if (!m->sliding_window) return PX_OK;
-    if (list && strcmp(f->model_type, "llama")) {
+    if (list && strcmp(f->model_type, "llama")) {               /* words that are not known are refused, window or none */
         if (!json_is_array(list)) return px_mismatch(e, "layer_types", type_word(list), "a list");
         if (json_array_size(list) != m->n_layer)
             return px_fail(e, PX_EMISMATCH, "layer_types", "%zu layers in the list, %u in the model", json_array_size(list), m->n_layer);
@@ -194,6 +193,10 @@ static px_code read_pattern(json_t *o, const family *f, bool qwen, shard_arch *m
             else if (!word || strcmp(word, "sliding_attention"))
                 return refuse("layer_types", word ? word : "no string", "full_attention or sliding_attention", e);
         }
+    }
+    if (!m->sliding_window) return PX_OK;
+    if (list) {
+        if (!strcmp(f->model_type, "llama")) full = m->n_layer;          /* refused above unless all of them say so */
     } else if (qwen) {
         if ((rc = opt_u32(o, "max_window_layers", &first, e))) return rc;
         full = first;
@@ -233,7 +236,8 @@ static px_code read_sizes(json_t *o, const family *f, bool served, shard_arch *m
         (rc = opt_bool(o, "tie_word_embeddings", &m->tied, e)) || (rc = opt_bool(o, "use_sliding_window", &window, e)))
         return rc;
 #undef SIZE
-    m->n_kv_head = f->n_kv_head ? f->n_kv_head : m->n_head;
+    /* null says: as many as query heads; nothing says the family's default */
+    m->n_kv_head = f->n_kv_head && !json_object_get(o, "num_key_value_heads") ? f->n_kv_head : m->n_head;
     if ((rc = opt_u32(o, "num_key_value_heads", &m->n_kv_head, e))) return rc;
     if (window) {
         if (!json_object_get(o, "sliding_window")) m->sliding_window = f->window;        /* null is none, nothing is the default */
@@ -251,6 +255,7 @@ static px_code read_sizes(json_t *o, const family *f, bool served, shard_arch *m
             return rc;
         if (!m->n_expert) m->n_expert_used = 0;
     }
+    if (get(o, "head_dim") && !m->head_dim) return px_fail(e, PX_ERANGE, "head_dim", "0 is not from 2 to %u", SHARD_MAX_HEAD_DIM);
     if (!m->head_dim) {
         if (!m->n_head || m->d_model % m->n_head)
             return px_fail(e, PX_ERANGE, "num_attention_heads", "hidden_size %u is not a multiple of %u heads", m->d_model,
