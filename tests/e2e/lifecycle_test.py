@@ -114,8 +114,8 @@ class Health:
         stub = health_pb2_grpc.HealthStub(d.connect())
         self.seen = []
         self.call = stub.Watch(health_pb2.HealthCheckRequest(service=""))
-        self._thread = harness.threading.Thread(target=self._read, daemon=True)
-        self._thread.start()
+        self.thread = harness.threading.Thread(target=self._read, daemon=True)
+        self.thread.start()
 
     def _read(self):
         with contextlib.suppress(grpc.RpcError):
