@@ -247,6 +247,9 @@ px_code shard_executor_step_all(shard_executor *x, const shard_step *in, shard_r
 /* ---- warm up ---- */
 
 #define SELFTEST_ROWS 6u
+/* Rows of the prompt that warms the step up.  More rows are more of the same: every arena has its pages since it was
+ * carved, and the largest message is one of the self-test's sums. */
+#define WARM_UP_ROWS  32u
 
 /* Two short steps, after each of which the same positions go through the twin: many rows and one row are two variants. */
 static px_code self_test_all(shard_executor *x, const uint32_t *blocks, uint32_t n_blocks, px_err *e)
@@ -276,7 +279,7 @@ static px_code self_test_all(shard_executor *x, const uint32_t *blocks, uint32_t
     return shard_selftest_sums_all(&x->f, x->rank, x->world, e);
 }
 
-/* The self-test, then a prompt as long as the budget, a limited draw, a decode from the last token, a whole row. */
+/* The self-test, then a short prompt, a limited draw, a decode from the last token, a whole row. */
 px_code shard_executor_warm_up_all(shard_executor *x, px_err *e)
 {
     const shard_slots *v = &x->slots;
@@ -289,6 +292,7 @@ px_code shard_executor_warm_up_all(shard_executor *x, px_err *e)
 
     if (n_blocks > scratch) n_blocks = scratch;
     if (n > scratch) n = scratch;
+    if (n > WARM_UP_ROWS) n = WARM_UP_ROWS;
     if (n + 2 > n_blocks * v->block) n = n_blocks * v->block - 2;      /* a block has 16 tokens or more */
     if (n + 2 > v->n_ctx) n = v->n_ctx > 2 ? v->n_ctx - 2 : 1;                          /* and the context may be tiny */
     for (uint32_t i = 0; i < n_blocks; i++) list[i] = i;
