@@ -2,8 +2,11 @@
 #include "tests/testlib.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "shard/run/engine.h"
+#include "shard/run/selftest.h"
 #include "tests/shard/cluster.h"
 
 #define MODEL TEST_GOLDEN_DIR "/tiny/gguf/smollm_like_f16/model.gguf"
@@ -128,8 +131,98 @@ static void finds_a_bad_kernel(void **state)
     }
 }
 
+/* ---- sums of which something is wrong ---- */
+
+typedef enum wrong { NOTHING_WRONG, SHARE, VIEW } wrong;
+
+/* The linker sends every call of comm_reduce_views_all here (--wrap): the reduction as it is, but for one rank's comm. */
+static struct { const comm *at; wrong how; int call; float *spoilt; const float *views[COMM_MAX_WORLD]; } fault;
+
+px_code __real_comm_reduce_views_all(comm *c, unsigned which, size_t bytes, const float *const **views, uint32_t *n, px_err *e);
+px_code __wrap_comm_reduce_views_all(comm *c, unsigned which, size_t bytes, const float *const **views, uint32_t *n, px_err *e);
+
+px_code __wrap_comm_reduce_views_all(comm *c, unsigned which, size_t bytes, const float *const **views, uint32_t *n, px_err *e)
+{
+    const bool now = c == fault.at && fault.call-- == 0;
+    px_code rc;
+
+    if (now && fault.how == SHARE) comm_partial(c, which)[bytes / sizeof(float) - 1] += 0.125f;
+    if ((rc = __real_comm_reduce_views_all(c, which, bytes, views, n, e)) || !now || fault.how != VIEW) return rc;
+    assert_non_null(fault.spoilt = malloc(bytes));          /* one number of what came from rank 0 */
+    memcpy(fault.spoilt, (*views)[0], bytes);
+    fault.spoilt[bytes / sizeof(float) / 2] += 0.125f;
+    for (uint32_t i = 0; i < *n; i++) fault.views[i] = i ? (*views)[i] : fault.spoilt;
+    *views = fault.views;
+    return rc;
+}
+
+static void sums(void *ctx, uint32_t rank, shard_executor *x)
+{
+    results *w = ctx;
+    w->rc[rank] = shard_selftest_sums_all(&x->f, x->rank, x->world, &w->e[rank]);
+}
+
+/* The fault on `rank` at the sum of size class `call`. */
+static void run_sums(uint32_t world, wrong how, uint32_t rank, int call, results *w)
+{
+    px_err e = {0};
+    const test_cluster_args args = { .set = test_set(MODEL, SHARD_AS_FILE, world) };
+    test_cluster *c = test_cluster_open(&args, &e);
+
+    assert_non_null(c);
+    *w = (results){ .rc = { PX_OK } };
+    memset(&fault, 0, sizeof fault);
+    fault.at = test_cluster_executor(c, rank)->f.comm;
+    fault.how = how;
+    fault.call = call;
+    test_cluster_run(c, sums, w);
+    if (how) assert_true(fault.call < 0);                   /* it was there */
+    free(fault.spoilt);
+    memset(&fault, 0, sizeof fault);
+    test_cluster_close(c);
+}
+
+static void refused(const results *w, uint32_t rank)
+{
+    assert_int_equal(w->rc[rank], PX_ECORRUPT);
+    assert_string_equal(w->e[rank].field, "selftest");
+    assert_non_null(strstr(w->e[rank].text, "sum"));
+    assert_true(w->e[rank].found[0] && strcmp(w->e[rank].found, w->e[rank].expected));
+}
+
+/* A rank that gives a wrong share: every rank's sum is wrong, in every size class. */
+static void finds_a_wrong_share(void **state)
+{
+    results w;
+    (void)state;
+
+    for (uint32_t world = 2; world <= 3; world++)
+        for (uint32_t rank = 0; rank < world; rank++)
+            for (int call = 0; call < 3; call++) {
+                run_sums(world, SHARE, rank, call, &w);
+                for (uint32_t r = 0; r < world; r++) refused(&w, r);
+            }
+}
+
+/* A rank whose comm shows it something else than its peers see: that rank alone refuses. */
+static void finds_a_wrong_view(void **state)
+{
+    results w;
+    (void)state;
+
+    for (uint32_t rank = 0; rank < 3; rank++) {
+        run_sums(3, VIEW, rank, 2, &w);
+        for (uint32_t r = 0; r < 3; r++)
+            if (r == rank) refused(&w, r);
+            else assert_int_equal(w.rc[r], PX_OK);
+    }
+    run_sums(3, NOTHING_WRONG, 0, 2, &w);
+    for (uint32_t r = 0; r < 3; r++) assert_int_equal(w.rc[r], PX_OK);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(passes_on_every_path), cmocka_unit_test(finds_a_bad_kernel) };
+    const struct CMUnitTest tests[] = { cmocka_unit_test(passes_on_every_path), cmocka_unit_test(finds_a_bad_kernel),
+                                        cmocka_unit_test(finds_a_wrong_share), cmocka_unit_test(finds_a_wrong_view) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
