@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "daemon/rank/fields.h"
+#include "daemon/rank/populate.h"
 #include "daemon/rank/rank.h"
 #include "shard/plan/others.h"
 
@@ -354,16 +355,18 @@ static px_code take_setup(daemon_rank *r, const proto_frame *f, px_err *e)
 }
 
 /* Told in steps of five per cent; 100 is said with the stage's verdict. */
-static void map_progress(void *ctx, uint64_t done, uint64_t total)
+static void tell_progress(daemon_rank *r, uint32_t stage, uint64_t done, uint64_t total)
 {
-    daemon_rank *r = ctx;
     uint32_t percent = total ? (uint32_t)(done * 100 / total) : 100;
     px_err ignored = {0};
 
     if (percent >= 100 || percent < r->told_percent + 5) return;
     r->told_percent = percent;
-    daemon_rank_report(r, PHALANX__WIRE__STAGE__MAP, percent, NULL, 0, &ignored);
+    daemon_rank_report(r, stage, percent, NULL, 0, &ignored);
 }
+
+static void map_progress(void *ctx, uint64_t done, uint64_t total) { tell_progress(ctx, PHALANX__WIRE__STAGE__MAP, done, total); }
+static void carve_progress(void *ctx, uint64_t done, uint64_t total) { tell_progress(ctx, PHALANX__WIRE__STAGE__CARVE, done, total); }
 
 static px_code stage_map(daemon_rank *r, px_err *e)
 {
@@ -410,9 +413,10 @@ static px_code stage_carve(daemon_rank *r, px_err *e)
     shard_executor_args args = { .ops = r->ops, .manifest = &r->manifest, .file = r->file, .rank = r->rank, .comm = r->comm,
                                  .demand = &demand, .n_blocks = r->setup.n_blocks, .kv_memory = r->kv,
                                  .kv_bytes = r->kv_bytes, .check_samples = r->setup.check_samples };
+    px_code rc;
 
-    if (madvise(r->kv, r->kv_bytes, MADV_POPULATE_WRITE))          /* older kernels: touched by the executor */
-        for (size_t at = 0; at < r->kv_bytes; at += 4096) ((volatile char *)r->kv)[at] = 0;
+    r->told_percent = 0;
+    if ((rc = daemon_populate(r->kv, r->kv_bytes, demand.threads, carve_progress, r, e))) return rc;
     r->frame = px_new(&r->buffers.a, uint8_t, SHARD_STEP_FRAME);
     r->scratch = px_new(&r->buffers.a, uint8_t, SHARD_STEP_SCRATCH);
     r->buffers.populate = false;

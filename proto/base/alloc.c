@@ -404,6 +404,8 @@ static bool whole_pages(size_t bytes, size_t *out)
     return true;
 }
 
+#define LARGE_BYTES ((size_t)4 << 20)       /* two huge pages: fewer may not be aligned to hold one */
+
 static void *mmap_get(px_alloc *a, size_t bytes, size_t align)
 {
     px_mmap *m = (px_mmap *)a;
@@ -411,9 +413,14 @@ static void *mmap_get(px_alloc *a, size_t bytes, size_t align)
 
     if (!is_align(align) || align > (size_t)sysconf(_SC_PAGESIZE) || !whole_pages(bytes, &whole)) return NULL;
     px_guard_saw(m->count.subsystem, bytes);
+    bool large = m->populate && whole >= LARGE_BYTES;
     void *p = mmap(NULL, whole, PROT_READ | PROT_WRITE,
-                   MAP_PRIVATE | MAP_ANONYMOUS | (m->populate ? MAP_POPULATE : 0), -1, 0);
+                   MAP_PRIVATE | MAP_ANONYMOUS | (m->populate && !large ? MAP_POPULATE : 0), -1, 0);
     if (p == MAP_FAILED) return NULL;
+    if (large) {                                          /* a tenth of the faults where the kernel gives huge pages */
+        (void)madvise(p, whole, MADV_HUGEPAGE);
+        if (madvise(p, whole, MADV_POPULATE_WRITE)) memset(p, 0, whole);
+    }
     px_count_add(&m->count, bytes);
     return p;
 }
