@@ -41,18 +41,23 @@ static px_code print_cold_start(px_alloc *a, const server_info *s, px_err *e)
 
     if (!s->n_cold_start) return PX_OK;
     puts("\ncold start");
-    daemon_table_init(&t, a, 3);
+    daemon_table_init(&t, a, 5);
     for (size_t i = 0; i < s->n_cold_start; i++) {
         const Phalanx__V1__ColdStartStep *c = s->cold_start[i];
         if (!c) continue;
         daemon_table_put(&t, "  %s", c->name);
         daemon_table_put(&t, "%s", c->state);
+        daemon_table_put(&t, "%u %%", c->percent);
         daemon_table_put(&t, "%.1f ms", (double)c->duration_us / 1e3);
+        if (c->deadline_us) daemon_table_put(&t, "of %.0f s", (double)c->deadline_us / 1e6);
+        else daemon_table_put(&t, "%s", "");
         sum += c->duration_us;
     }
     daemon_table_put(&t, "  all");
     daemon_table_put(&t, "%s", "");
+    daemon_table_put(&t, "%s", "");
     daemon_table_put(&t, "%.1f ms", (double)sum / 1e3);
+    daemon_table_put(&t, "%s", "");
     rc = daemon_table_print(&t, stdout, e);
     daemon_table_deinit(&t);
     for (size_t i = 0; i < s->n_cold_start; i++)

@@ -12,20 +12,29 @@
 #include "daemon/rank/convert.h"
 #include "daemon/rank/fields.h"
 
-/* Longest time for a step; a step that ends in time ends at once. */
+/* Longest time for a step, 0: it waits for nobody.  A step that ends in time ends at once. */
 static const struct { const char *name; px_time_us limit; } phases[DAEMON_N_PHASES] = {
     [DAEMON_PARSE] = { "parse", 0 },          [DAEMON_MANIFEST] = { "manifest", 0 },    [DAEMON_PLAN] = { "plan", 0 },
     [DAEMON_SPAWN] = { "spawn", 5000000 },    [DAEMON_HELLO] = { "hello", 0 /* hello_s */ },   [DAEMON_COMPARE] = { "compare", 0 },
     [DAEMON_AGREE] = { "agree", 10000000 },   [DAEMON_MAP] = { "map", 600000000 },      [DAEMON_MPI] = { "mpi", 60000000 },
-    [DAEMON_CARVE] = { "carve", 300000000 },  [DAEMON_WARM_UP] = { "warmup", 120000000 }, [DAEMON_ALL_READY] = { "ready", 0 },
+    [DAEMON_CARVE] = { "carve", 300000000 },  [DAEMON_WARM_UP] = { "warmup", 120000000 }, [DAEMON_ALL_READY] = { "ready", 10000000 },
 };
 
 const char *daemon_phase_name(daemon_phase p) { return phases[p].name; }
 
+static px_time_us limit_of(const daemon_coldstart *c, daemon_phase p)
+{
+    const proto_config *cfg = c->args->config;
+
+    if (p == DAEMON_HELLO) return (px_time_us)cfg->hello_s * 1000000;
+    if (p >= DAEMON_MAP && p <= DAEMON_WARM_UP && cfg->coldstart_s) return (px_time_us)cfg->coldstart_s * 1000000;
+    return phases[p].limit;
+}
+
 static void begin(daemon_coldstart *c, daemon_phase p)
 {
     pthread_mutex_lock(&c->status->lock);
-    c->status->phase[p] = (daemon_phase_info){ .state = DAEMON_DOING, .began = px_now_us() };
+    c->status->phase[p] = (daemon_phase_info){ .state = DAEMON_DOING, .began = px_now_us(), .limit = limit_of(c, p) };
     pthread_mutex_unlock(&c->status->lock);
 }
 
@@ -37,10 +46,12 @@ static void end(daemon_coldstart *c, daemon_phase p, px_code rc, const char *det
     pthread_mutex_lock(&c->status->lock);
     i->state = rc ? DAEMON_BROKEN : DAEMON_DONE;
     i->took = px_now_us() - i->began;
+    if (!rc) i->percent = 100;
     snprintf(i->detail, sizeof i->detail, "%s", detail);
     pthread_mutex_unlock(&c->status->lock);
-    px_log_line(c->args->log, rc ? PX_ERROR : PX_INFO, "coldstart", "step=%s code=%s us=%lld detail=%s", phases[p].name,
-                px_code_name(rc), (long long)i->took, px_log_quote(detail, -1, quoted, sizeof quoted));
+    px_log_line(c->args->log, rc ? PX_ERROR : PX_INFO, "coldstart", "step=%s code=%s us=%lld limit_us=%lld percent=%u detail=%s",
+                phases[p].name, px_code_name(rc), (long long)i->took, (long long)i->limit, i->percent,
+                px_log_quote(detail, -1, quoted, sizeof quoted));
 }
 
 /* ---- manifest and plan ---- */
@@ -143,7 +154,8 @@ manifest_done:
 static px_code spawn(daemon_coldstart *c, px_err *e)
 {
     const proto_config *cfg = c->args->config;
-    static const char *const skip[] = { "listen", "insecure", "queue", "hello_s", "max_clock_skew_s", NULL };   /* no business of a rank */
+    static const char *const skip[] = { "listen", "insecure", "queue", "hello_s", "coldstart_s", "step_s",
+                                        "max_clock_skew_s", NULL };        /* no business of a rank */
     char generation[16], flag[64][40], value[64][1100];
     const char *arg[DAEMON_MAX_ARGS];
     int n = 0, k = 0;
@@ -257,16 +269,38 @@ static px_code agree(daemon_coldstart *c, px_err *e)
     return PX_OK;
 }
 
-/* A bar on a terminal while shards are read; nothing elsewhere. */
-static void draw(const daemon_coldstart *c, daemon_phase p, bool last)
+void daemon_coldstart_progress(daemon_coldstart *c, daemon_phase p, uint32_t percent)
 {
-    uint32_t sum = 0, width = 40;
+    pthread_mutex_lock(&c->status->lock);
+    c->status->phase[p].percent = percent < 100 ? percent : 100;
+    pthread_mutex_unlock(&c->status->lock);
+}
 
-    if (p != DAEMON_MAP || !isatty(2)) return;
+/* The ranks' mean; a bar on a terminal while shards are read, and nothing elsewhere. */
+static void progress(daemon_coldstart *c, daemon_phase p, bool last)
+{
+    uint64_t sum = 0;
+    uint32_t width = 40;
+
     for (uint32_t r = 0; r < c->world; r++) sum += c->status->rank[r].stage_percent;
-    uint32_t percent = sum / c->world, full = percent * width / 100;
+    uint32_t percent = (uint32_t)(sum / c->world), full = percent * width / 100;
+    daemon_coldstart_progress(c, p, percent);
+    if (p != DAEMON_MAP || !isatty(2)) return;
     fprintf(stderr, "\rloading [%.*s%.*s] %3u %%%s", (int)full, "########################################",
             (int)(width - full), "                                        ", percent, last ? "\n" : "");
+}
+
+/* The ranks that a stage still waits for, each with how far it has come. */
+static void name_late(const daemon_coldstart *c, daemon_phase p, px_err *errs, size_t cap, size_t *n)
+{
+    for (uint32_t r = 0; r < c->world; r++) {
+        px_err late = {0};
+        if (c->status->rank[r].stage_percent == 100) continue;
+        px_fail(&late, PX_ETIMEOUT, daemon_field_name(DAEMON_FIELD_DEADLINE), "rank %u was not done with %s within %lld s: at %u %%",
+                r, phases[p].name, (long long)(limit_of(c, p) / 1000000), c->status->rank[r].stage_percent);
+        px_err_set_rank(&late, (int)r, c->status->rank[r].host);
+        daemon_errors_add(&late, errs, cap, n);
+    }
 }
 
 /* Tell every rank to begin a stage, wait until all have reported. */
@@ -274,7 +308,7 @@ static px_code stage(daemon_coldstart *c, daemon_phase p, Phalanx__Wire__Stage w
                      px_err *e)
 {
     Phalanx__Wire__Go w = PHALANX__WIRE__GO__INIT;
-    px_time_us deadline = px_now_us() + phases[p].limit;
+    px_time_us deadline = px_now_us() + limit_of(c, p);
     uint32_t done = 0, at, percent;
     daemon_event ev;
     px_code rc;
@@ -286,16 +320,20 @@ static px_code stage(daemon_coldstart *c, daemon_phase p, Phalanx__Wire__Stage w
     }
     while (done < c->world) {
         size_t before = *n;
-        if ((rc = daemon_coldstart_next(c, deadline, phases[p].name, &ev, e))) return rc;
+        if ((rc = daemon_coldstart_next(c, deadline, phases[p].name, &ev, e))) {
+            if (rc == PX_ETIMEOUT) name_late(c, p, errs, cap, n);
+            if (*n > before) px_err_clear(e);              /* each has been named */
+            return rc;
+        }
         if (ev.kind != DAEMON_EV_FRAME) continue;
         if (ev.frame.type != PHALANX__WIRE__FRAME_TYPE__REPORT) return daemon_coldstart_unexpected(c, &ev, e);
         daemon_status_report(c->status, c->a, ev.rank, &ev.frame, &at, &percent, errs, cap, n);
-        draw(c, p, false);
+        progress(c, p, false);
         /* A collective stage that fails on one rank never ends on the others. */
         if (*n > before && (p == DAEMON_MPI || p == DAEMON_WARM_UP)) return errs[before].code;
         done += at == (uint32_t)which && (percent == 100 || *n > before);
     }
-    draw(c, p, true);
+    progress(c, p, true);
     return *n ? errs[0].code : PX_OK;
 }
 
@@ -309,7 +347,7 @@ static px_code run(daemon_coldstart *c, daemon_phase p, px_err *errs, size_t cap
     switch (p) {
     case DAEMON_SPAWN:   rc = spawn(c, &e); break;
     case DAEMON_HELLO:
-        rc = daemon_coldstart_hello(c, px_now_us() + (px_time_us)c->args->config->hello_s * 1000000, errs, cap, n, &e);
+        rc = daemon_coldstart_hello(c, px_now_us() + limit_of(c, p), errs, cap, n, &e);
         break;
     case DAEMON_COMPARE: rc = *n ? errs[0].code : PX_OK; break;
     case DAEMON_AGREE:   if (!(rc = daemon_coldstart_fit(c, detail, sizeof detail, &e)) && !c->dry) rc = agree(c, &e); break;

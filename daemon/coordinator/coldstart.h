@@ -18,7 +18,8 @@ const char *daemon_phase_name(daemon_phase p);
 
 typedef enum daemon_phase_state { DAEMON_WAITING, DAEMON_DOING, DAEMON_DONE, DAEMON_BROKEN } daemon_phase_state;
 
-typedef struct daemon_phase_info { daemon_phase_state state; px_time_us began, took; char detail[160]; } daemon_phase_info;
+/* limit: 0 for a step that waits for nobody.  percent: of the work, the ranks' mean. */
+typedef struct daemon_phase_info { daemon_phase_state state; px_time_us began, took, limit; uint32_t percent; char detail[160]; } daemon_phase_info;
 
 typedef struct daemon_rank_info {
     uint32_t pid;
@@ -79,6 +80,8 @@ void    daemon_coldstart_close(daemon_coldstart *c);
 px_code daemon_coldstart_next(daemon_coldstart *c, px_time_us deadline, const char *what, daemon_event *ev, px_err *e);
 /* Every rank's hello, compared with what we expect; every mismatch to errs. */
 px_code daemon_coldstart_hello(daemon_coldstart *c, px_time_us deadline, px_err *errs, size_t cap, size_t *n, px_err *e);
+/* Into the status: how far a step that runs has come. */
+void    daemon_coldstart_progress(daemon_coldstart *c, daemon_phase p, uint32_t percent);
 /* A frame of a rank that is no report: a second hello, or worse. */
 px_code daemon_coldstart_unexpected(const daemon_coldstart *c, const daemon_event *ev, px_err *e);
 /* Whether all blocks of the plan fit the free memory that the ranks told; a host's ranks share its memory.  The plan is

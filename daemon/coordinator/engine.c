@@ -14,9 +14,8 @@
 #include "daemon/rank/fields.h"
 
 #define MAX_ERRORS       64
-/* The step watchdog: a rank that hangs ends the job.  The slowest path (the scalar twin under sanitizers) takes well
- * under half a second a row. */
-#define STEP_LIMIT_US    (60 * 1000000ll)
+/* The step watchdog (step_s): a rank that hangs ends the job.  The slowest path (the scalar twin under sanitizers) takes
+ * well under half a second a row. */
 #define ROW_LIMIT_US     500000ll
 #define MEMORY_LOG_US    (60 * 1000000ll)
 
@@ -324,7 +323,7 @@ static px_code run_step(daemon_engine *g, const shard_step *step, px_err *e)
 
     px_arena_reset(&g->wire);
     if ((rc = daemon_step_encode(&g->wire.a, step, &data, &n, e))) return rc;
-    px_time_us limit = STEP_LIMIT_US;
+    px_time_us limit = (px_time_us)g->args.config->step_s * 1000000;
     for (uint32_t i = 0; i < step->n_entries; i++) limit += step->entry[i].n * ROW_LIMIT_US;
     px_time_us deadline = px_now_us() + limit;
     for (uint32_t r = 0; r < g->cold.world; r++)

@@ -210,6 +210,7 @@ px_code daemon_coldstart_hello(daemon_coldstart *c, px_time_us deadline, px_err 
         if (ev.kind != DAEMON_EV_FRESH) continue;
         if ((rc = take_hello(c, &ev, &x, errs, cap, n, &counted, e))) break;
         have += counted;
+        daemon_coldstart_progress(c, DAEMON_HELLO, have * 100 / c->world);
     }
     if (rc == PX_ETIMEOUT || rc == PX_EPEER) name_missing(c, rc, errs, cap, n);
     if (rc == PX_ETIMEOUT) px_err_clear(e);               /* each has been named */

@@ -58,7 +58,10 @@ static void phases(builder *b, const daemon_status *s, response *r)
         phalanx__v1__cold_start_step__init(x);
         x->name = text(b, daemon_phase_name((daemon_phase)p));
         x->state = text(b, states[s->phase[p].state]);
-        x->duration_us = (uint64_t)s->phase[p].took;
+        const daemon_phase_info *i = &s->phase[p];
+        x->duration_us = (uint64_t)(i->state == DAEMON_DOING ? px_now_us() - i->began : i->took);
+        x->percent = i->percent;
+        x->deadline_us = (uint64_t)i->limit;
         x->detail = text(b, s->phase[p].detail);
         r->cold_start[r->n_cold_start++] = x;
     }

@@ -29,6 +29,8 @@ typedef struct proto_config {
     uint32_t restart_window_s;   /* restart.window_s 60 */
     uint32_t grace_s;            /* 5 */
     uint32_t hello_s;            /* 10 */
+    uint32_t coldstart_s;        /* 0: as long as each step's own default */
+    uint32_t step_s;             /* 60 */
     uint32_t max_clock_skew_s;   /* 5 */
     char     log_level[8];       /* log.level: debug info warn error */
     char     chat_template[64];  /* "": by the digest of the set's template; else the name of a known one */

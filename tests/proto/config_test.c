@@ -57,6 +57,8 @@ static void defaults_are_the_documented_ones(void **state)
     assert_int_equal(c.restart_max, 3);
     assert_int_equal(c.restart_window_s, 60);
     assert_int_equal(c.grace_s, 5);
+    assert_int_equal(c.coldstart_s, 0);
+    assert_int_equal(c.step_s, 60);
     assert_string_equal(c.log_level, "info");
     assert_string_equal(c.chat_template, "");
     assert_string_equal(c.verify, "auto");
@@ -141,6 +143,8 @@ static const char full_text[] =
     "default_max_new_tokens: 7\n"
     "restart: {max: 0, window_s: 86400}\n"
     "grace_s: 0\n"
+    "coldstart_s: 30\n"
+    "step_s: 1\n"
     "log.level: debug\n"
     "chat_template: chatml\n"
     "verify: full\n";
@@ -169,6 +173,8 @@ static void a_full_file_is_taken(void **state)
     assert_int_equal(c->restart_max, 0);
     assert_int_equal(c->restart_window_s, 86400);
     assert_int_equal(c->grace_s, 0);
+    assert_int_equal(c->coldstart_s, 30);
+    assert_int_equal(c->step_s, 1);
     assert_string_equal(c->log_level, "debug");
     assert_string_equal(c->chat_template, "chatml");
     assert_string_equal(c->verify, "full");
