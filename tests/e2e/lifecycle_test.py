@@ -592,8 +592,9 @@ def part_idle():
         yield cold_start, 2, TINY
 
 
-def main():
-    parts = {n[5:]: f for n, f in globals().items() if n.startswith("part_")}
+def main(of):
+    """Runs the parts of a module that the command line names, or all of them."""
+    parts = {n[5:]: f for n, f in of.items() if n.startswith("part_")}
     wanted = sys.argv[1:] or list(parts)
     failed = n = 0
     for part in wanted:
@@ -622,4 +623,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(globals()))
