@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/cli/compare.h"
 #include "daemon/cli/deploy.h"
 #include "daemon/cli/model.h"
 #include "daemon/cli/options.h"
@@ -21,7 +22,7 @@ typedef struct asked {
     bool         is_set, has_ranks, has_format, has_split, has_vocab, has_pool, has_memory, has_device, has_channels;
     bool         json, explain, sweep, cuts, finetune, checkpointing, list, sizes;
     uint32_t     ranks, hosts, channels, headroom, batch, sequence, replicas, zero, tp, lora;
-    const char  *format, *split, *vocab, *backend, *kv_dtype, *pool, *memory, *device, *headroom_least, *disk, *link, *populate, *svg, *file;
+    const char  *format, *split, *vocab, *backend, *kv_dtype, *pool, *memory, *device, *headroom_least, *disk, *link, *populate, *svg, *file, *compare;
     daemon_texts classes;
     proto_config config;
     daemon_deploy given;             /* of --deployment; the texts above may lie in it */
@@ -119,6 +120,15 @@ static int take_format(const asked *q, const daemon_command *c)
                                    near ? near : "");
 }
 
+static bool compare_alone(int argc, char **argv)
+{
+    for (int i = 1; i < argc; i++) {
+        if (!strcmp(argv[i], "--compare")) i++;
+        else if (strcmp(argv[i], "--json") && strncmp(argv[i], "--compare=", 10)) return false;
+    }
+    return true;
+}
+
 /* -1: go on. */
 static int parse(asked *q, int argc, char **argv)
 {
@@ -156,12 +166,14 @@ static int parse(asked *q, int argc, char **argv)
         { "tp", DAEMON_OPT_U32, "N", "fine-tune: tensor-parallel ranks (default 1)", &q->tp, NULL },
         { "lora", DAEMON_OPT_U32, "RANK", "fine-tune: train adapters of this rank, the base stays in --format", &q->lora, NULL },
         { "checkpointing", DAEMON_OPT_FLAG, NULL, "fine-tune: activations are computed again", &q->checkpointing, NULL },
+        { "compare", DAEMON_OPT_ADDRESS, "ADDRESS", "of a running service, HOST:PORT: what it planned beside what it holds; alone or with --json",
+          &q->compare, NULL },
         { "models", DAEMON_OPT_FLAG, NULL, "list the names that are known without a file", &q->list, NULL },
     };
-    daemon_command c = { .name = "plan", .line = "MODEL --ranks N [--format FORMAT] [--KEY VALUE ...] [--json]",
+    daemon_command c = { .name = "plan", .line = "MODEL --ranks N [--format FORMAT] [--KEY VALUE ...] [--json] | --compare ADDRESS [--json]",
         .about = "What every rank will hold in memory: the same function carves the arenas when the set is served.\n"
                  "MODEL is a GGUF file, a Hugging Face folder, a config.json, a shard set, a .yaml of architecture numbers, or a known\n"
-                 "name (--models), of which no file is needed.",
+                 "name (--models), of which no file is needed.  --compare ends with 3 if a running service holds anything but its plan.",
         .option = options, .n_options = sizeof options / sizeof *options, .config = &q->config, .key = keys,
         .least = 0, .most = 1, .arg = &q->path };
     px_err e = { 0 };
@@ -171,6 +183,10 @@ static int parse(asked *q, int argc, char **argv)
     if (q->list) {
         for (size_t i = 0; i < shard_n_models; i++) puts(shard_models[i].name);
         return DAEMON_EXIT_OK;
+    }
+    if (q->compare) {
+        if (!compare_alone(argc, argv)) return daemon_options_complain(&c, "--compare ADDRESS takes --json and nothing else: the service knows its plan");
+        return daemon_cli_compare(q->a, q->compare, q->json);
     }
     if (!c.n_args) return daemon_options_complain(&c, "MODEL is needed");
     if ((code = take_words(q, &c)) >= 0 || (code = take_format(q, &c)) >= 0) return code;
