@@ -289,6 +289,28 @@ static const char *under(const char *root, const char *name, const char *text)
     return path;
 }
 
+static void measures_what_is_resident(void **state)
+{
+    char root[512];
+    shard_resident x;
+    px_err e = { 0 };
+
+    (void)state;
+    snprintf(root, sizeof root, "%s/process", test_tmpdir());
+    mkdir(root, 0755);
+    assert_int_equal(shard_measure_resident(root, &x, &e), PX_ENOTFOUND);
+    px_err_clear(&e);
+    under(root, "/proc/self/status", "Name:\tRssAnon\nVmRSS:\t  9 kB\nRssAnon:\t     100 kB\nRssFile:\t      20 kB\n");
+    assert_int_equal(shard_measure_resident(root, &x, &e), PX_ECORRUPT);
+    assert_string_equal(e.field, "RssShmem");
+    assert_true(x.anonymous == 0 && x.files == 0);                     /* all, or nothing */
+    under(root, "/proc/self/status", "Name:\tRssAnon\nVmRSS:\t123 kB\nRssAnon:\t     100 kB\nRssFile:\t      20 kB\nRssShmem:\t 3 kB\n");
+    assert_int_equal(shard_measure_resident(root, &x, &e), PX_OK);
+    assert_true(x.anonymous == 102400 && x.files == 20480 && x.shared == 3072);
+    assert_int_equal(shard_measure_resident("", &x, &e), PX_OK);       /* of this very process */
+    assert_true(x.anonymous > 0 && x.files > 0);
+}
+
 static void measures_what_is_free(void **state)
 {
     char root[512];
@@ -384,6 +406,7 @@ int main(void)
         cmocka_unit_test(a_carved_rank_is_what_the_sizing_function_says), cmocka_unit_test(the_largest_pool_is_exact),
         cmocka_unit_test(names_the_change_that_makes_it_fit), cmocka_unit_test(refuses_what_cannot_be),
         cmocka_unit_test(every_model_is_planned_and_told), cmocka_unit_test(the_sweep_knows_what_nothing_beats),
+        cmocka_unit_test(measures_what_is_resident),
         cmocka_unit_test(measures_what_is_free), cmocka_unit_test(survives_every_oom),
     };
     int rc;
