@@ -62,8 +62,8 @@ static px_code read_set(asked *q, px_err *e)
 static int bad_word(const daemon_command *c, const char *option, const char *found, const char *const *words, size_t n)
 {
     const char *near = px_nearest(found, words, n);
-    return daemon_options_complain(c, "--%s: \"%.40s\" is none of %s, %s%s%s", option, found, words[0], words[1], near ? "; the nearest is " : "",
-                                   near ? near : "");
+    return daemon_options_complain(c, "--%s: \"%.40s\" is none of %s, %s%s%s%s%s", option, found, words[0], words[1], n > 2 ? ", " : "",
+                                   n > 2 ? words[2] : "", near ? "; the nearest is " : "", near ? near : "");
 }
 
 static int take_sizes(asked *q, const daemon_command *c)
@@ -81,14 +81,14 @@ static int take_sizes(asked *q, const daemon_command *c)
 
 static int take_words(asked *q, const daemon_command *c)
 {
-    static const char *const split[] = { "balanced", "even" }, *const vocab[] = { "padded64", "unpadded" }, *const backend[] = { "cpu", "cuda" };
+    static const char *const split[] = { "balanced", "even", "aligned" }, *const vocab[] = { "padded64", "unpadded" }, *const backend[] = { "cpu", "cuda" };
     px_err e = { 0 };
 
-    if (strcmp(q->split, "balanced") && strcmp(q->split, "even")) return bad_word(c, "split", q->split, split, 2);
+    if (strcmp(q->split, "balanced") && strcmp(q->split, "even") && strcmp(q->split, "aligned")) return bad_word(c, "split", q->split, split, 3);
     if (strcmp(q->vocab, "padded64") && strcmp(q->vocab, "unpadded")) return bad_word(c, "vocab", q->vocab, vocab, 2);
     if (q->backend && strcmp(q->backend, "cpu") && strcmp(q->backend, "cuda")) return bad_word(c, "backend", q->backend, backend, 2);
     if (q->memory && q->device) return daemon_options_complain(c, "--memory is a host's, --device a device's: one of them");
-    q->d.ffn = strcmp(q->split, "even") ? SHARD_SPLIT_BALANCED : SHARD_SPLIT_EVEN;
+    q->d.ffn = !strcmp(q->split, "even") ? SHARD_SPLIT_EVEN : !strcmp(q->split, "aligned") ? SHARD_SPLIT_ALIGNED : SHARD_SPLIT_BALANCED;
     q->d.vocab = strcmp(q->vocab, "padded64") ? SHARD_VOCAB_UNPADDED : SHARD_VOCAB_PADDED64;
     q->d.backend = q->backend ? (strcmp(q->backend, "cpu") ? SHARD_ON_CUDA : SHARD_ON_CPU) : q->device ? SHARD_ON_CUDA : SHARD_ON_CPU;
     if (q->memory && q->d.backend == SHARD_ON_CUDA) return daemon_options_complain(c, "--memory is a host's; a device's is --device");
@@ -137,7 +137,7 @@ static int parse(asked *q, int argc, char **argv)
         { "hosts", DAEMON_OPT_U32, "N", "hosts that the ranks are dealt to (default 1)", &q->hosts, NULL },
         { "format", DAEMON_OPT_TEXT, "FORMAT", "as_file (default; F16 is stored as F32), F32, BF16, or a named format: q4_k_m, fp8, w8a16_g128 ...",
           &q->format, &q->has_format },
-        { "split", DAEMON_OPT_TEXT, "HOW", "balanced (default) or even: how FFN columns are dealt", &q->split, &q->has_split },
+        { "split", DAEMON_OPT_TEXT, "HOW", "balanced (default) or even: how FFN columns are dealt; aligned: eight leaves (planned, not served yet)", &q->split, &q->has_split },
         { "vocab", DAEMON_OPT_TEXT, "HOW", "padded64 (default, as sets are) or unpadded", &q->vocab, &q->has_vocab },
         { "backend", DAEMON_OPT_TEXT, "WHAT", "cpu (default) or cuda", &q->backend, NULL },
         { "device", DAEMON_OPT_TEXT, "SIZE", "free memory of a device for each rank, 80GiB; means cuda", &q->device, &q->has_device },
@@ -380,6 +380,8 @@ static void note_unserved(const asked *q)
     px_err e = { 0 };
     char line[1024];
 
+    if (q->d.ffn == SHARD_SPLIT_ALIGNED)
+        fputs("phalanx plan: note: split aligned can be planned, and is not served yet: sets are cut balanced or even\n", stderr);
     if (shard_arch_check_served(&q->arch, &e))
         fprintf(stderr, "phalanx plan: note: this model can be planned, and is not served yet: %s\n", px_err_format(&e, line, sizeof line));
 }

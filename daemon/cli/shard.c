@@ -69,6 +69,8 @@ static int parse(job *j, int argc, char **argv)
     if (!j->has_ranks) return daemon_options_complain(&c, "--ranks is needed");
     if (!j->out) return daemon_options_complain(&c, "--out is needed");
     if (shard_policy_parse(j->format, &j->args.policy, &e)) return daemon_options_complain(&c, "--format: %s", e.text);
+    if (!strcmp(j->split, "aligned"))
+        return daemon_options_complain(&c, "--split: aligned can be planned (phalanx plan), and is not served yet; balanced or even");
     if (strcmp(j->split, "balanced") && strcmp(j->split, "even"))
         return daemon_options_complain(&c, "--split: \"%.40s\" is neither balanced nor even", j->split);
     if (strcmp(j->digest, "xxh3") && strcmp(j->digest, "sha256"))

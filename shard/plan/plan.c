@@ -60,6 +60,10 @@ static px_code choose_carving(shard_plan *p, px_err *e)
         px_fail(&p->why_not, PX_EUNSUP, "format", "the CPU does not multiply with %s", p->model.format);
         return PX_OK;
     }
+    if (p->d.ffn == SHARD_SPLIT_ALIGNED) {
+        px_fail(&p->why_not, PX_EUNSUP, "split", "aligned is planned, and not served yet: a set is cut balanced or even");
+        return PX_OK;
+    }
     if (shard_arch_check_served(p->model.m, &p->why_not)) return PX_OK;
     for (uint32_t r = 0; r < p->d.ranks; r++)
         if ((rc = carve(p, r, &p->why_not))) {

@@ -373,7 +373,7 @@ static void put_request(made *x, const shard_plan *p)
     put_n(x, "hosts", d->hosts);
     put(x, "backend", word(cpu ? "cpu" : "cuda"));
     put(x, "format", word(p->model.format));
-    put(x, "split", word(d->ffn == SHARD_SPLIT_EVEN ? "even" : "balanced"));
+    put(x, "split", word(shard_ffn_split_name(d->ffn)));
     put(x, "vocab", word(vocab_word(d->vocab)));
     put(x, "kv_dtype", word(d->kv_dtype));
     put_n(x, "kv_block", d->page);
@@ -391,7 +391,7 @@ static void put_request(made *x, const shard_plan *p)
 px_code shard_report_json(const shard_plan *p, const shard_change changes[SHARD_N_LEVERS], bool cuts, json_t **out, px_err *e)
 {
     const shard_arch *m = p->model.m;
-    made x = object(), even = object(), balanced = object();
+    made x = object(), even = object(), balanced = object(), aligned = object();
     json_t *list = json_array();
     px_code rc = PX_OK;
 
@@ -413,11 +413,12 @@ px_code shard_report_json(const shard_plan *p, const shard_change changes[SHARD_
     if (p->why_not.code) put(&x, "why_not_carved", json_pack("{s:s, s:s}", "field", p->why_not.field, "text", p->why_not.text));
     if (cuts) rc = put_all_cuts(&even, &balanced, p->a, m, e);
     if (!rc) {
-        made *to = p->d.ffn == SHARD_SPLIT_EVEN ? &even : &balanced;
+        made *const of[] = { [SHARD_SPLIT_EVEN] = &even, [SHARD_SPLIT_BALANCED] = &balanced, [SHARD_SPLIT_ALIGNED] = &aligned }, *to = of[p->d.ffn];
         rc = put_cut(to, p->a, m, p->model.file, p->model.format, p->d.ranks, p->d.ffn, p->d.vocab, e);
     }
     put(&x, "weights", done(&even));
     put(&x, "weights_balanced", done(&balanced));
+    put(&x, "weights_aligned", done(&aligned));
     for (uint32_t r = 0; list && r < p->d.ranks; r++) x.bad |= json_array_append_new(list, rank_json(p, r)) != 0;
     put(&x, "per_rank", list);
     put_n(&x, "worst_rank", p->worst);

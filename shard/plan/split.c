@@ -164,6 +164,33 @@ static px_code split_vocab(shard_split *s, const shard_arch *m, px_err *e)
     return PX_OK;
 }
 
+const char *shard_ffn_split_name(shard_ffn_split s)
+{
+    static const char *const name[] = { [SHARD_SPLIT_EVEN] = "even", [SHARD_SPLIT_BALANCED] = "balanced", [SHARD_SPLIT_ALIGNED] = "aligned" };
+    return (unsigned)s < sizeof name / sizeof *name ? name[s] : "no split";
+}
+
+/* Eight leaves: is there a whole number of heads and of FFN units in each? */
+static px_code check_leaves(const shard_arch *m, uint32_t world, uint32_t unit_q, uint32_t ffn_unit, px_err *e)
+{
+    uint32_t leaf = SHARD_LEAVES * unit_q, columns = SHARD_LEAVES * ffn_unit;      /* blocks have at most 256 elements */
+
+    if (m->n_head % leaf)
+        return px_fail(e, PX_EUNSUP, "split", "aligned wants eight leaves of whole heads: %u heads are not a multiple of %u (units of %u); "
+                       "balanced and even take them", m->n_head, leaf, unit_q);
+    if (m->d_ff % columns)
+        return px_fail(e, PX_EUNSUP, "split", "aligned wants eight leaves of whole FFN units: %u columns are not a multiple of %u (units of "
+                       "%u); balanced and even take them", m->d_ff, columns, ffn_unit);
+    if (world == 1 || world == 2 || world == 4 || world == 8) return PX_OK;
+    px_fail(e, PX_ERANGE, "ranks", "split aligned has eight leaves: %u ranks do not hold whole ones; the nearest is %u", world,
+            world < 1 ? 1 : world > 5 ? 8 : world > 2 ? 4 : 2);
+    if (e) {
+        snprintf(e->found, sizeof e->found, "%u", world);
+        snprintf(e->expected, sizeof e->expected, "1, 2, 4 or 8");
+    }
+    return PX_ERANGE;
+}
+
 px_code shard_split_init(shard_split *s, px_alloc *a, const shard_arch *m, const shard_types *t, uint32_t world,
                          shard_ffn_split ffn, shard_vocab_split vocab, px_err *e)
 {
@@ -188,6 +215,7 @@ px_code shard_split_init(shard_split *s, px_alloc *a, const shard_arch *m, const
     s->ffn_unit = group_over_layers(m, t, SHARD_FFN_DOWN);
     if (s->ffn_unit < 32) s->ffn_unit = 32;
     ffn_units = ceil_div(m->d_ff, s->ffn_unit);
+    if (ffn == SHARD_SPLIT_ALIGNED && (rc = check_leaves(m, world, unit_q, s->ffn_unit, e))) goto fail;
 
     largest = q_units < ffn_units ? q_units : ffn_units;
     if (largest > m->n_vocab) largest = m->n_vocab;
@@ -212,10 +240,14 @@ px_code shard_split_init(shard_split *s, px_alloc *a, const shard_arch *m, const
 
     s->kv_replicated = kv_units < world;
     s->attn_unit_heads = s->kv_replicated ? unit_q : u * group;
+    if (ffn == SHARD_SPLIT_ALIGNED) {                   /* by leaves whatever the groups are: replicated where a leaf is less than one */
+        s->attn_unit_heads = m->n_head / SHARD_LEAVES;
+        s->kv_replicated = m->n_kv_head % world != 0;
+    }
     for (uint32_t r = 0; r < world; r++) {
         shard_cut *c = &s->cut[r];
-        if (s->kv_replicated) {
-            c->q_head = deal(m->n_head, unit_q, world, r);
+        if (s->kv_replicated || ffn == SHARD_SPLIT_ALIGNED) {
+            c->q_head = deal(m->n_head, ffn == SHARD_SPLIT_ALIGNED ? s->attn_unit_heads : unit_q, world, r);
             c->kv_head = (shard_range){ c->q_head.begin / group, (c->q_head.end - 1) / group + 1 };
         } else {
             c->kv_head = deal(m->n_kv_head, u, world, r);

@@ -21,7 +21,11 @@ static inline kern_dtype shard_type_of(const shard_types *t, shard_role r, uint3
  * rules of formulas section 3.  bf16_hf: vectors too.  PX_ENOTFOUND (field "format") lists the nearest. */
 px_code shard_types_format(shard_types *t, px_alloc *a, const shard_arch *m, const char *format, px_err *e);
 
-typedef enum shard_ffn_split { SHARD_SPLIT_EVEN, SHARD_SPLIT_BALANCED } shard_ffn_split;
+/* How attention and FFN are dealt.  Aligned: as eight leaves of whole heads and FFN units, so that 1, 2, 4 and 8 ranks hold whole
+ * leaves (where heads and FFN units divide by 8).  It is planned; sets and the forward pass have only the other two. */
+typedef enum shard_ffn_split { SHARD_SPLIT_EVEN, SHARD_SPLIT_BALANCED, SHARD_SPLIT_ALIGNED } shard_ffn_split;
+#define SHARD_LEAVES 8u
+const char *shard_ffn_split_name(shard_ffn_split s);      /* "even" "balanced" "aligned" */
 typedef enum shard_vocab_split { SHARD_VOCAB_UNPADDED, SHARD_VOCAB_PADDED64 } shard_vocab_split;
 
 typedef struct shard_cut {                  /* one rank; the same for every layer */
@@ -41,7 +45,8 @@ typedef struct shard_split {
     shard_cut *cut;                         /* (world) owned */
 } shard_split;
 
-/* Errors: PX_ERANGE (e->field "ranks"; text names the largest world that works, or the nearest), PX_ENOMEM. */
+/* Errors: PX_ERANGE (e->field "ranks"; text names the largest world that works, or the nearest), PX_EUNSUP (field "split": heads
+ * or FFN units that do not make eight leaves), PX_ENOMEM. */
 px_code shard_split_init(shard_split *s, px_alloc *a, const shard_arch *m, const shard_types *t, uint32_t world,
                          shard_ffn_split ffn, shard_vocab_split vocab, px_err *e);
 void    shard_split_deinit(shard_split *s);

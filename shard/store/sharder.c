@@ -121,6 +121,7 @@ static px_code fill_manifest(run *s, px_err *e)
     const char *revision = args->revision ? args->revision : shard_checkpoint_revision(args->source);
     px_code rc;
 
+    if (args->split == SHARD_SPLIT_ALIGNED) return px_fail(e, PX_EUNSUP, "split", "aligned is planned, and no set is cut so yet");
     m->a = s->a;
     m->version = SHARD_FORMAT_VERSION;
     m->world = args->ranks;

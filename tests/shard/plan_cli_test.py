@@ -198,6 +198,9 @@ class Plan(unittest.TestCase):
                 (("smollm2-135m", "--ranks", 16), 3, ("found 16", "1 to 9")),
                 (("llama-2-7b", "--ranks", 2, "--format", "q4km"), 2, ("q4_k_m",)),
                 (("llama-2-7b", "--ranks", 2, "--kv.dtype", "fp16"), 3, ("kv.dtype", "f16")),
+                (("llama-2-7b", "--ranks", 3, "--split", "aligned"), 3, ("ranks", "found 3, expected 1, 2, 4 or 8", "nearest is 4")),
+                (("smollm2-135m", "--ranks", 2, "--split", "aligned"), 3, ("split", "9 heads")),
+                (("llama-2-7b", "--ranks", 2, "--split", "alinged"), 2, ("nearest is aligned",)),
                 (("llama-2-7b", "--ranks", 2, "--hosts", 3), 2, ("1 to 2",)),
                 (("llama-2-7b", "--ranks", 2, "--class", "chat:4"), 2, ("NAME:CONCURRENCY",)),
                 (("llama-2-7b", "--ranks", 2, "--device", "80Gib7"), 2, ("80GiB",)),
@@ -211,6 +214,20 @@ class Plan(unittest.TestCase):
             self.assertEqual(p.returncode, code, (args, p.stderr))
             for w in words:
                 self.assertIn(w, p.stderr, args)
+
+    def test_aligned(self):
+        """Where whole leaves are what an even deal gives, the bytes are the same; it is planned, and no set is cut so."""
+        for ranks in (1, 2, 4, 8):
+            args = ("llama-3-8b", "--ranks", ranks, "--format", "q8_0", "--memory", "64GiB")
+            found, even = self.plan(*args, "--split", "aligned"), self.plan(*args, "--split", "even")
+            self.assertEqual((found["split"], list(found["weights_aligned"])), ("aligned", ["q8_0/tp%d/padded64" % ranks]))
+            for k in ("bytes", "arena", "q_heads", "kv_heads", "ffn", "vocab"):
+                self.assertEqual([r[k] for r in found["per_rank"]], [r[k] for r in even["per_rank"]], (ranks, k))
+            self.assertEqual((found["carved"], found["why_not_carved"]["field"]), (False, "split"))
+        p = subprocess.run([PHALANX, "shard", self.path["tinyllama-1.1b"], "--ranks", "2", "--split", "aligned", "--out", self.tmp.name + "/set"],
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, timeout=60)
+        self.assertEqual(p.returncode, 2, p.stderr)
+        self.assertIn("not served yet", p.stderr)
 
     def test_deployment_file(self):
         path = os.path.join(self.tmp.name, "d.yaml")

@@ -74,6 +74,55 @@ static void formats_are_known_by_name(void **state)
     assert_non_null(strstr(e.text, "q4_k_m"));
 }
 
+/* Eight leaves: at 1, 2, 4 and 8 ranks a rank holds the leaves that the ranks before it do not. */
+static void aligned_ranks_hold_whole_leaves(void **state)
+{
+    static const uint32_t KV[] = { 1, 4, 8, 16 };
+    shard_arch m = SMALL;
+    shard_types t;
+    shard_split s;
+    px_err e = { 0 };
+    (void)state;
+
+    m.n_head = 16;
+    m.d_ff = 8 * 32 * 3;
+    for (size_t k = 0; k < sizeof KV / sizeof *KV; k++) {
+        m.n_kv_head = KV[k];
+        assert_int_equal(shard_types_format(&t, &heap.a, &m, "q8_0", NULL), PX_OK);
+        for (uint32_t world = 1; world <= 8; world *= 2) {
+            assert_int_equal(shard_split_init(&s, &heap.a, &m, &t, world, SHARD_SPLIT_ALIGNED, SHARD_VOCAB_PADDED64, NULL), PX_OK);
+            assert_int_equal(s.kv_replicated, KV[k] < world);
+            for (uint32_t r = 0; r < world; r++) {
+                assert_int_equal(s.cut[r].q_head.begin, 16 / world * r);
+                assert_int_equal(s.cut[r].q_head.end, 16 / world * (r + 1));
+                assert_int_equal(s.cut[r].ffn.begin, m.d_ff / world * r);
+                assert_int_equal(s.cut[r].ffn.end, m.d_ff / world * (r + 1));
+                assert_int_equal(s.cut[r].kv_head.end - s.cut[r].kv_head.begin, KV[k] < world ? 1 : KV[k] / world);
+            }
+            shard_split_deinit(&s);
+        }
+        for (uint32_t world = 3; world <= 16; world += 13) {
+            assert_int_equal(shard_split_init(&s, &heap.a, &m, &t, world, SHARD_SPLIT_ALIGNED, SHARD_VOCAB_PADDED64, &e), PX_ERANGE);
+            assert_string_equal(e.field, "ranks");
+            assert_string_equal(e.expected, "1, 2, 4 or 8");
+            e = (px_err){ 0 };
+        }
+        shard_types_deinit(&t);
+    }
+    m.n_kv_head = 4;
+    m.n_head = 12;                               /* heads, then columns, that eight does not divide */
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(shard_types_format(&t, &heap.a, &m, "q8_0", NULL), PX_OK);
+        assert_int_equal(shard_split_init(&s, &heap.a, &m, &t, 2, SHARD_SPLIT_ALIGNED, SHARD_VOCAB_PADDED64, &e), PX_EUNSUP);
+        assert_string_equal(e.field, "split");
+        assert_non_null(strstr(e.text, i ? "columns" : "heads"));
+        e = (px_err){ 0 };
+        shard_types_deinit(&t);
+        m.n_head = 16;
+        m.d_ff = 8 * 32 * 3 + 32;
+    }
+}
+
 /* An even FFN deal and a balanced one of the same model; every column has one owner. */
 static void balanced_evens_out_heads(void **state)
 {
@@ -192,7 +241,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(survives_every_oom),       cmocka_unit_test(names_the_largest_world),
-        cmocka_unit_test(formats_are_known_by_name), cmocka_unit_test(balanced_evens_out_heads),
+        cmocka_unit_test(formats_are_known_by_name), cmocka_unit_test(balanced_evens_out_heads), cmocka_unit_test(aligned_ranks_hold_whole_leaves),
         cmocka_unit_test(extents_cover),            cmocka_unit_test(bad_kv_requests),
         cmocka_unit_test(a_rank_outside_and_types_of_another_model),
     };
