@@ -60,6 +60,8 @@ px_code comm_device_gather(comm *c, const void *mine, size_t bytes, void *all, p
 
 px_code comm_device_barrier(comm *c, px_err *e) { return comm_barrier_all(c->dev.host, e); }
 
+const char *comm_host_name(const comm *c) { return comm_name(c->dev.host ? c->dev.host : c); }
+
 bool comm_captures(const comm *c) { return c->table->captures || (c->dev.on && c->world == 1); }
 
 px_code comm_poll(comm *c, px_err *e) { return c->table->poll ? c->table->poll(c, e) : PX_OK; }

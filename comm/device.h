@@ -41,6 +41,8 @@ px_code comm_open_nccl_all(comm **c, px_alloc *a, const comm_device_args *args, 
 /* "2.28.9", or "" where libnccl cannot be opened; opens nothing else. */
 void    comm_nccl_version(char *out, size_t cap);
 
+/* The transport of what is small: a host comm's own name. */
+const char *comm_host_name(const comm *c);
 /* May reduce_views_all stand between the backend's record and end? */
 bool    comm_captures(const comm *c);
 /* NCCL: poll for asynchronous errors, as the step's watchdog does while it waits; PX_EPEER after an abort.  Others: PX_OK. */

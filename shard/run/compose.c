@@ -5,10 +5,10 @@
 
 static uint32_t *words(const shard_executor *x, shard_span s) { return (uint32_t *)(void *)(x->image + s.at); }
 
-/* Lists are as long as the longest that a row asks for, in three sizes. */
-static uint32_t record_bytes(uint32_t longest)
+/* Lists are as long as the longest that a row asks for, in three sizes; two where each costs a graph. */
+uint32_t shard_record_bytes(const shard_executor *x, uint32_t longest)
 {
-    const uint32_t n = longest == 0 ? 0 : longest <= SHARD_MAX_LOGPROBS ? SHARD_MAX_LOGPROBS : KERN_MAX_CANDIDATES;
+    const uint32_t n = longest == 0 ? 0 : longest <= SHARD_MAX_LOGPROBS && !x->graphs ? SHARD_MAX_LOGPROBS : KERN_MAX_CANDIDATES;
     return (uint32_t)(sizeof(kern_cand_head) + n * sizeof(kern_cand_entry));
 }
 
@@ -62,7 +62,7 @@ px_code shard_compose(shard_executor *x, const shard_step *in, const shard_step_
             s++;
         }
     }
-    *shape = (shard_forward_shape){ needs->rows, needs->head_rows, record_bytes(longest) };
+    *shape = (shard_forward_shape){ needs->rows, needs->head_rows, shard_record_bytes(x, longest) };
 
     if ((rc = x->ops->upload(x->dev, x->step, x->image, x->plan.activations.step.bytes, e))) return rc;
     if (v->dirty_begin < v->dirty_end) {

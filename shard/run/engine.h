@@ -18,6 +18,9 @@ struct shard_executor {
     uint64_t          arenas;              /* host and device arenas, as counted */
     const kern_ops   *ops;
     kern_dev         *dev;
+    bool              own_dev;             /* opened here */
+    bool              graphs;              /* the forward pass is replayed, a graph a bucket */
+    uint64_t          replayed, ran;       /* bodies of steps: as a graph, and op by op though graphs are kept */
     const shard_manifest *manifest;
     uint32_t          rank, world;
     uint32_t          n_slice[COMM_MAX_WORLD];     /* tokens in each rank's slice of the vocabulary */
@@ -45,6 +48,14 @@ _Static_assert(sizeof(shard_top) <= sizeof(kern_cand_entry), "the plan counts an
 /* compose.c: fill the image from a checked step and upload it.  Leaves the shape for the forward pass. */
 px_code shard_compose(shard_executor *x, const shard_step *in, const shard_step_needs *needs,
                       shard_forward_shape *shape, px_err *e);
+
+/* Bytes of a row's record whose list has `longest` entries: a few sizes, so that steps are alike. */
+uint32_t shard_record_bytes(const shard_executor *x, uint32_t longest);
+
+/* graph.c: the forward pass, replayed where the device keeps graphs.  A bucket that warm-up did not record runs op by op. */
+px_code shard_graph_forward_all(shard_executor *x, const shard_forward_shape *shape, px_err *e);
+/* Collective; part of warm-up, when a step's image is uploaded: every bucket op by op, then recorded.  Nothing on CPU. */
+px_code shard_graph_record_all(shard_executor *x, px_err *e);
 
 /* answer.c: collective; after the forward pass.  Gathers all ranks' flags and candidates and makes the results; every
  * rank comes to the same. */

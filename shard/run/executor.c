@@ -1,4 +1,5 @@
 /* executor.c - carve the arenas that the plan drew, then run step after step in them. */
+#include "comm/device.h"
 #include "shard/run/engine.h"
 #include "shard/run/selftest.h"
 
@@ -155,7 +156,7 @@ static px_code check_args(const shard_executor_args *args, shard_rank_bytes *pla
         return px_fail(e, PX_ERANGE, "eos", "%u end ids in a vocabulary of %u", m->n_eos, m->arch.n_vocab);
     if ((rc = shard_arch_check_served(&m->arch, e))) return rc;
     for (int i = COMM_LOCAL; i <= COMM_MPI; i++)
-        if (!strcmp(comm_name(args->comm), name[i])) transport = i;
+        if (!strcmp(comm_host_name(args->comm), name[i])) transport = i;
     return shard_rank_bytes_of(&m->arch, &m->types, &m->split, args->rank, args->demand, transport, plan, e);
 }
 
@@ -177,12 +178,15 @@ px_code shard_executor_open(shard_executor **out, px_alloc *a, const shard_execu
     memset(host, 0, plan.host.bytes);                   /* populated before ready: law 2 */
     x = (shard_executor *)(void *)host;
     *x = (shard_executor){ .a = counter, .host = host, .plan = plan, .ops = args->ops, .manifest = m, .rank = args->rank,
-                           .world = m->world, .check_samples = args->check_samples, .arenas = counter.live };
+                           .world = m->world, .check_samples = args->check_samples, .arenas = counter.live,
+                           .dev = args->dev, .own_dev = !args->dev,
+                           .graphs = args->ops->own_memory && comm_captures(args->comm) };
     for (uint32_t k = 0; k < m->world; k++) x->n_slice[k] = shard_vocab_valid(&m->arch, &m->split.cut[k]);
     carve_host(x, args->demand, args->n_blocks);
 
-    if ((rc = x->ops->open(&x->dev, &x->a.a, &(kern_open_args){ .threads = args->demand->threads }, e))) goto fail;
-    if ((rc = shard_weights_map(&x->weights, x->ops, x->dev, m, args->file, x->rank, host_at(x, plan.host.layers), e)))
+    if (!x->dev && (rc = x->ops->open(&x->dev, &x->a.a, &(kern_open_args){ .threads = args->demand->threads }, e))) goto fail;
+    if ((rc = shard_weights_map(&x->weights, x->ops, x->dev, m, args->file, x->rank, plan.weights.mapped, &args->progress,
+                                host_at(x, plan.host.layers), e)))
         goto fail;
     if ((rc = shard_kv_init(&x->kv, x->ops, x->dev, &m->arch, &m->split.cut[x->rank], args->demand, &plan,
                             args->n_blocks, args->kv_memory, args->kv_bytes, e)))
@@ -206,7 +210,8 @@ void shard_executor_close(shard_executor *x)
         shard_kv_deinit(&x->kv, x->ops, x->dev);
         if (x->rope.h) x->ops->free(x->dev, &x->rope);
         if (x->arena.h) x->ops->free(x->dev, &x->arena);
-        x->ops->close(x->dev);
+        shard_weights_unmap(&x->weights, x->ops, x->dev);
+        if (x->own_dev) x->ops->close(x->dev);
     }
     px_alloc *under = x->a.under;                       /* the counter itself lies in what is put */
     under->put(under, x->host, x->plan.host.bytes);
@@ -230,7 +235,7 @@ px_code shard_executor_step_all(shard_executor *x, const shard_step *in, shard_r
     if ((rc = shard_slots_check(&x->slots, in, &needs, e))) return rc;
     shard_slots_apply(&x->slots, in);
     if (in->n_entries == 0) return PX_OK;
-    if ((rc = shard_compose(x, in, &needs, &shape, e)) || (rc = shard_forward_all(&x->f, &shape, e))
+    if ((rc = shard_compose(x, in, &needs, &shape, e)) || (rc = shard_graph_forward_all(x, &shape, e))
         || (rc = shard_answer_all(x, in, &shape, out, e)))
         return rc;
     for (uint32_t i = 0; i < in->n_entries; i++) {
@@ -262,7 +267,7 @@ static px_code self_test_all(shard_executor *x, const uint32_t *blocks, uint32_t
 
     if (n > v->token_budget) n = v->token_budget;
     if (n + 1 > v->n_ctx) n = v->n_ctx - 1;
-    if (!n) return PX_OK;                                   /* a context of one token */
+    if (!n || x->ops->own_memory) return PX_OK;             /* a context of one token; buffers that the twin cannot reach */
     for (uint32_t i = 0; i < n; i++) id[i] = (i * 37 + 1) % v->n_vocab;
     const shard_slot_op op[2] = { { .op = SHARD_SLOT_OPEN, .block = blocks, .n_blocks = n_blocks, .sampling = { .top_p = 1 } },
                                   { .op = SHARD_SLOT_CLOSE } };
@@ -317,5 +322,6 @@ px_code shard_executor_warm_up_all(shard_executor *x, px_err *e)
             && (rc = shard_executor_step_all(x, &(shard_step){ .entry = &score, .n_entries = 1 }, &r, e)))
             return rc;
     }
+    if ((rc = shard_graph_record_all(x, e))) return rc;
     return shard_executor_step_all(x, &(shard_step){ .op = &op[1], .n_ops = 1 }, &r, e);
 }

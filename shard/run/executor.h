@@ -7,12 +7,14 @@
 #include "kernels/kernels.h"
 #include "shard/plan/bytes.h"
 #include "shard/run/step.h"
+#include "shard/run/weights.h"
 #include "shard/store/set.h"
 
 typedef struct shard_executor shard_executor;
 
 typedef struct shard_executor_args {
     const kern_ops *ops;
+    kern_dev *dev;                          /* open, borrowed: comm's buffers lie there too; NULL: a CPU's own */
     const shard_manifest *manifest;         /* borrowed; outlives the executor */
     const shard_file *file;                 /* this rank's shard, open and checked; borrowed */
     uint32_t rank;
@@ -21,6 +23,7 @@ typedef struct shard_executor_args {
     uint32_t n_blocks;                      /* agreed by all ranks */
     void    *kv_memory; size_t kv_bytes;    /* host memory for the KV pool (a mapped memory file), or NULL: own */
     bool     check_samples;                 /* debug: compare every rank's sampled ids */
+    shard_progress progress;                /* of the upload of weights */
 } shard_executor_args;
 
 /* Errors: PX_ENOMEM, PX_ERANGE, PX_EUNSUP, PX_ECORRUPT with file and tensor. */

@@ -8,14 +8,14 @@
 #include "shard/run/forward.h"
 
 /* Live rows are on the device; the host only says how many there can be, in powers of two. */
-static uint32_t bucket(uint32_t n, uint32_t most)
+uint32_t shard_forward_bucket(uint32_t n, uint32_t most)
 {
     uint32_t b = 1;
     while (b < n) b *= 2;
     return b < most ? b : most;
 }
 
-kern_rows shard_forward_rows(const shard_forward *f, uint32_t n) { return (kern_rows){ bucket(n, f->max_rows), f->n_rows }; }
+kern_rows shard_forward_rows(const shard_forward *f, uint32_t n) { return (kern_rows){ shard_forward_bucket(n, f->max_rows), f->n_rows }; }
 
 /* ---- the sum between ranks ---- */
 
@@ -31,8 +31,7 @@ static px_code sum_and_norm_all(shard_forward *f, uint32_t n, bool first, kern_b
     const float *const *views;
     px_code rc;
 
-    if ((rc = f->ops->wait(f->dev, e)) || (rc = comm_reduce_views_all(f->comm, turn, bytes, &views, &a.n_views, e)))
-        return rc;
+    if ((rc = comm_reduce_views_all(f->comm, turn, bytes, &views, &a.n_views, e))) return rc;
     if (a.n_views > KERN_MAX_VIEWS) return px_fail(e, PX_EINTERNAL, "views", "%u of them", a.n_views);
     for (uint32_t i = 0; i < a.n_views; i++) {
         if (f->seen[turn][i] != views[i]) {
@@ -131,9 +130,9 @@ px_code shard_forward_feed(shard_forward *f, uint32_t layer, uint32_t n, px_err 
 }
 
 /* Rows that need logits -> this rank's slice of the logits -> its candidates. */
-static px_code head(shard_forward *f, const shard_forward_shape *s, px_err *e)
+px_code shard_forward_head(shard_forward *f, const shard_forward_shape *s, px_err *e)
 {
-    const kern_rows rows = { bucket(s->head_rows, f->max_head_rows), f->n_head_rows };
+    const kern_rows rows = { shard_forward_bucket(s->head_rows, f->max_head_rows), f->n_head_rows };
     const kern_weight *w = &f->w->head;
     px_code rc;
 
@@ -148,9 +147,9 @@ static px_code head(shard_forward *f, const shard_forward_shape *s, px_err *e)
         .out_stride = s->record_bytes }, e);
 }
 
-px_code shard_forward_all(shard_forward *f, const shard_forward_shape *s, px_err *e)
+px_code shard_forward_body_all(shard_forward *f, uint32_t n, px_err *e)
 {
-    const uint32_t n = s->rows, n_layer = f->w->n_layer;
+    const uint32_t n_layer = f->w->n_layer;
     px_code rc;
 
     if ((rc = shard_forward_embed(f, n, e)) || (rc = sum_and_norm_all(f, n, true, f->w->layer[0].attn_norm, e))) return rc;
@@ -160,5 +159,12 @@ px_code shard_forward_all(shard_forward *f, const shard_forward_shape *s, px_err
         if ((rc = shard_forward_attend(f, l, n, e)) || (rc = sum_and_norm_all(f, n, false, f->w->layer[l].ffn_norm, e))) return rc;
         if ((rc = shard_forward_feed(f, l, n, e)) || (rc = sum_and_norm_all(f, n, false, after, e))) return rc;
     }
-    return s->head_rows ? head(f, s, e) : PX_OK;
+    return PX_OK;
+}
+
+px_code shard_forward_all(shard_forward *f, const shard_forward_shape *s, px_err *e)
+{
+    px_code rc = shard_forward_body_all(f, s->rows, e);
+
+    return rc || !s->head_rows ? rc : shard_forward_head(f, s, e);
 }

@@ -45,6 +45,12 @@ typedef struct shard_forward_shape {
 
 /* Collective.  Leaves flags, logits (head_rows) and cand (head_rows records). */
 px_code shard_forward_all(shard_forward *f, const shard_forward_shape *s, px_err *e);
+/* Its two halves: embed to the last norm for n rows (collective), and logits and candidates (local). */
+px_code shard_forward_body_all(shard_forward *f, uint32_t n, px_err *e);
+px_code shard_forward_head(shard_forward *f, const shard_forward_shape *s, px_err *e);
+
+/* The host says how many rows there can be in powers of two: the smallest that holds n, at most `most`. */
+uint32_t shard_forward_bucket(uint32_t n, uint32_t most);
 
 /* Its parts, each local to this rank: a layer's halves leave their partial sum in the buffer of this turn. */
 kern_rows shard_forward_rows(const shard_forward *f, uint32_t n);

@@ -1,10 +1,12 @@
 #include "shard/run/weights.h"
+#include "shard/store/shardfile.h"
 
 #include <stdio.h>
 
 typedef struct source {
     shard_weights *w;
     const kern_ops *ops; kern_dev *dev; const shard_manifest *m; const shard_file *file; uint32_t rank;
+    const uint8_t *data;                   /* the first tensor's first byte in the mapping */
 } source;
 
 /* The shard's checker has compared all this with the manifest; a shape that differs here is a bug or a torn file, and
@@ -36,6 +38,13 @@ static px_code view(const source *s, shard_role r, uint32_t layer, kern_weight *
     w->rows = (uint32_t)rows;
     w->cols = (uint32_t)cols;
     s->w->bytes += bytes;
+    if (s->ops->own_memory) {
+        const size_t at = (size_t)((const uint8_t *)data - s->data);
+        if (at > s->w->arena.bytes || bytes > s->w->arena.bytes - at)
+            return px_fail(e, PX_EINTERNAL, name, "%zu bytes at %zu of the %zu that were uploaded", bytes, at, s->w->arena.bytes);
+        w->panels = kern_buf_at(s->w->arena, at, bytes);
+        return PX_OK;
+    }
     /* Nothing writes weights: wrap takes no const because other buffers are written. */
     return s->ops->wrap(s->dev, (void *)(uintptr_t)data, bytes, &w->panels, e);
 }
@@ -48,13 +57,34 @@ static px_code vector(const source *s, shard_role r, uint32_t layer, kern_buf *b
     return rc;
 }
 
-px_code shard_weights_map(shard_weights *w, const kern_ops *ops, kern_dev *dev, const shard_manifest *m,
-                          const shard_file *file, uint32_t rank, shard_layer *layer, px_err *e)
+#define PIECE ((size_t)8 << 20)                /* of an upload: the device copies one while the next is read */
+
+static px_code upload(const source *s, size_t bytes, const shard_progress *progress, px_err *e)
 {
-    const source s = { w, ops, dev, m, file, rank };
+    px_code rc = s->ops->alloc(s->dev, bytes, &s->w->arena, e);
+
+    for (size_t at = 0; !rc && at < bytes; at += PIECE) {
+        const size_t n = bytes - at < PIECE ? bytes - at : PIECE;
+        rc = s->ops->upload(s->dev, kern_buf_at(s->w->arena, at, n), s->data + at, n, e);
+        if (!rc && progress && progress->fn) progress->fn(progress->ctx, at + n, bytes);
+    }
+    return rc ? rc : s->ops->wait(s->dev, e);
+}
+
+void shard_weights_unmap(shard_weights *w, const kern_ops *ops, kern_dev *dev)
+{
+    if (w->arena.h) ops->free(dev, &w->arena);
+}
+
+px_code shard_weights_map(shard_weights *w, const kern_ops *ops, kern_dev *dev, const shard_manifest *m,
+                          const shard_file *file, uint32_t rank, uint64_t bytes, const shard_progress *progress,
+                          shard_layer *layer, px_err *e)
+{
+    const source s = { w, ops, dev, m, file, rank, shard_file_data(file) };
     px_code rc;
 
     *w = (shard_weights){ .layer = layer, .n_layer = m->arch.n_layer };
+    if (ops->own_memory && (rc = upload(&s, (size_t)bytes, progress, e))) return rc;
     if ((rc = view(&s, SHARD_TOKEN_EMBD, 0, &w->embd, e)) || (rc = vector(&s, SHARD_OUTPUT_NORM, 0, &w->out_norm, e)))
         return rc;
     w->head = w->embd;

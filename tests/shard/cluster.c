@@ -53,7 +53,9 @@ typedef struct rank {
     uint32_t        rank;
     pthread_t       thread;
     shard_file     *file;
-    comm           *comm;
+    comm           *comm, *staged;
+    comm_device     device;
+    kern_dev       *dev;
     shard_executor *x;
     px_code         rc;
     px_err          e;
@@ -69,6 +71,7 @@ struct test_cluster {
     comm_kind      transport;
     int            shm_fd;                 /* -1: none */
     const kern_ops *ops;
+    comm_device   (*device)(kern_dev *d);
     comm_local_group *group;
     uint32_t       world, n_threads;
     rank           rank[COMM_MAX_WORLD];
@@ -136,8 +139,15 @@ static void open_rank(void *ctx, uint32_t k, shard_executor *unused)
     const comm_args ca = { .kind = c->transport, .shm_fd = c->shm_fd, .rank = k, .world = c->world, .partial_bytes = plan.partial_bytes,
                            .gather_bytes = plan.gather_bytes, .group = c->group };
     if ((r->rc = comm_open(&r->comm, c->a, &ca, &r->e))) return;
-    const shard_executor_args xa = { .ops = c->ops, .manifest = &c->manifest, .file = r->file, .rank = k,
-                                     .comm = r->comm, .demand = &c->demand, .n_blocks = plan.n_blocks,
+    if (c->device) {
+        const kern_open_args open = { .threads = c->demand.threads };
+        if ((r->rc = c->ops->open(&r->dev, c->a, &open, &r->e))) return;
+        r->device = c->device(r->dev);
+        const comm_device_args da = { .device = &r->device, .host = r->comm, .partial_bytes = plan.partial_bytes };
+        if ((r->rc = comm_open_staged(&r->staged, c->a, &da, &r->e))) return;
+    }
+    const shard_executor_args xa = { .ops = c->ops, .dev = r->dev, .manifest = &c->manifest, .file = r->file, .rank = k,
+                                     .comm = r->staged ? r->staged : r->comm, .demand = &c->demand, .n_blocks = plan.n_blocks,
                                      .check_samples = !c->bench };
     r->rc = shard_executor_open(&r->x, c->a, &xa, &r->e);
 }
@@ -147,6 +157,8 @@ static void close_rank(void *ctx, uint32_t k, shard_executor *x)
     test_cluster *c = ctx;
 
     shard_executor_close(x);
+    comm_close(c->rank[k].staged);
+    if (c->rank[k].dev) c->ops->close(c->rank[k].dev);
     comm_close(c->rank[k].comm);
     shard_file_close(c->rank[k].file);
 }
@@ -174,6 +186,7 @@ test_cluster *test_cluster_open(const test_cluster_args *args, px_err *e)
     pthread_cond_init(&c->done, NULL);
     kern_ftz_set();
     c->ops = args->ops;
+    c->device = args->device;
     if (!c->ops && (rc = kern_cpu_ops(args->path, &c->ops, e))) goto fail;
     if ((rc = shard_manifest_read(&c->manifest, c->a, c->set, e))) goto fail;
     c->world = c->manifest.world;
@@ -221,6 +234,7 @@ void test_cluster_close(test_cluster *c)
 }
 
 const shard_manifest *test_cluster_manifest(const test_cluster *c) { return &c->manifest; }
+kern_dev *test_cluster_dev(const test_cluster *c, uint32_t k) { return c->rank[k].dev; }
 shard_executor *test_cluster_executor(const test_cluster *c, uint32_t k) { return c->rank[k].x; }
 
 /* ---- steps ---- */

@@ -3,6 +3,7 @@
 #ifndef TESTS_SHARD_CLUSTER_H
 #define TESTS_SHARD_CLUSTER_H
 
+#include "comm/device.h"
 #include "shard/run/executor.h"
 
 /* Pack `source` (a checkpoint) for `world` ranks into the test's folder, once per (source, policy, world).
@@ -17,6 +18,7 @@ typedef struct test_cluster_args {
     kern_path     path;
     comm_kind     transport;               /* local, or shm: the same process, through a memory file */
     const kern_ops *ops;                   /* instead of the path's table */
+    comm_device   (*device)(kern_dev *d);  /* of a table with memory of its own: sums go over comm's staged transport */
     bool          bench;                   /* ranks are bound to cores and do not compare what they sampled */
 } test_cluster_args;
 
@@ -24,6 +26,7 @@ typedef struct test_cluster_args {
 test_cluster *test_cluster_open(const test_cluster_args *args, px_err *e);
 void test_cluster_close(test_cluster *c);
 const shard_manifest *test_cluster_manifest(const test_cluster *c);
+kern_dev *test_cluster_dev(const test_cluster *c, uint32_t rank);      /* NULL without `device` */
 shard_executor *test_cluster_executor(const test_cluster *c, uint32_t rank);
 
 /* fn on every rank's thread at the same time; returns when all have returned. */

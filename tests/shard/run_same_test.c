@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tests/shard/apart.h"
 #include "tests/shard/cluster.h"
 #include "tests/shard/golden.h"
 #include "tests/testlib.h"
@@ -202,12 +203,60 @@ static void shm_gives_the_same_bits_as_local(void **state)
         }
 }
 
+typedef struct warm { px_code rc[COMM_MAX_WORLD]; px_err e[COMM_MAX_WORLD]; } warm;
+
+static void warm_up(void *ctx, uint32_t rank, shard_executor *x)
+{
+    warm *w = ctx;
+    w->rc[rank] = shard_executor_warm_up_all(x, &w->e[rank]);
+}
+
+/* A device whose memory is not the host's: weights are uploaded, sums staged, and, where no other rank takes part, every
+ * step after warm-up is a replay: not one op is called. */
+static void memory_of_its_own_and_graphs_give_the_same_bits(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < N_MODELS; i++)
+        for (uint32_t world = 1; world <= 3; world++) {
+            test_cluster_args args = { .set = set_of(i, world), .path = KERN_PATH_SCALAR, .demand = { .token_budget = 40, .max_sequences = 16 } };
+            answer want, got;
+            warm w = {0};
+            test_tiny t;
+            test_cluster *c = open_or_fail(&args);
+
+            test_tiny_read(&t, model[i].name);
+            answer_alone(c, &t, 16, &want);
+            test_cluster_close(c);
+            args.ops = &test_apart_ops;
+            args.device = test_apart_device;
+            c = open_or_fail(&args);
+            test_cluster_run(c, warm_up, &w);
+            for (uint32_t k = 0; k < world; k++)
+                if (w.rc[k]) fail_msg("rank %u: %s: %s", k, w.e[k].field, w.e[k].text);
+            const test_apart_counts before = test_apart_count(test_cluster_dev(c, 0));
+            answer_alone(c, &t, 16, &got);
+            same(&want, &got);
+            free(got.lp);
+            const test_apart_counts after = test_apart_count(test_cluster_dev(c, 0));
+            assert_int_equal(after.called, world == 1 ? before.called : after.called);
+            assert_int_equal(after.records, before.records);
+            assert_true(world == 1 ? after.replays > before.replays : after.called > before.called);
+            const shard_rank_bytes *plan = shard_executor_plan(test_cluster_executor(c, 0));
+            assert_int_equal(after.live, plan->weights.mapped + plan->kv_pool + plan->activations.bytes + plan->rope_tables
+                                             + comm_device_bytes(world, plan->partial_bytes));
+            test_cluster_close(c);
+            free(want.lp);
+            free(t.logits);
+        }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_answer_depends_on_nothing_but_the_request),
         cmocka_unit_test(every_path_of_the_cpu_gives_the_same_bits),
         cmocka_unit_test(shm_gives_the_same_bits_as_local),
+        cmocka_unit_test(memory_of_its_own_and_graphs_give_the_same_bits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
