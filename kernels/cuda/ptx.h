@@ -13,6 +13,8 @@
 
 #include "kernels/cuda/compat.h"
 
+#include <string.h>
+
 #ifndef PHALANX_CUDA_HOST
 
 __device__ __forceinline__ unsigned cu_shared_address_(const void *p)
@@ -120,16 +122,33 @@ __device__ __forceinline__ unsigned cu_lop3(unsigned a, unsigned b, unsigned c)
     return d;
 }
 
+/* 2^x to 2 ulp; below 2^-126: 0. */
+__device__ __forceinline__ float cu_exp2(float x)
+{
+    float y;
+
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 __device__ __forceinline__ __half2 cu_fma2(__half2 a, __half2 b, __half2 c) { return __hfma2(a, b, c); }
 __device__ __forceinline__ __nv_bfloat162 cu_fma2(__nv_bfloat162 a, __nv_bfloat162 b, __nv_bfloat162 c) { return __hfma2(a, b, c); }
 
 #endif /* PHALANX_CUDA_HOST */
 
 /* ---- the same text on both sides ---- */
-__device__ __forceinline__ unsigned cu_bits(__half2 v) { return *reinterpret_cast<const unsigned *>(&v); }
-__device__ __forceinline__ unsigned cu_bits(__nv_bfloat162 v) { return *reinterpret_cast<const unsigned *>(&v); }
-__device__ __forceinline__ __half2 cu_as_half2(unsigned v) { return *reinterpret_cast<const __half2 *>(&v); }
-__device__ __forceinline__ __nv_bfloat162 cu_as_bf162(unsigned v) { return *reinterpret_cast<const __nv_bfloat162 *>(&v); }
+template <typename To, typename From>
+__device__ __forceinline__ To cu_bit_cast(From v)
+{
+    static_assert(sizeof(To) == sizeof(From), "the same size");
+    To r;
+    memcpy(static_cast<void *>(&r), &v, sizeof r);
+    return r;
+}
+__device__ __forceinline__ unsigned cu_bits(__half2 v) { return cu_bit_cast<unsigned>(v); }
+__device__ __forceinline__ unsigned cu_bits(__nv_bfloat162 v) { return cu_bit_cast<unsigned>(v); }
+__device__ __forceinline__ __half2 cu_as_half2(unsigned v) { return cu_bit_cast<__half2>(v); }
+__device__ __forceinline__ __nv_bfloat162 cu_as_bf162(unsigned v) { return cu_bit_cast<__nv_bfloat162>(v); }
 
 /* Two fp8 values, the lower in the lower byte.  To fp8: nearest even, too large becomes the largest finite, NaN stays. */
 __device__ __forceinline__ __half2 cu_e4m3x2_to_half2(uint16_t v) { return __half2(__nv_cvt_fp8x2_to_halfraw2(v, __NV_E4M3)); }
