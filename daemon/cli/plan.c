@@ -20,7 +20,7 @@ typedef struct asked {
     const char  *path;
     char         dir[4096];
     bool         is_set, has_ranks, has_format, has_split, has_vocab, has_pool, has_memory, has_device, has_channels;
-    bool         json, explain, sweep, cuts, finetune, checkpointing, list, sizes;
+    bool         json, explain, sweep, gib, cuts, finetune, checkpointing, list, sizes;
     uint32_t     ranks, hosts, channels, headroom, batch, sequence, replicas, zero, tp, lora;
     const char  *format, *split, *vocab, *backend, *kv_dtype, *pool, *memory, *device, *headroom_least, *disk, *link, *populate, *svg, *file, *compare;
     daemon_texts classes;
@@ -157,6 +157,7 @@ static int parse(asked *q, int argc, char **argv)
         { "cuts", DAEMON_OPT_FLAG, NULL, "with --json: weights of every format on 1-8 and 16 ranks, too", &q->cuts, NULL },
         { "svg", DAEMON_OPT_TEXT, "FILE", "also a picture of the ranks' stacks", &q->svg, NULL },
         { "sweep", DAEMON_OPT_FLAG, NULL, "ranks x formats x cache types: what nothing else beats", &q->sweep, NULL },
+        { "gib", DAEMON_OPT_FLAG, NULL, "with --sweep: weights of the worst rank alone, in GiB", &q->gib, NULL },
         { "sizes", DAEMON_OPT_FLAG, NULL, "the whole model in the usual formats, and caches of 1, 4, 8 sequences", &q->sizes, NULL },
         { "finetune", DAEMON_OPT_FLAG, NULL, "the worksheet of a fine-tune instead of a service", &q->finetune, NULL },
         { "batch", DAEMON_OPT_U32, "N", "fine-tune: sequences of a replica's step (default 1)", &q->batch, NULL },
@@ -193,6 +194,8 @@ static int parse(asked *q, int argc, char **argv)
     if (read_set(q, &e)) return daemon_cli_fail("plan", &e);
     if (q->is_set && (!q->policy_given || q->policy != SHARD_AS_FILE))
         return daemon_options_complain(&c, "--format: the weights of a set are stored already; plan its source");
+    if (q->gib && (!q->sweep || q->json || q->device || q->memory))
+        return daemon_options_complain(&c, "--gib is for --sweep without --device, --memory or --json");
     if (!q->has_ranks && !q->sweep && !q->finetune && !q->sizes) return daemon_options_complain(&c, "--ranks is needed");
     if (!q->has_ranks) q->ranks = 1;
     if (q->ranks < 1 || q->ranks > shard_plan_world_max())
@@ -326,7 +329,7 @@ static px_code sweep(asked *q, px_err *e)
 
     if (!q->d.memory) q->d.backend = SHARD_ON_CUDA;      /* weights alone: as the formulas have them */
     if ((rc = shard_sweep_make(&s, q->a, &q->model, &q->d, q->has_ranks ? ranks : q->json ? NULL : all ? usual : to_eight, q->policy_given ? all : one, all ? kv : NULL, e))) return rc;
-    if (!q->json) rc = shard_report_sweep(&s, &q->d, stdout, e);
+    if (!q->json) rc = q->gib ? shard_report_sweep_weights(&s, true, stdout, e) : shard_report_sweep(&s, &q->d, stdout, e);
     else if (!(rc = shard_report_sweep_json(&s, &doc, e))) rc = dump(doc, e);
     shard_sweep_deinit(&s);
     return rc;

@@ -18,6 +18,8 @@ void    shard_report_svg(const shard_plan *p, FILE *out);
 px_code shard_report_json(const shard_plan *p, const shard_change changes[SHARD_N_LEVERS], bool cuts, json_t **out, px_err *e);
 
 /* Without memory: weights of the worst rank, formats by ranks; else the rows that nothing beats. */
+/* Weights alone, formats by ranks; in bytes, or in GiB for a table that fits a page. */
+px_code shard_report_sweep_weights(const shard_sweep *s, bool gib, FILE *out, px_err *e);
 px_code shard_report_sweep(const shard_sweep *s, const shard_deploy *d, FILE *out, px_err *e);
 px_code shard_report_sweep_json(const shard_sweep *s, json_t **out, px_err *e);
 

@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-static px_code sweep_weights(const shard_sweep *s, FILE *out, px_err *e)
+px_code shard_report_sweep_weights(const shard_sweep *s, bool gib, FILE *out, px_err *e)
 {
     uint32_t ranks[24];
     size_t n = 0;
@@ -25,7 +25,10 @@ static px_code sweep_weights(const shard_sweep *s, FILE *out, px_err *e)
     if ((rc = shard_grid_init(&g, s->a, s->n + 1, n + 2, e))) return rc;
     shard_grid_put(&g, "format");
     shard_grid_put(&g, "bits");
-    for (size_t k = 0; k < n; k++) shard_grid_put(&g, "%u rank%s", ranks[k], ranks[k] == 1 ? "" : "s");
+    for (size_t k = 0; k < n; k++) {
+        if (gib) shard_grid_put(&g, "%u", ranks[k]);
+        else shard_grid_put(&g, "%u rank%s", ranks[k], ranks[k] == 1 ? "" : "s");
+    }
     for (size_t i = 0; i < s->n; i++) {
         if (i && !strcmp(s->row[i].format, s->row[i - 1].format)) continue;
         shard_grid_put(&g, "%s", s->row[i].format);
@@ -34,12 +37,14 @@ static px_code sweep_weights(const shard_sweep *s, FILE *out, px_err *e)
             const shard_sweep_row *r = NULL;
             for (size_t j = i; !r && j < s->n && !strcmp(s->row[j].format, s->row[i].format); j++)
                 if (s->row[j].ranks == ranks[k]) r = &s->row[j];
-            if (r) shard_grid_bytes(&g, r->weights); else shard_grid_put(&g, "-");
+            if (!r) shard_grid_put(&g, "-");
+            else if (gib) shard_grid_put(&g, "%.1f", (double)r->weights / 1073741824.0);
+            else shard_grid_bytes(&g, r->weights);
         }
     }
-    fputs("weights of the worst rank in bytes\n", out);
+    fprintf(out, "weights of the worst rank in %s\n", gib ? "GiB, on so many ranks" : "bytes");
     shard_grid_print(&g, out);
-    fputs("with --device or --memory the sweep tells contexts and sequences, too\n", out);
+    if (!gib) fputs("with --device or --memory the sweep tells contexts and sequences, too\n", out);
     return PX_OK;
 }
 
@@ -49,7 +54,7 @@ px_code shard_report_sweep(const shard_sweep *s, const shard_deploy *d, FILE *ou
     px_code rc;
     shard_grid g;
 
-    if (!d->memory) return sweep_weights(s, out, e);
+    if (!d->memory) return shard_report_sweep_weights(s, false, out, e);
     if ((rc = shard_grid_init(&g, s->a, s->n + 1, sizeof column / sizeof *column, e))) return rc;
     for (size_t i = 0; i < g.cols; i++) shard_grid_put(&g, "%s", column[i]);
     for (size_t i = 0; i < s->n; i++) {

@@ -13,8 +13,10 @@ import xml.etree.ElementTree
 PHALANX, ROOT = sys.argv[1], sys.argv[2]
 with open(os.path.join(ROOT, "tests", "golden", "memory", "golden.json")) as f:
     GOLDEN = json.load(f)
-with open(os.path.join(ROOT, "shard", "plan", "README.md")) as f:
-    README = f.read()
+README = {}
+for page in ("README.md", os.path.join("shard", "plan", "README.md")):
+    with open(os.path.join(ROOT, page)) as f:
+        README[page] = re.findall(r"```console\n(.*?)```", f.read(), re.S)
 FAMILY = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 
 
@@ -246,11 +248,12 @@ class Plan(unittest.TestCase):
             self.assertIn(word, p.stderr, bad)
 
     def test_readme(self):
-        """Every command of the README prints what stands under it."""
+        """Every command of the plan's page and of the front page prints what stands under it."""
         env = dict(os.environ, PATH=os.path.dirname(os.path.abspath(PHALANX)) + os.pathsep + os.environ["PATH"])
-        blocks = re.findall(r"```console\n(.*?)```", README, re.S)
-        self.assertGreater(len(blocks), 8)
-        for block in blocks:
+        self.assertEqual([len(b) > n for b, n in zip(README.values(), (0, 8))], [True, True])
+        self.assertIn("llama-1-65b", README["README.md"][0])
+        self.assertIn("llama-2-70b", README["README.md"][0])
+        for block in sum(README.values(), []):
             for piece in re.split(r"^\$ ", block, flags=re.M)[1:]:
                 command, _, want = piece.partition("\n")
                 p = subprocess.run(["bash", "-c", command], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
