@@ -71,10 +71,17 @@ const daemon_refusable daemon_refusables[] = {
     { "size", "a file was cut off while it was read or served", "copy the set to a new folder, never over one in use" },
     { "stored_bytes", "the manifest contradicts itself", RESHARD },
     { "mapped_bytes", "the manifest contradicts itself", RESHARD },
+    { "arch", "the manifest's description of the model is missing", RESHARD },
+    { "assets", "the manifest's list of assets is damaged", RESHARD },
+    { "split", "the manifest does not say how the model is split, or says what no version knows", RESHARD },
+    { "vocab", "the manifest does not say how the vocabulary is split, or says what no version knows", RESHARD },
+    { "source_bytes", "the manifest is incomplete", RESHARD },
     { "ranks.<n>.<key>", "the manifest's list of files is damaged", RESHARD },
     { "assets.<n>.<key>", "the manifest's list of assets is damaged", RESHARD },
     { "arch.<key>", "the manifest's description of the model is damaged", RESHARD },
     { "types", "the manifest's list of types is damaged", RESHARD },
+    { "types.<tensor>", "the manifest's list of types is damaged", RESHARD },
+    { "generation.<key>", "a default of generation in the manifest is out of range", RESHARD },
     { "tokenizer.json", "the tokenizer is not the one that the manifest names", SAMESET },
     { "chat_template.txt", "the chat template is not the one that the manifest names", SAMESET },
     { "<tensor>", "the bytes of a tensor are not those that were written; or it is missing", "copy the file again; if it comes back, test memory and disk" },
@@ -116,6 +123,8 @@ static const char *family(const char *s)
     if (!strncmp(s, "shard.", 6)) return "shard.<fact>";
     if (!strncmp(s, "ranks.", 6)) return "ranks.<n>.<key>";
     if (!strncmp(s, "assets.", 7)) return "assets.<n>.<key>";
+    if (!strncmp(s, "types.", 6)) return "types.<tensor>";
+    if (!strncmp(s, "generation.", 11)) return "generation.<key>";
     if (!strncmp(s, "arch.", 5)) return "arch.<key>";
     return f && f->scope == PROTO_GLOBAL ? "<key>" : s;
 }

@@ -294,6 +294,8 @@ def runbook():
 
 def row_of(field):
     for pattern, name in ((r"^plan\..*", "plan.<number>"), (r"^shard\..*", "shard.<fact>"), (r"^frame\..*", "frame.<part>"), (r"^ranks\..*", "ranks.<n>.<key>"),
+                          (r"^assets\..*", "assets.<n>.<key>"), (r"^arch\..*", "arch.<key>"),
+                          (r"^types\..*", "types.<tensor>"), (r"^generation\..*", "generation.<key>"),
                           (r"^(blk|token_embd|output_norm|output)\b.*\.(bytes|offset|shape|dtype|type)$", r"<tensor>.\2"),
                           (r"^(blk|token_embd|output_norm|output)\..*", "<tensor>")):
         if re.match(pattern, field):

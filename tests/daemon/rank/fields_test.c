@@ -34,7 +34,8 @@ static void names_find_their_row(void **state)
         { "blk.3.attn_q.weight", "<tensor>" },   { "token_embd.weight.bytes", "<tensor>.bytes" },
         { "output_norm.weight.shape", "<tensor>.shape" }, { "blk.0.ffn_up.weight.type", "<tensor>.type" },
         { "kv.dtype", "<key>" }, { "kv.tokens", "kv.tokens" }, { "plan.kv_pool", "plan.<number>" },
-        { "shard.header", "shard.<fact>" }, { "plan", "plan" },
+        { "shard.header", "shard.<fact>" }, { "plan", "plan" }, { "types.blk.*.attn_q", "types.<tensor>" }, { "arch.n_head", "arch.<key>" },
+        { "generation.top_p", "generation.<key>" }, { "assets.0.digest", "assets.<n>.<key>" },
     };
     (void)state;
     for (size_t i = 0; i < sizeof pair / sizeof *pair; i++) {
