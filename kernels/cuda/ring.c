@@ -56,7 +56,9 @@ static void fill(void *dst, const void *src, size_t bytes, uint32_t threads)
         memcpy(dst, src, bytes);
         return;
     }
+#ifdef _OPENMP                                      /* in the host build one thread does all */
 #pragma omp parallel for schedule(static, 1) num_threads((int)threads)
+#endif
     for (uint32_t i = 0; i < threads; i++) {
         const size_t at = i * share;
 
