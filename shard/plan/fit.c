@@ -78,23 +78,30 @@ static px_code attempt(const shard_plan *p, const shard_plan_model *model, const
     return PX_OK;
 }
 
+/* Whether other ranks, formats or cache types may make it fit.  A pool of so many tokens holds the same sequences whatever they
+ * are: then one step tells what the lever would save, and a search would be for nothing. */
+static bool worth_a_search(const shard_plan *p) { return p->known && (p->d.pool || p->p95_fits); }
+
 static px_code more_ranks(const shard_plan *p, shard_change *c, px_err *e)
 {
+    uint64_t least = 0;                     /* ranks below which the weights alone are more than all memory */
     uint32_t step = p->d.backend == SHARD_ON_CPU ? p->ranks_per_host : 1;
 
+    if (p->d.memory) least = p->source_bytes / p->d.memory * step;
     for (uint32_t n = p->d.ranks + step; n <= 64; n += step) {
         shard_deploy d = p->d;
         shard_change now = { .number = n };
         bool fits;
         px_code rc;
         d.ranks = n;
+        if (c->tried && n < least) continue;
         if (p->d.backend == SHARD_ON_CPU) d.hosts = n / step;
         if (d.backend == SHARD_ON_CPU && d.hosts > 1) d.transport = 2;          /* between hosts: MPI */
         if ((rc = attempt(p, &p->model, &d, &now, &fits, e))) return rc;
         if (!now.tried) continue;
         now.found = fits;
         if (fits || !c->tried) *c = now;
-        if (fits || !p->known) break;
+        if (fits || !worth_a_search(p)) break;
     }
     return PX_OK;
 }
@@ -118,7 +125,7 @@ static px_code narrower_weights(const shard_plan *p, shard_change *c, px_err *e)
         if (!now.tried) continue;
         now.found = fits;
         if (fits || !c->tried) *c = now;
-        if (fits || !p->known) break;
+        if (fits || !worth_a_search(p)) break;
     }
     return PX_OK;
 }
@@ -139,7 +146,7 @@ static px_code narrower_cache(const shard_plan *p, shard_change *c, px_err *e)
         if (!now.tried) continue;
         now.found = fits;
         if (fits || !c->tried) *c = now;
-        if (fits || !p->known) break;
+        if (fits || !worth_a_search(p)) break;
     }
     return PX_OK;
 }
