@@ -1,4 +1,4 @@
-# px_cuda_host_library(NAME SOURCES...)                    kernels (.cu) compiled for the host, once a variant
+# px_cuda_host_library(NAME SOURCES...)                    kernels (.cu, .c) compiled for the host, once a variant
 # px_cuda_host_test(NAME SOURCES... [KERNELS NAME...] [LIBS...] [DEFINITIONS...] [VARIANTS...] [TIMEOUT s])
 #   one ctest a variant, NAME_plain, NAME_asan (with UBSan), NAME_msan, NAME_tsan, with the labels cuda_host and the
 #   variant's name.  LIBS: libraries of the project, not instrumented (MSan: cuh_defined() for what they write).
@@ -54,8 +54,14 @@ function(px_cuda_host_object out name variant flags source)
   if(variant STREQUAL msan)
     set(compiler ${PX_CLANGXX})
   endif()
+  set(common ${PX_CUDA_HOST_FLAGS})
+  set(language c++)
+  if(source MATCHES "\\.c$")
+    list(TRANSFORM common REPLACE "^-std=.*" -std=gnu17)
+    set(language c)
+  endif()
   add_custom_command(OUTPUT ${object}
-    COMMAND ${CCACHE} ${compiler} ${PX_CUDA_HOST_FLAGS} ${flags} -MD -MF ${object}.d -x c++ -c ${source} -o ${object}
+    COMMAND ${CCACHE} ${compiler} ${common} ${flags} -MD -MF ${object}.d -x ${language} -c ${source} -o ${object}
     DEPENDS ${source} DEPFILE ${object}.d COMMENT "Building ${variant} ${stem}" VERBATIM)
   set_source_files_properties(${object} PROPERTIES EXTERNAL_OBJECT TRUE GENERATED TRUE)
   set(${out} ${${out}} ${object} PARENT_SCOPE)
