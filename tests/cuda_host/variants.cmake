@@ -23,7 +23,7 @@ set(PX_CUDA_HOST_FLAGS_shim_tsan -O1 -DCUH_TSAN)        # the shim says itself w
 function(px_cuda_host_lacks variant out)
   set(${out} "" PARENT_SCOPE)
   if(NOT PX_CUDA_INCLUDE)
-    set(${out} "the CUDA toolkit's headers (cuda_bf16.h) are not installed" PARENT_SCOPE)
+    set(${out} "the headers of the CUDA toolkit (cuda_bf16.h) are not installed" PARENT_SCOPE)
   elseif(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
     set(${out} "fibers are written for x86-64" PARENT_SCOPE)
   elseif(variant STREQUAL msan AND NOT PX_MSAN_RUNTIME)
