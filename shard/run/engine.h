@@ -22,6 +22,8 @@ struct shard_executor {
     bool              graphs;              /* the forward pass is replayed, a graph a bucket */
     uint64_t          replayed, ran;       /* bodies of steps: as a graph, and op by op though graphs are kept */
     const shard_manifest *manifest;
+    const shard_file *file;
+    uint32_t          threads;
     uint32_t          rank, world;
     uint32_t          n_slice[COMM_MAX_WORLD];     /* tokens in each rank's slice of the vocabulary */
     bool              check_samples;

@@ -1,7 +1,6 @@
 /* executor.c - carve the arenas that the plan drew, then run step after step in them. */
 #include "comm/device.h"
 #include "shard/run/engine.h"
-#include "shard/run/selftest.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -178,7 +177,7 @@ px_code shard_executor_open(shard_executor **out, px_alloc *a, const shard_execu
     memset(host, 0, plan.host.bytes);                   /* populated before ready: law 2 */
     x = (shard_executor *)(void *)host;
     *x = (shard_executor){ .a = counter, .host = host, .plan = plan, .ops = args->ops, .manifest = m, .rank = args->rank,
-                           .world = m->world, .check_samples = args->check_samples, .arenas = counter.live,
+                           .world = m->world, .check_samples = args->check_samples, .file = args->file, .threads = args->demand->threads, .arenas = counter.live,
                            .dev = args->dev, .own_dev = !args->dev,
                            .graphs = args->ops->own_memory && comm_captures(args->comm) };
     for (uint32_t k = 0; k < m->world; k++) x->n_slice[k] = shard_vocab_valid(&m->arch, &m->split.cut[k]);
@@ -247,81 +246,4 @@ px_code shard_executor_step_all(shard_executor *x, const shard_step *in, shard_r
         s->has_last = s->last != SHARD_NO_ID;
     }
     return PX_OK;
-}
-
-/* ---- warm up ---- */
-
-#define SELFTEST_ROWS 6u
-/* Rows of the prompt that warms the step up.  More rows are more of the same: every arena has its pages since it was
- * carved, and the largest message is one of the self-test's sums. */
-#define WARM_UP_ROWS  32u
-
-/* Two short steps, after each of which the same positions go through the twin: many rows and one row are two variants. */
-static px_code self_test_all(shard_executor *x, const uint32_t *blocks, uint32_t n_blocks, px_err *e)
-{
-    const shard_slots *v = &x->slots;
-    uint32_t id[SELFTEST_ROWS], n = SELFTEST_ROWS;
-    const kern_ops *twin;
-    shard_result r;
-    px_code rc;
-
-    if (n > v->token_budget) n = v->token_budget;
-    if (n + 1 > v->n_ctx) n = v->n_ctx - 1;
-    if (!n || x->ops->own_memory) return PX_OK;             /* a context of one token; buffers that the twin cannot reach */
-    for (uint32_t i = 0; i < n; i++) id[i] = (i * 37 + 1) % v->n_vocab;
-    const shard_slot_op op[2] = { { .op = SHARD_SLOT_OPEN, .block = blocks, .n_blocks = n_blocks, .sampling = { .top_p = 1 } },
-                                  { .op = SHARD_SLOT_CLOSE } };
-    const shard_entry prompt = { .n = n, .id = id, .rows = SHARD_ROWS_LAST };
-    const shard_entry more = { .first_pos = n, .n = 1, .id = id, .rows = SHARD_ROWS_LAST };
-
-    if ((rc = kern_cpu_ops(KERN_PATH_SCALAR, &twin, e)) ||
-        (rc = shard_executor_step_all(x, &(shard_step){ .op = op, .n_ops = 1, .entry = &prompt, .n_entries = 1 }, &r, e)) ||
-        (rc = shard_selftest_kernels(&x->f, &x->a.a, twin, n, e)) ||
-        (rc = shard_executor_step_all(x, &(shard_step){ .entry = &more, .n_entries = 1 }, &r, e)) ||
-        (rc = shard_selftest_kernels(&x->f, &x->a.a, twin, 1, e)) ||
-        (rc = shard_executor_step_all(x, &(shard_step){ .op = &op[1], .n_ops = 1 }, &r, e)))
-        return rc;
-    return shard_selftest_sums_all(&x->f, x->rank, x->world, e);
-}
-
-/* The self-test, then a short prompt, a limited draw, a decode from the last token, a whole row. */
-px_code shard_executor_warm_up_all(shard_executor *x, px_err *e)
-{
-    const shard_slots *v = &x->slots;
-    const uint32_t scratch = (uint32_t)(x->plan.host.order[1].bytes / sizeof(uint32_t));
-    uint32_t *list = (uint32_t *)(void *)x->order[0], *ids = (uint32_t *)(void *)x->order[1];   /* unused before the answer */
-    uint32_t n_blocks = v->stride < v->n_blocks ? v->stride : v->n_blocks, n = v->token_budget;
-    const shard_sampling limits = { .temperature = 1, .top_p = 0.9f, .min_p = 0.01f, .top_k = 40, .seed = 1 };
-    shard_result r;
-    px_code rc;
-
-    if (n_blocks > scratch) n_blocks = scratch;
-    if (n > scratch) n = scratch;
-    if (n > WARM_UP_ROWS) n = WARM_UP_ROWS;
-    if (n + 2 > n_blocks * v->block) n = n_blocks * v->block - 2;      /* a block has 16 tokens or more */
-    if (n + 2 > v->n_ctx) n = v->n_ctx > 2 ? v->n_ctx - 2 : 1;                          /* and the context may be tiny */
-    for (uint32_t i = 0; i < n_blocks; i++) list[i] = i;
-    memset(ids, 0, n * sizeof *ids);
-    if ((rc = self_test_all(x, list, n_blocks, e))) return rc;
-
-    const shard_slot_op op[2] = {
-        { .op = SHARD_SLOT_OPEN, .block = list, .n_blocks = n_blocks, .sampling = limits },
-        { .op = SHARD_SLOT_CLOSE },
-    };
-    const shard_entry prompt = { .n = n, .id = ids, .rows = SHARD_ROWS_LAST, .sample = true, .logprob = true, .top = 5 };
-    const shard_entry decode = { .first_pos = n, .n = 1, .rows = SHARD_ROWS_LAST, .sample = true };
-    uint32_t zero = 0;
-    const shard_entry score = { .first_pos = n + 1, .n = 1, .id = &zero, .rows = SHARD_ROWS_ALL, .logprob = true,
-                                .target = &zero, .top = v->n_vocab < v->max_tops ? v->n_vocab : v->max_tops };
-
-    if ((rc = shard_executor_step_all(x, &(shard_step){ .op = op, .n_ops = 1, .entry = &prompt, .n_entries = 1 }, &r, e)))
-        return rc;
-    if (x->slots.slot[0].has_last && v->n_ctx >= n + 1) {
-        if ((rc = shard_executor_step_all(x, &(shard_step){ .entry = &decode, .n_entries = 1 }, &r, e))) return rc;
-        if (v->n_ctx >= n + 2
-            && (rc = shard_executor_step_all(x, &(shard_step){ .entry = &score, .n_entries = 1 }, &r, e)))
-            return rc;
-    }
-    if ((rc = shard_graph_record_all(x, e))) return rc;
-    return shard_executor_step_all(x, &(shard_step){ .op = &op[1], .n_ops = 1 }, &r, e);
 }

@@ -279,4 +279,5 @@ comm_device test_apart_device(kern_dev *d)
     return (comm_device){ .ctx = d, .get = get, .put = put_back, .to_host = to_host, .to_device = to_device };
 }
 
+bool test_apart_records(const kern_dev *d) { return of((kern_dev *)(uintptr_t)d)->recording; }
 test_apart_counts test_apart_count(const kern_dev *d) { return of((kern_dev *)(uintptr_t)d)->count; }

@@ -12,6 +12,7 @@ extern const kern_ops test_apart_ops;
 comm_device test_apart_device(kern_dev *d);
 /* Ops that ran because they were called, graphs that were recorded and replayed, bytes held. */
 typedef struct test_apart_counts { uint64_t called, records, replays, live; } test_apart_counts;
+bool test_apart_records(const kern_dev *d);           /* between record and end */
 test_apart_counts test_apart_count(const kern_dev *d);
 
 #endif

@@ -7,6 +7,7 @@
 
 #include "shard/run/engine.h"
 #include "shard/run/selftest.h"
+#include "tests/shard/apart.h"
 #include "tests/shard/cluster.h"
 
 #define MODEL TEST_GOLDEN_DIR "/tiny/gguf/smollm_like_f16/model.gguf"
@@ -131,6 +132,41 @@ static void finds_a_bad_kernel(void **state)
     }
 }
 
+/* ---- a device: held against a mirror in the host's memory ---- */
+
+/* One number of the first output is made another while nothing is recorded. */
+static px_code bad_far_matmul(kern_dev *d, const kern_matmul_args *a, px_err *e)
+{
+    const float wrong = 1000;
+    px_code rc = test_apart_ops.matmul(d, a, e);
+
+    if (!rc && !test_apart_records(d)) rc = test_apart_ops.upload(d, a->out[0], &wrong, sizeof wrong, e);
+    return rc;
+}
+
+static void a_device_is_held_against_its_mirror(void **state)
+{
+    kern_ops bad = test_apart_ops;
+    (void)state;
+
+    bad.matmul = bad_far_matmul;
+    for (int i = 0; i < 2; i++) {
+        const test_cluster_args args = { .set = test_set(MODEL, SHARD_AS_FILE, 2), .ops = i ? &bad : &test_apart_ops,
+                                         .device = test_apart_device };
+        results w = { .rc = { PX_OK } };
+        px_err e = {0};
+        test_cluster *c = test_cluster_open(&args, &e);
+
+        assert_non_null(c);
+        test_cluster_run(c, warm_up, &w);
+        for (int r = 0; r < 2; r++) {
+            assert_int_equal(w.rc[r], i ? PX_ECORRUPT : PX_OK);
+            if (i) assert_non_null(strstr(w.e[r].found, "apart"));
+        }
+        test_cluster_close(c);
+    }
+}
+
 /* ---- sums of which something is wrong ---- */
 
 typedef enum wrong { NOTHING_WRONG, SHARE, VIEW } wrong;
@@ -159,7 +195,7 @@ px_code __wrap_comm_reduce_views_all(comm *c, unsigned which, size_t bytes, cons
 static void sums(void *ctx, uint32_t rank, shard_executor *x)
 {
     results *w = ctx;
-    w->rc[rank] = shard_selftest_sums_all(&x->f, x->rank, x->world, &w->e[rank]);
+    w->rc[rank] = shard_selftest_sums_all(&x->f, &x->a.a, x->rank, x->world, &w->e[rank]);
 }
 
 /* The fault on `rank` at the sum of size class `call`. */
@@ -223,6 +259,7 @@ static void finds_a_wrong_view(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = { cmocka_unit_test(passes_on_every_path), cmocka_unit_test(finds_a_bad_kernel),
-                                        cmocka_unit_test(finds_a_wrong_share), cmocka_unit_test(finds_a_wrong_view) };
+                                        cmocka_unit_test(finds_a_wrong_share), cmocka_unit_test(finds_a_wrong_view),
+                                        cmocka_unit_test(a_device_is_held_against_its_mirror) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
