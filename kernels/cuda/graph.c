@@ -40,7 +40,8 @@ px_code kern_cuda_record(kern_dev *d, uint32_t id, px_err *e)
     if (d->recording) return px_fail(e, PX_EINVAL, "record", "record %u inside record %u", id, d->record_id);
     if (!place(d, id))
         return px_fail(e, PX_ERANGE, "record", "graph %u would be one more than the %u that are kept", id, KERN_CUDA_MAX_GRAPHS);
-    if ((rc = kern_cuda_done(d, "record", cudaStreamBeginCapture((cudaStream_t)d->stream, cudaStreamCaptureModeThreadLocal), e)))
+    if ((rc = kern_cuda_idle(d, "record", e)) ||
+        (rc = kern_cuda_done(d, "record", cudaStreamBeginCapture((cudaStream_t)d->stream, cudaStreamCaptureModeThreadLocal), e)))
         return rc;
     d->recording = true;
     d->record_id = id;

@@ -210,14 +210,14 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t s, cudaStreamCaptureMode)
 cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *g)
 {
     *g = NULL;
-    if (cudaError_t e_ = enter(__func__)) return e_;
+    const cudaError_t e_ = enter(__func__);
     std::lock_guard<std::recursive_mutex> guard(cuh::lock_);
-    if (!known(s) || !s->recording || !s->origin) return remember(cudaErrorIllegalState);
+    if (!known(s) || !s->recording || !s->origin) return remember(e_ ? e_ : cudaErrorIllegalState);
     CUgraph_st *made = s->recording;
-    leave_capture(s);
-    if (s->broken) {
+    leave_capture(s);                              /* also with an error: the recording is over */
+    if (e_ || s->broken) {
         delete made;
-        return remember(cudaErrorStreamCaptureInvalidated);
+        return remember(e_ ? e_ : cudaErrorStreamCaptureInvalidated);
     }
     *g = made;
     return cudaSuccess;
