@@ -53,7 +53,7 @@ void shard_report_svg(const shard_plan *p, FILE *out)
     text(p->model.m->name[0] ? p->model.m->name : "model", out);
     fprintf(out, ", %s, %u rank%s</text>\n<text x=\"%d\" y=\"50\">KV of %u tokens in %s, %u sequences, %u tokens a step%s</text>\n", p->model.format,
             p->d.ranks, p->d.ranks == 1 ? "" : "s", LEFT, p->d.kv_tokens, p->d.kv_dtype, p->d.max_sequences, p->d.token_budget,
-            !p->known ? "" : p->fits ? ": it fits" : ": it does not fit");
+            !p->known ? "" : p->fits ? ": it fits" : p->memory_fits ? ": the pool is too small" : ": it does not fit");
     for (uint32_t r = 0; r < p->d.ranks; r++) {
         const shard_plan_rank *k = &p->rank[r];
         unsigned y = TOP + r * ROW;
