@@ -12,13 +12,16 @@
 #include "daemon/rank/convert.h"
 #include "daemon/rank/fields.h"
 
-/* Longest time for a step, 0: it waits for nobody.  A step that ends in time ends at once. */
+/* Longest time for a step; one that ends in time ends at once.  Steps that wait for ranks refuse by themselves and name
+ * them; for all others, and should even that hang, deadline.c ends the process. */
 static const struct { const char *name; px_time_us limit; } phases[DAEMON_N_PHASES] = {
-    [DAEMON_PARSE] = { "parse", 0 },          [DAEMON_MANIFEST] = { "manifest", 0 },    [DAEMON_PLAN] = { "plan", 0 },
-    [DAEMON_SPAWN] = { "spawn", 5000000 },    [DAEMON_HELLO] = { "hello", 0 /* hello_s */ },   [DAEMON_COMPARE] = { "compare", 0 },
+    [DAEMON_PARSE] = { "parse", 10000000 },   [DAEMON_MANIFEST] = { "manifest", 60000000 }, [DAEMON_PLAN] = { "plan", 10000000 },
+    [DAEMON_SPAWN] = { "spawn", 5000000 },    [DAEMON_HELLO] = { "hello", 0 /* hello_s */ },   [DAEMON_COMPARE] = { "compare", 10000000 },
     [DAEMON_AGREE] = { "agree", 10000000 },   [DAEMON_MAP] = { "map", 600000000 },      [DAEMON_MPI] = { "mpi", 60000000 },
     [DAEMON_CARVE] = { "carve", 300000000 },  [DAEMON_WARM_UP] = { "warmup", 120000000 }, [DAEMON_ALL_READY] = { "ready", 10000000 },
 };
+
+#define SPARE ((px_time_us)20000000)        /* what a step that refuses by itself may take to do so */
 
 const char *daemon_phase_name(daemon_phase p) { return phases[p].name; }
 
@@ -36,6 +39,7 @@ static void begin(daemon_coldstart *c, daemon_phase p)
     pthread_mutex_lock(&c->status->lock);
     c->status->phase[p] = (daemon_phase_info){ .state = DAEMON_DOING, .began = px_now_us(), .limit = limit_of(c, p) };
     pthread_mutex_unlock(&c->status->lock);
+    daemon_deadline_set(&c->deadline, phases[p].name, limit_of(c, p) + (p == DAEMON_HELLO || p >= DAEMON_AGREE ? SPARE : 0));
 }
 
 static void end(daemon_coldstart *c, daemon_phase p, px_code rc, const char *detail)
@@ -43,6 +47,7 @@ static void end(daemon_coldstart *c, daemon_phase p, px_code rc, const char *det
     daemon_phase_info *i = &c->status->phase[p];
     char quoted[200];
 
+    daemon_deadline_clear(&c->deadline);
     pthread_mutex_lock(&c->status->lock);
     i->state = rc ? DAEMON_BROKEN : DAEMON_DONE;
     i->took = px_now_us() - i->began;
@@ -125,6 +130,7 @@ px_code daemon_coldstart_model(daemon_coldstart *c, px_err *errs, size_t cap, si
     px_code rc;
     char detail[160] = "", found[32], expected[32];
 
+    if ((rc = daemon_deadline_open(&c->deadline, c->args->log, &e))) return daemon_errors_add(&e, errs, cap, n_errs), rc;
     begin(c, DAEMON_PARSE);
     end(c, DAEMON_PARSE, PX_OK, c->args->config_path);
     begin(c, DAEMON_MANIFEST);
@@ -439,6 +445,7 @@ void daemon_coldstart_end_job(daemon_coldstart *c, bool clean)
 void daemon_coldstart_close(daemon_coldstart *c)
 {
     if (!c->a) return;
+    daemon_deadline_close(&c->deadline);
     daemon_coldstart_end_job(c, false);
     for (uint32_t r = 0; c->kv_fd && r < c->world; r++)
         if (c->kv_fd[r] >= 0) close(c->kv_fd[r]);

@@ -6,6 +6,7 @@
 #include <pthread.h>
 
 #include "comm/comm.h"
+#include "daemon/coordinator/deadline.h"
 #include "daemon/coordinator/engine.h"
 #include "daemon/coordinator/link.h"
 #include "daemon/coordinator/supervisor.h"
@@ -18,7 +19,7 @@ const char *daemon_phase_name(daemon_phase p);
 
 typedef enum daemon_phase_state { DAEMON_WAITING, DAEMON_DOING, DAEMON_DONE, DAEMON_BROKEN } daemon_phase_state;
 
-/* limit: 0 for a step that waits for nobody.  percent: of the work, the ranks' mean. */
+/* percent: of the work, the ranks' mean. */
 typedef struct daemon_phase_info { daemon_phase_state state; px_time_us began, took, limit; uint32_t percent; char detail[160]; } daemon_phase_info;
 
 typedef struct daemon_rank_info {
@@ -52,6 +53,7 @@ typedef struct daemon_coldstart {
     daemon_model   *model;
     daemon_status  *status;
     daemon_watcher *watcher;
+    daemon_deadline deadline;                           /* of the step that runs */
     daemon_links    links;
     daemon_job      job;
     shard_rank_bytes *plan;                             /* (world) owned */
