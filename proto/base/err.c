@@ -1,10 +1,10 @@
 #include "proto/base/err.h"
+#include "proto/base/utf8.h"
 
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
-#include <utf8proc.h>
 
 /* Every string of an error may end in a protobuf string, a log line or a terminal: what is not UTF-8 (also a
  * character that the end of the array cut) and what is a control character becomes '?'. */
@@ -13,9 +13,9 @@ static void make_plain(char *s)
     size_t n = strlen(s), i = 0;
 
     while (i < n) {
-        utf8proc_int32_t c;
-        utf8proc_ssize_t step = utf8proc_iterate((const utf8proc_uint8_t *)s + i, (utf8proc_ssize_t)(n - i), &c);
-        if (step <= 0) {
+        uint32_t c;
+        size_t step = px_utf8_next(s + i, n - i, &c);
+        if (!step) {
             if (n - i < 4 && (unsigned char)s[i] >= 0xC2) {     /* cut at the end: drop rather than mark */
                 bool tail = true;
                 for (size_t k = i + 1; k < n; k++)
@@ -24,9 +24,9 @@ static void make_plain(char *s)
             }
             s[i++] = '?';
         } else if (c < 0x20 || (c >= 0x7F && c < 0xA0)) {
-            for (utf8proc_ssize_t k = 0; k < step; k++) s[i++] = '?';
+            for (size_t k = 0; k < step; k++) s[i++] = '?';
         } else {
-            i += (size_t)step;
+            i += step;
         }
     }
 }

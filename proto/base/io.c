@@ -1,4 +1,5 @@
 #include "proto/base/io.h"
+#include "proto/base/utf8.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -12,7 +13,6 @@
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
-#include <utf8proc.h>
 
 #define MAX_FDS         253             /* the kernel's own limit a message */
 #define MAX_TREE_DEPTH  64
@@ -406,12 +406,11 @@ px_code px_map_fd(int fd, size_t bytes, bool write, bool populate, void **out, p
 bool px_utf8_valid(const char *s, size_t n)
 {
     while (n) {
-        utf8proc_int32_t c;
-        utf8proc_ssize_t step = utf8proc_iterate((const utf8proc_uint8_t *)s,
-                                                 n < PTRDIFF_MAX ? (utf8proc_ssize_t)n : PTRDIFF_MAX, &c);
-        if (step <= 0) return false;
+        uint32_t c;
+        size_t step = px_utf8_next(s, n, &c);
+        if (!step) return false;
         s += step;
-        n -= (size_t)step;
+        n -= step;
     }
     return true;
 }

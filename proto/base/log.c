@@ -1,4 +1,5 @@
 #include "proto/base/log.h"
+#include "proto/base/utf8.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -7,7 +8,6 @@
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
-#include <utf8proc.h>
 
 /* One write of at most PIPE_BUF bytes is whole on a pipe, too. */
 #define LINE_MAX_BYTES PIPE_BUF
@@ -34,11 +34,11 @@ px_code px_level_parse(const char *word, px_level *out, px_err *e)
  * of 0x80 to 0x9f that terminals obey, line separators, what is not UTF-8). */
 static size_t plain_bytes(const char *s, size_t n)
 {
-    utf8proc_int32_t c;
-    utf8proc_ssize_t step = utf8proc_iterate((const utf8proc_uint8_t *)s, (utf8proc_ssize_t)n, &c);
+    uint32_t c;
+    size_t step = px_utf8_next(s, n, &c);
 
-    if (step <= 0 || c < 0x20 || (c >= 0x7F && c < 0xA0) || c == 0x2028 || c == 0x2029) return 0;
-    return (size_t)step;
+    if (!step || c < 0x20 || (c >= 0x7F && c < 0xA0) || c == 0x2028 || c == 0x2029) return 0;
+    return step;
 }
 
 static size_t escape_byte(unsigned char c, char out[5])
