@@ -9,7 +9,7 @@
 
 static const kern_dtype_info info[KERN_N_DTYPES] = {
     [KERN_F32]    = { "F32",      1,   4,  0, true,  true  },
-    [KERN_F16]    = { "F16",      1,   2,  1, true,  false },
+    [KERN_F16]    = { "F16",      1,   2,  1, true,  true  },
     [KERN_BF16]   = { "BF16",     1,   2, 30, true,  true  },
     [KERN_Q8_0]   = { "Q8_0",    32,  34,  8, true,  true  },
     [KERN_Q4_0]   = { "Q4_0",    32,  18,  2, true,  true  },
@@ -25,8 +25,8 @@ static const kern_dtype_info info[KERN_N_DTYPES] = {
     [KERN_IQ4_XS] = { "IQ4_XS", 256, 136, 23, false, false },
     [KERN_IQ2_XS] = { "IQ2_XS", 256,  74, 17, false, false },
     [KERN_FP8]    = { "FP8",      1,   1, NO_GGML, false, false },
-    [KERN_W8]     = { "W8",     128, 130, NO_GGML, false, false },
-    [KERN_W4]     = { "W4",     128,  66, NO_GGML, false, false },
+    [KERN_W8]     = { "W8",     128, 130, NO_GGML, true,  true  },
+    [KERN_W4]     = { "W4",     128,  66, NO_GGML, true,  true  },
     [KERN_W4Z]    = { "W4Z",    128,  66, NO_GGML, false, false },   /* + half a byte of zero point a group */
 };
 
@@ -122,6 +122,30 @@ uint16_t kern_f32_to_bf16(float f)
 
 static uint16_t u16_at(const uint8_t *p) { return (uint16_t)(p[0] | p[1] << 8); }
 
+/* A scale for 32 or 128 columns, then their quants in blocks of 32; a last group may have fewer blocks. */
+static void grouped_to_f32(kern_dtype t, const uint8_t *p, size_t n, float *dst)
+{
+    size_t group = t == KERN_W8 || t == KERN_W4 ? 4 : 1;
+    float d = 0;
+
+    for (size_t b = 0; b < n / 32; b++, dst += 32) {
+        if (b % group == 0) {
+            d = kern_f16_to_f32(u16_at(p));
+            p += 2;
+        }
+        if (t == KERN_Q8_0 || t == KERN_W8) {
+            for (int i = 0; i < 32; i++) dst[i] = d * (float)(int8_t)p[i];
+            p += 32;
+        } else {
+            for (int i = 0; i < 16; i++) {
+                dst[i] = d * (float)((p[i] & 15) - 8);
+                dst[i + 16] = d * (float)((p[i] >> 4) - 8);
+            }
+            p += 16;
+        }
+    }
+}
+
 void kern_row_to_f32(kern_dtype t, const void *src, size_t n, float *dst)
 {
     const uint8_t *p = src;
@@ -137,19 +161,10 @@ void kern_row_to_f32(kern_dtype t, const void *src, size_t n, float *dst)
         for (size_t i = 0; i < n; i++) dst[i] = kern_bf16_to_f32(u16_at(p + 2 * i));
         break;
     case KERN_Q8_0:
-        for (; n >= 32; n -= 32, p += 34, dst += 32) {
-            float d = kern_f16_to_f32(u16_at(p));
-            for (int i = 0; i < 32; i++) dst[i] = d * (float)(int8_t)p[2 + i];
-        }
-        break;
+    case KERN_W8:
     case KERN_Q4_0:
-        for (; n >= 32; n -= 32, p += 18, dst += 32) {
-            float d = kern_f16_to_f32(u16_at(p));
-            for (int i = 0; i < 16; i++) {
-                dst[i] = d * (float)((p[2 + i] & 15) - 8);
-                dst[i + 16] = d * (float)((p[2 + i] >> 4) - 8);
-            }
-        }
+    case KERN_W4:
+        grouped_to_f32(t, p, n, dst);
         break;
     case KERN_Q4_1:
         for (; n >= 32; n -= 32, p += 20, dst += 32) {

@@ -15,8 +15,8 @@ typedef enum kern_dtype {
     KERN_Q5_0, KERN_Q5_1, KERN_Q2_K, KERN_Q3_K, KERN_Q4_K, KERN_Q5_K, KERN_Q6_K,
     KERN_IQ4_NL, KERN_IQ4_XS, KERN_IQ2_XS,
     KERN_FP8,        /* F32 scale per tensor cut */
-    KERN_W8,         /* int8, F16 scale per row and group of 128 */
-    KERN_W4,         /* int4, F16 scale per row and group of 128 */
+    KERN_W8,         /* int8, F16 scale per row and group of 128: q * d, q signed */
+    KERN_W4,         /* int4, F16 scale per row and group of 128: (q - 8) * d, q of 0..15 */
     KERN_W4Z,        /* W4 with 4-bit zero points */
     KERN_N_DTYPES
 } kern_dtype;
@@ -36,7 +36,11 @@ kern_dtype kern_dtype_of_ggml(uint32_t type);                               /* K
 /* Source: memory/formulas section 3.  false on overflow or when cols is not a multiple of the block. */
 bool kern_matrix_bytes(kern_dtype t, uint64_t rows, uint64_t cols, uint64_t *bytes);
 
-/* n elements (a multiple of the block) of a readable type as fp32; d*q exact, with a minimum one rounded addition. */
+/* Plain rows of W8 and W4, as the functions below take them: group after group, an F16 scale and then the group's quants,
+ * W8 a byte each, W4 in blocks of 32 as Q4_0 has them (column i in the low, 16 + i in the high nibble of byte i).  A last group
+ * may have 32, 64 or 96 columns.  Cuts lie at groups. */
+
+/* n elements (a multiple of the block; W8, W4: of 32) of a readable type as fp32; d*q exact, with a minimum one rounded addition. */
 void kern_row_to_f32(kern_dtype t, const void *src, size_t n, float *dst);
 /* fp32 -> F32, BF16 (nearest even). */
 void kern_row_from_f32(kern_dtype t, const float *src, size_t n, void *dst);
@@ -47,9 +51,12 @@ void kern_row_from_f32(kern_dtype t, const float *src, size_t n, void *dst);
  *   Q4_1: 256 bytes of nibbles, 16 fp16 scales, 16 fp16 minima (320).
  *   Q4_0, Q8_0: two blocks' quants (2 x 256, 2 x 512), then their 2 x 32 bytes of scales; an odd last block is
  *               padded to 64 bytes: quants, 32 bytes of scales, 32 bytes of zeros.
- *   BF16: 1,024 bytes per 32 columns: 16 pairs of columns x 16 rows x 2.   F32: 64 bytes a column: 16 rows.
- *   Quants: byte quads along K.  Q4_x: 64-byte vector j (0..3) holds for row r (4 bytes at 4r) the quad of columns
- *   4j..4j+3 in its low nibbles and the quad of columns 16+4j..16+4j+3 in its high nibbles.  Q8_0: 64-byte vector j
+ *   W4, W8:     the same with groups of 128 columns, 4 blocks, in the place of blocks: 8 blocks' quants (8 x 256, 8 x 512), then
+ *               the 2 x 32 bytes of scales of two groups.  At the end 1..8 blocks and 64 bytes, of which what belongs to a
+ *               second group that does not exist is zeros.
+ *   BF16, F16: 1,024 bytes per 32 columns: 16 pairs of columns x 16 rows x 2.   F32: 64 bytes a column: 16 rows.
+ *   Quants: byte quads along K.  Q4_x, W4: 64-byte vector j (0..3) holds for row r (4 bytes at 4r) the quad of columns
+ *   4j..4j+3 in its low nibbles and the quad of columns 16+4j..16+4j+3 in its high nibbles.  Q8_0, W8: 64-byte vector j
  *   (0..7) holds for row r the quad of columns 4j..4j+3. */
 #define KERN_PANEL_ROWS 16u
 /* Bytes of a matrix in panels; a multiple of 64.  Errors: PX_EUNSUP (type), PX_ERANGE (cols % 32 for quantised; overflow). */

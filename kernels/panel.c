@@ -8,14 +8,17 @@ static uint64_t padded(uint64_t cols) { return (cols + 31) / 32 * 32; }
 
 uint64_t kern_panel_stride(kern_dtype t, uint64_t cols)
 {
-    uint64_t n = padded(cols) / 32, q = kern_block_quants(t);
+    uint64_t n = padded(cols) / 32, q = kern_block_quants(t), unit = kern_block_unit(t);
 
     switch (t) {
     case KERN_F32:  return n * 32 * 64;
+    case KERN_F16:
     case KERN_BF16: return n * 1024;
-    case KERN_Q4_1: return n * 320;
     case KERN_Q4_0:
-    case KERN_Q8_0: return n / 2 * (2 * q + 64) + n % 2 * (q + 64);
+    case KERN_Q4_1:
+    case KERN_Q8_0:
+    case KERN_W8:
+    case KERN_W4:   return n * q + (n / unit + (n % unit != 0)) * 64;
     default:        return 0;
     }
 }
@@ -24,44 +27,54 @@ px_code kern_panel_bytes(kern_dtype t, uint64_t rows, uint64_t cols, uint64_t *b
 {
     const kern_dtype_info *f = kern_dtype_get(t);
     uint64_t panels = rows / KERN_PANEL_ROWS + (rows % KERN_PANEL_ROWS != 0);
+    uint32_t step = f && f->block > 1 ? 32 : 1;               /* groups of 128 may end short, blocks of 32 may not */
 
     if (!f || !f->weight) {
         px_code rc = px_fail(e, PX_EUNSUP, "dtype", "weights in %s have no panel layout", f ? f->name : "?");
         if (e && e->code == rc) {
             snprintf(e->found, sizeof e->found, "%s", f ? f->name : "?");
-            snprintf(e->expected, sizeof e->expected, "F32, BF16, Q8_0, Q4_0 or Q4_1");
+            snprintf(e->expected, sizeof e->expected, "F32, F16, BF16, Q8_0, Q4_0, Q4_1, W8 or W4");
         }
         return rc;
     }
-    if (cols % f->block || cols > UINT64_MAX / 128
+    if (cols % step || cols > UINT64_MAX / 128
         || __builtin_mul_overflow(panels, kern_panel_stride(t, cols), bytes)) {
         px_code rc = px_fail(e, PX_ERANGE, "cols", "a %s matrix of %llu x %llu does not fit the panel layout", f->name,
                              (unsigned long long)rows, (unsigned long long)cols);
         if (e && e->code == rc) {
             snprintf(e->found, sizeof e->found, "%llu columns", (unsigned long long)cols);
-            snprintf(e->expected, sizeof e->expected, "a multiple of %u, and a size below 2^64", f->block);
+            snprintf(e->expected, sizeof e->expected, "a multiple of %u, and a size below 2^64", step);
         }
         return rc;
     }
     return PX_OK;
 }
 
+/* Block b of a plain row: its scale (for W8 and W4 its group's) with its minimum behind it, and its quants. */
+typedef struct plain_at { const uint8_t *scale, *quants; } plain_at;
+static plain_at plain_find(kern_dtype t, const void *row, uint64_t b)
+{
+    uint64_t group = kern_block_group(t), each = kern_block_row(t), head = t == KERN_Q4_1 ? 4 : 2;
+    const uint8_t *scale = (const uint8_t *)row + b / group * (head + group * each);
+
+    return (plain_at){ scale, scale + head + b % group * each };
+}
+
 static void pack_quantised(kern_dtype t, const void *const *src, uint32_t n_rows, uint64_t cols, uint8_t *panel)
 {
     uint64_t n = cols / 32;
-    uint32_t head = t == KERN_Q4_1 ? 4 : 2, bytes = kern_dtype_get(t)->block_bytes;
 
     for (uint64_t b = 0; b < n; b++) {
         kern_block_at at = kern_block_find(t, n, b);
         for (uint32_t r = 0; r < n_rows; r++) {
-            const uint8_t *p = (const uint8_t *)src[r] + b * bytes;
-            memcpy(panel + at.scales + 2 * r, p, 2);
-            if (t == KERN_Q4_1) memcpy(panel + at.minima + 2 * r, p + 2, 2);
-            /* A GGUF block keeps column i in the low and 16 + i in the high nibble of byte i: quads as they are. */
+            plain_at p = plain_find(t, src[r], b);
+            memcpy(panel + at.scales + 2 * r, p.scale, 2);
+            if (t == KERN_Q4_1) memcpy(panel + at.minima + 2 * r, p.scale + 2, 2);
+            /* A block keeps column i in the low and 16 + i in the high nibble of byte i: quads as they are. */
             for (uint32_t j = 0; j < kern_block_quants(t) / 64; j++)
-                memcpy(panel + at.quants + 64 * j + 4 * r, p + head + 4 * j, 4);
+                memcpy(panel + at.quants + 64 * j + 4 * r, p.quants + 4 * j, 4);
         }
-        /* A missing row of Q4_0 is nibbles 0 (-8) with scale 0: zero all the same. */
+        /* A missing row of nibbles is -8 with scale 0: zero all the same. */
     }
 }
 
@@ -75,6 +88,7 @@ void kern_panel_pack(kern_dtype t, const void *const *src, uint32_t n_rows, uint
         for (uint32_t r = 0; r < n_rows; r++)
             for (uint64_t c = 0; c < cols; c++) memcpy(out + 64 * c + 4 * r, (const uint8_t *)src[r] + 4 * c, 4);
         break;
+    case KERN_F16:
     case KERN_BF16:
         for (uint32_t r = 0; r < n_rows; r++)
             for (uint64_t c = 0; c < cols; c++)
@@ -83,6 +97,8 @@ void kern_panel_pack(kern_dtype t, const void *const *src, uint32_t n_rows, uint
     case KERN_Q8_0:
     case KERN_Q4_0:
     case KERN_Q4_1:
+    case KERN_W8:
+    case KERN_W4:
         pack_quantised(t, src, n_rows, cols, out);
         break;
     default:
@@ -106,11 +122,11 @@ void kern_panel_row_to_f32(kern_dtype t, const void *panel, uint32_t row, uint64
         for (uint64_t c = 0; c < cols; c++) memcpy(dst + c, p + 64 * c + 4 * row, 4);
         return;
     }
-    if (t == KERN_BF16) {
+    if (t == KERN_BF16 || t == KERN_F16) {
         for (uint64_t c = 0; c < cols; c++) {
             uint16_t h;
             memcpy(&h, p + 64 * (c / 2) + 4 * row + 2 * (c % 2), 2);
-            dst[c] = kern_bf16_to_f32(h);
+            dst[c] = t == KERN_F16 ? kern_f16_to_f32(h) : kern_bf16_to_f32(h);
         }
         return;
     }
@@ -119,9 +135,9 @@ void kern_panel_row_to_f32(kern_dtype t, const void *panel, uint32_t row, uint64
         const uint8_t *q = p + at.quants + 4 * row;
         float d = f16_at(p + at.scales + 2 * row);
 
-        if (t == KERN_Q8_0) {
+        if (t == KERN_Q8_0 || t == KERN_W8) {
             for (uint32_t c = 0; c < 32; c++) dst[c] = d * (float)(int8_t)q[64 * (c / 4) + c % 4];
-        } else if (t == KERN_Q4_0) {
+        } else if (t == KERN_Q4_0 || t == KERN_W4) {
             for (uint32_t c = 0; c < 16; c++) {
                 uint8_t v = q[64 * (c / 4) + c % 4];
                 dst[c] = d * (float)((v & 15) - 8);

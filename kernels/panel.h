@@ -6,18 +6,23 @@
 #include "kernels/dtype.h"
 
 /* Bytes of the quants of one block of 32 columns x 16 rows. */
-static inline uint64_t kern_block_quants(kern_dtype t) { return t == KERN_Q8_0 ? 512 : 256; }
+static inline uint64_t kern_block_quants(kern_dtype t) { return t == KERN_Q8_0 || t == KERN_W8 ? 512 : 256; }
+/* Blocks that share a scale. */
+static inline uint64_t kern_block_group(kern_dtype t) { return t == KERN_W8 || t == KERN_W4 ? 4 : 1; }
+/* Blocks of a unit: their quants lie one after the other, then 64 bytes of scales (and minima). */
+static inline uint64_t kern_block_unit(kern_dtype t) { return t == KERN_Q4_1 ? 1 : 2 * kern_block_group(t); }
+/* Bytes of one row's block of 32 columns in plain order, without the scale of a group. */
+static inline uint64_t kern_block_row(kern_dtype t) { return kern_block_quants(t) / KERN_PANEL_ROWS; }
 
-/* Offsets of block b of n: its quants, its 16 scales, and (Q4_1 only) its 16 minima.  Q4_0 and Q8_0 lie in pairs of
- * blocks with their scales behind both; an odd last block stands alone. */
+/* Offsets of block b of n: its quants, the 16 scales that hold for it, and (Q4_1 only) its 16 minima.  A last unit may have
+ * fewer blocks: its 64 bytes follow what it has. */
 typedef struct kern_block_at { uint64_t quants, scales, minima; } kern_block_at;
 static inline kern_block_at kern_block_find(kern_dtype t, uint64_t n, uint64_t b)
 {
-    uint64_t q = kern_block_quants(t), pair = b / 2 * (2 * q + 64);
+    uint64_t q = kern_block_quants(t), unit = kern_block_unit(t), in = b % unit, first = b - in;
+    uint64_t at = first / unit * (unit * q + 64), have = n - first < unit ? n - first : unit;
 
-    if (t == KERN_Q4_1) return (kern_block_at){ b * 320, b * 320 + 256, b * 320 + 288 };
-    if (b % 2 == 0 && b + 1 == n) return (kern_block_at){ pair, pair + q, 0 };
-    return (kern_block_at){ pair + b % 2 * q, pair + 2 * q + b % 2 * 32, 0 };
+    return (kern_block_at){ at + in * q, at + have * q + in / kern_block_group(t) * 32, at + q + 32 };
 }
 
 #endif

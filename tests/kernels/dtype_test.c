@@ -164,29 +164,31 @@ static void halves_round_to_even_and_saturate(void **state)
 
 static void panels_hold_what_was_packed(void **state)
 {
-    static const kern_dtype types[] = { KERN_F32, KERN_BF16, KERN_Q8_0, KERN_Q4_0, KERN_Q4_1 };
+    static const kern_dtype types[] = { KERN_F32, KERN_F16, KERN_BF16, KERN_Q8_0, KERN_Q4_0, KERN_Q4_1, KERN_W8, KERN_W4 };
     uint64_t seed = 1;
 
     (void)state;
     for (size_t i = 0; i < sizeof types / sizeof *types; i++)
-        for (uint32_t cols = 32; cols <= 224; cols += 32)
+        for (uint32_t cols = 32; cols <= 416; cols += 32)
             for (uint32_t rows = 1; rows <= 16; rows += 5) {
                 kern_dtype t = types[i];
                 const kern_dtype_info *f = kern_dtype_get(t);
                 uint32_t n = f->block == 1 ? cols - rows % 32 : cols;      /* flat types: any number of columns */
-                size_t bytes = n / f->block * f->block_bytes, stride = kern_panel_stride(t, n);
+                uint64_t bytes;
+                size_t stride = kern_panel_stride(t, n);
                 uint8_t *row[16], *panel = malloc(stride + 64);
                 const void *src[16];
-                float want[256], got[256];
+                float want[416], got[416];
 
+                assert_true(kern_matrix_bytes(t, 1, n, &bytes));
                 for (uint32_t r = 0; r < rows; r++) {
                     src[r] = row[r] = malloc(bytes);           /* exactly: the sanitizer sees a read beyond cols */
                     for (size_t k = 0; k < bytes; k++) row[r][k] = (uint8_t)test_rand(&seed);
-                    if (f->block == 32)                         /* finite scales */
-                        for (size_t k = 0; k < bytes; k += f->block_bytes) {
+                    for (size_t k = 0; k < bytes; k += f->block_bytes)      /* finite scales */
+                        if (f->block > 1) {
                             row[r][k + 1] &= 0xbb;
                             if (t == KERN_Q4_1) row[r][k + 3] &= 0xbb;
-                        }
+                        } else if (t == KERN_F16) row[r][k + 1] &= 0xbb;
                 }
                 memset(panel, 0xa5, stride + 64);
                 kern_panel_pack(t, src, rows, n, panel);
@@ -201,6 +203,45 @@ static void panels_hold_what_was_packed(void **state)
                 for (uint32_t r = 0; r < rows; r++) free(row[r]);
                 free(panel);
             }
+}
+
+/* The text of dtype.h, element by element: a reader that knows nothing of panel.h. */
+static void groups_of_128_lie_as_the_text_says(void **state)
+{
+    enum { MOST = 12 * 32, BYTES = 3 * (2 + 128) };
+    uint64_t seed = 12;
+
+    (void)state;
+    for (int four = 0; four < 2; four++)
+        for (uint32_t cols = 32; cols <= MOST; cols += 32) {
+            kern_dtype t = four ? KERN_W4 : KERN_W8;
+            uint32_t n = cols / 32, block = four ? 16 : 32, quants = four ? 256 : 512;
+            uint8_t row[2][BYTES], *panel = malloc(kern_panel_stride(t, cols));
+            const void *src[2] = { row[0], row[1] };
+            float got[MOST];
+
+            for (size_t k = 0; k < BYTES; k++) row[0][k] = (uint8_t)(test_rand(&seed) & 0xbb), row[1][k] = (uint8_t)(test_rand(&seed) & 0xbb);
+            kern_panel_pack(t, src, 2, cols, panel);
+            assert_int_equal(kern_panel_stride(t, cols), n * quants + (n + 7) / 8 * 64);
+            for (uint32_t r = 0; r < 2; r++) {
+                kern_row_to_f32(t, row[r], cols, got);
+                for (uint32_t c = 0; c < cols; c++) {
+                    const uint8_t *group = row[r] + c / 128 * (2 + 4 * block), *unit = panel + c / 256 * (8 * quants + 64);
+                    uint32_t in = c % 32, left = n - c / 256 * 8, have = left < 8 ? left : 8;
+                    const uint8_t *quad = unit + c / 32 % 8 * quants + 4 * r;
+                    const uint8_t *scale = unit + have * quants + c / 128 % 2 * 32 + 2 * r;
+                    uint8_t q = quad[64 * ((four ? in % 16 : in) / 4) + in % 4];
+                    uint8_t plain = group[2 + c / 32 % 4 * block + (four ? in % 16 : in)];
+                    float d = kern_f16_to_f32((uint16_t)(group[0] | group[1] << 8));
+                    int w = !four ? (int8_t)q : (in < 16 ? q & 15 : q >> 4) - 8;
+
+                    assert_int_equal(plain, q);
+                    assert_memory_equal(scale, group, 2);
+                    assert_true(got[c] == d * (float)w);
+                }
+            }
+            free(panel);
+        }
 }
 
 static void panels_lie_as_described(void **state)
@@ -222,14 +263,25 @@ static void panels_lie_as_described(void **state)
     assert_int_equal(kern_block_find(KERN_Q8_0, 3, 1).scales, 1024 + 32);
     assert_int_equal(kern_block_find(KERN_Q8_0, 3, 2).scales, 1088 + 512);
 
-    assert_int_equal(kern_panel_bytes(KERN_F16, 16, 32, &bytes, &e), PX_EUNSUP);
+    assert_int_equal(kern_panel_bytes(KERN_F16, 17, 33, &bytes, &e), PX_OK);
+    assert_int_equal(bytes, 2 * 2048);
+    assert_int_equal(kern_panel_bytes(KERN_W8, 16, 13 * 32, &bytes, &e), PX_OK);
+    assert_int_equal(bytes, 8 * 512 + 64 + 5 * 512 + 64);
+    assert_int_equal(kern_block_find(KERN_W8, 13, 7).scales, 8 * 512 + 32);
+    assert_int_equal(kern_block_find(KERN_W8, 13, 12).scales, 8 * 512 + 64 + 5 * 512 + 32);
+    assert_int_equal(kern_block_find(KERN_W4, 3, 2).scales, 3 * 256);
+
+    assert_int_equal(kern_panel_bytes(KERN_W4Z, 16, 128, &bytes, &e), PX_EUNSUP);
     assert_string_equal(e.field, "dtype");
-    assert_string_equal(e.found, "F16");
+    assert_string_equal(e.found, "W4Z");
     assert_true(e.expected[0]);
     px_err_clear(&e);
     assert_int_equal(kern_panel_bytes(KERN_Q4_0, 16, 48, &bytes, &e), PX_ERANGE);
     assert_string_equal(e.field, "cols");
     assert_string_equal(e.found, "48 columns");
+    px_err_clear(&e);
+    assert_int_equal(kern_panel_bytes(KERN_W8, 16, 129, &bytes, &e), PX_ERANGE);
+    assert_string_equal(e.found, "129 columns");
     px_err_clear(&e);
     assert_int_equal(kern_panel_bytes(KERN_F32, UINT64_MAX, UINT64_MAX / 256, &bytes, &e), PX_ERANGE);
     assert_string_equal(e.field, "cols");
@@ -245,6 +297,7 @@ int main(void)
         cmocka_unit_test(blocks_are_read_bit_for_bit),
         cmocka_unit_test(halves_round_to_even_and_saturate),
         cmocka_unit_test(panels_hold_what_was_packed),
+        cmocka_unit_test(groups_of_128_lie_as_the_text_says),
         cmocka_unit_test(panels_lie_as_described),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
