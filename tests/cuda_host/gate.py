@@ -80,7 +80,8 @@ def usage_of(log):
 
 
 def ptx_bodies(ptx):
-    return {m.group(1): m.group(2) for m in re.finditer(r"\.entry (\w+)\s*\((.*?)^}", ptx, re.S | re.M)}
+    """Up to the next function: a brace in the first column may end a block of inline assembly."""
+    return {m.group(1): m.group(2) for m in re.finditer(r"\.entry (\w+)\s*\((.*?)(?=\.entry |\.func |\Z)", ptx, re.S)}
 
 
 def check_file(nvcc, root, path, tmp):
