@@ -1,4 +1,5 @@
 #include "kernels/cuda/sizes.h"
+#include "kernels/cuda/attention.h"
 
 size_t kern_cuda_act_stride(kern_act t, uint32_t cols)
 {
@@ -11,8 +12,22 @@ size_t kern_cuda_act_stride(kern_act t, uint32_t cols)
     }
 }
 
-size_t kern_cuda_matmul_workspace_bytes(const kern_shape *s) { (void)s; return 0; }
-size_t kern_cuda_attention_workspace_bytes(const kern_shape *s) { (void)s; return 0; }
+/* The most that a step of up to s->rows rows takes, deterministic or not; a table of blocks may hold 127 keys more than
+ * the context. */
+size_t kern_cuda_attention_workspace_bytes(const kern_shape *s)
+{
+    const uint32_t n_ctx = s->n_ctx > UINT32_MAX - 127 ? UINT32_MAX : s->n_ctx + 127;
+    size_t most = 0, ml;
+
+    for (int deterministic = 0; deterministic < 2; deterministic++)
+        for (uint32_t rows = 1; rows <= s->rows; rows++) {
+            const cu_attention_split split = cu_attention_split_of(rows, s->n_kv_head, n_ctx, deterministic);
+            if (split.splits == 1) break;                    /* nor will more rows be split */
+            const size_t n = cu_attention_parts_bytes(rows, s->n_head, s->head_dim, split.n_parts, &ml);
+            if (n > most) most = n;
+        }
+    return most;
+}
 
 size_t kern_cuda_workspace_bytes(const kern_shape *s)
 {
