@@ -47,6 +47,9 @@ _Static_assert(sizeof(shard_entry_result) <= SHARD_RESULT_BYTES && sizeof(shard_
                "the plan counts SHARD_RESULT_BYTES a result");
 _Static_assert(sizeof(shard_top) <= sizeof(kern_cand_entry), "the plan counts an entry's bytes a pair");
 
+/* executor.c: how this architecture rotates. */
+kern_rope shard_rope_of(const shard_arch *m);
+
 /* compose.c: fill the image from a checked step and upload it.  Leaves the shape for the forward pass. */
 px_code shard_compose(shard_executor *x, const shard_step *in, const shard_step_needs *needs,
                       shard_forward_shape *shape, px_err *e);

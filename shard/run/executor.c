@@ -4,40 +4,21 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <xxhash.h>
 
 /* ---- open ---- */
 
-static kern_rope rope_of(const shard_arch *m)
+kern_rope shard_rope_of(const shard_arch *m)
 {
     return (kern_rope){ .theta = m->rope_theta, .factor = m->rope_factor, .low_freq = m->rope_low_freq,
                         .high_freq = m->rope_high_freq, .n_ctx_orig = m->rope_ctx_orig, .kind = m->rope_kind,
                         .divisors = m->n_rope_divisors ? m->rope_divisor : NULL };
 }
 
-uint64_t shard_rope_digest(const shard_arch *m, uint32_t n_ctx)
-{
-    const size_t n = (size_t)n_ctx * (m->head_dim / 2);
-    const kern_rope r = rope_of(m);
-    uint64_t digest = 0;
-    px_heap heap;
-    float *t;
-
-    px_heap_init(&heap, "rope");
-    if ((t = px_new(&heap.a, float, 2 * n))) {
-        kern_rope_tables(&r, m->head_dim, n_ctx, t, t + n);
-        digest = XXH3_64bits(t, 2 * n * sizeof *t);
-        px_del(&heap.a, t, 2 * n);
-    }
-    px_heap_deinit(&heap);
-    return digest;
-}
-
 static px_code fill_rope(shard_executor *x, px_err *e)
 {
     const shard_arch *m = &x->manifest->arch;
     const size_t n = (size_t)x->plan.n_ctx * (m->head_dim / 2), half = x->plan.rope_tables / 2;
-    const kern_rope r = rope_of(m);
+    const kern_rope r = shard_rope_of(m);
     px_code rc = PX_OK;
     float *t;
 
