@@ -1,0 +1,134 @@
+/* matmul.c - the dispatch of matmul on CUDA: checks, and which path takes a call.
+ *
+ *   F32 weights                       matmul_f32.cu, any number of rows
+ *   up to 64 rows, and all under      skinny.cuh: panels as they are, one launch for all weights of a type, and a second where
+ *     `deterministic`                 K is cut
+ *   more rows                         unpack.cu: up to 128 MiB of weights at a time as plain rows, then a library (blas.h),
+ *                                     then the rows' scales; rows from live to max are written, too, with what they hold */
+#include "kernels/cuda/blas.h"
+#include "kernels/cuda/matmul.h"
+
+/* chunk: blocks of 32 columns that a warp of the skinny path takes in a turn. */
+static const struct path { uint32_t chunk; cu_skinny_fn *skinny; cu_unpack_fn *unpack; } paths[KERN_N_DTYPES] = {
+    [KERN_BF16] = { 1, cu_skinny_bf16, cu_unpack_bf16 }, [KERN_F16] = { 1, cu_skinny_f16, cu_unpack_f16 },
+    [KERN_Q8_0] = { 2, cu_skinny_q8_0, cu_unpack_q8_0 }, [KERN_W8] = { 2, cu_skinny_w8, cu_unpack_w8 },
+    [KERN_Q4_0] = { 4, cu_skinny_q4_0, cu_unpack_q4_0 }, [KERN_Q4_1] = { 4, cu_skinny_q4_1, cu_unpack_q4_1 },
+    [KERN_W4] = { 4, cu_skinny_w4, cu_unpack_w4 },
+};
+
+static px_code check_weight(const kern_matmul_args *a, uint32_t i, px_err *e)
+{
+    const kern_weight *w = &a->w[i];
+    uint64_t bytes;
+    px_code rc;
+
+    if ((unsigned)w->dtype >= KERN_N_DTYPES || (w->dtype != KERN_F32 && !paths[w->dtype].skinny)) {
+        const kern_dtype_info *f = kern_dtype_get(w->dtype);
+        return px_refuse(e, PX_EUNSUP, "matmul.w", f ? f->name : "?", "F32, F16, BF16, Q8_0, Q4_0, Q4_1, W8 or W4",
+                         "the CUDA backend does not multiply with weights of this type");
+    }
+    if (kern_act_of(w->dtype) != a->act)
+        return px_fail(e, PX_EINTERNAL, "matmul.act", "activation format %d, weights of %s want %d", (int)a->act,
+                       kern_dtype_get(w->dtype)->name, (int)kern_act_of(w->dtype));
+    if (w->cols != a->cols)
+        return px_fail(e, PX_EINTERNAL, "matmul.cols", "%u columns of weights, %u of activations", w->cols, a->cols);
+    if ((rc = kern_panel_bytes(w->dtype, w->rows, w->cols, &bytes, e))) return rc;
+    if (bytes > SIZE_MAX) return px_fail(e, PX_ERANGE, "matmul.w", "%llu bytes", (unsigned long long)bytes);
+    if ((rc = kern_cuda_need(w->panels, (size_t)bytes, 1, 64, "matmul.w", e))) return rc;
+    if (w->rows > a->out_stride[i])
+        return px_fail(e, PX_EINTERNAL, "matmul.out_stride", "%u outputs, a stride of %u", w->rows, a->out_stride[i]);
+    if (w->rows > 65535u * KERN_PANEL_ROWS)
+        return px_fail(e, PX_EUNSUP, "matmul.w", "%u output rows, the CUDA backend takes %u", w->rows, 65535u * KERN_PANEL_ROWS);
+    /* The last row need not have its padding. */
+    return kern_cuda_need(a->out[i], a->rows.max ? (size_t)(a->rows.max - 1) * a->out_stride[i] + w->rows : 0, 4, 4, "matmul.out", e);
+}
+
+static px_code run_skinny(kern_dev *d, const kern_matmul_args *a, const struct path *p, cu_mm *m, px_err *e)
+{
+    const uint32_t tile = cu_mm_cut(m, a->rows.max, p->chunk, d->n_sm, d->deterministic);
+    /* Partial sums of all rows would be large: 64 at a time. */
+    const uint32_t step = m->splits > 1 && a->rows.max > CU_MM_MANY_ROWS ? CU_MM_MANY_ROWS : a->rows.max;
+    cu_status s = 0;
+    px_code rc;
+
+    if ((rc = kern_cuda_need(a->workspace, cu_mm_partial_bytes(m, step), 1, 16, "matmul.workspace", e))) return rc;
+    m->partial = a->workspace.h;
+    for (uint32_t row = 0; row < a->rows.max && !s; row += step) {
+        m->row0 = row;
+        m->row1 = a->rows.max - row < step ? a->rows.max : row + step;
+        s = p->skinny(m, tile, d->max_shared, d->stream);
+        if (!s && m->splits > 1) s = cu_skinny_combine(m, d->stream);
+    }
+    return kern_cuda_done(d, "matmul", s, e);
+}
+
+static px_code run_many(kern_dev *d, const kern_matmul_args *a, const struct path *p, bool bf16, const cu_mm *m, px_err *e)
+{
+    const uint32_t k = 32 * m->blocks;
+    char *const workspace = (char *)a->workspace.h + (CU_MM_ALIGN - (uintptr_t)a->workspace.h % CU_MM_ALIGN) % CU_MM_ALIGN;
+    px_code rc;
+
+    for (uint32_t i = 0; i < KERN_MAX_MATMULS; i++) {
+        const cu_mm_weight *w = &m->w[i];
+        const uint32_t step = cu_mm_unpack_panels(w->n_panels, m->blocks);
+        const size_t tile = (size_t)step * KERN_PANEL_ROWS * k * 2;
+
+        if (!w->n_panels) continue;
+        if (!step) return px_fail(e, PX_EUNSUP, "matmul.cols", "%u columns", k);
+        if ((rc = kern_cuda_need(a->workspace, CU_MM_ALIGN + CU_MM_BLAS_BYTES + tile, 1, 1, "matmul.workspace", e))) return rc;
+        kern_gemm g = { .bf16 = bf16, .n = a->rows.max, .k = k, .w = workspace + CU_MM_BLAS_BYTES, .x = m->act + m->head,
+                        .x_stride = m->act_stride / 2, .out_stride = w->out_stride, .workspace = workspace,
+                        .workspace_bytes = CU_MM_BLAS_BYTES };
+        for (uint32_t at = 0; at < w->n_panels; at += step) {
+            const uint32_t n = w->n_panels - at < step ? w->n_panels - at : step, row = at * KERN_PANEL_ROWS;
+
+            if ((rc = kern_cuda_done(d, "matmul", p->unpack(w->panels + at * w->stride, w->stride, n, m->blocks, (void *)g.w, d->stream), e)))
+                return rc;
+            g.m = w->rows - row < n * KERN_PANEL_ROWS ? w->rows - row : n * KERN_PANEL_ROWS;
+            g.out = w->out + row;
+            if ((rc = kern_cuda_gemm(d, &g, e))) return rc;
+        }
+        if (m->head && (rc = kern_cuda_done(d, "matmul", cu_scale_rows(m, w->out, w->out_stride, w->rows, d->stream), e))) return rc;
+    }
+    return PX_OK;
+}
+
+/* Weights [i, end) of one type. */
+static px_code run(kern_dev *d, const kern_matmul_args *a, uint32_t i, uint32_t end, px_err *e)
+{
+    const kern_dtype t = a->w[i].dtype;
+    cu_mm m = { .blocks = a->cols / 32 + (a->cols % 32 != 0), .act = a->in.h, .act_stride = kern_cuda_act_stride(a->act, a->cols),
+                .head = a->act == KERN_ACT_Q12 || a->act == KERN_ACT_F16 ? 64 : 0, .live = a->rows.live.h, .row1 = a->rows.max };
+
+    for (uint32_t j = 0; j < KERN_MAX_MATMULS; j++) m.w[j].group0 = UINT32_MAX;
+    for (uint32_t n = 0; i < end; i++) {
+        const kern_weight *w = &a->w[i];
+        if (!w->rows) continue;
+        m.w[n] = (cu_mm_weight){ .panels = w->panels.h, .stride = kern_panel_stride(t, w->cols), .rows = w->rows, .group0 = m.n_groups,
+                                 .n_panels = (w->rows + KERN_PANEL_ROWS - 1) / KERN_PANEL_ROWS, .out = a->out[i].h,
+                                 .out_stride = a->out_stride[i] };
+        m.n_groups += m.w[n++].n_panels;
+    }
+    if (!m.n_groups) return PX_OK;
+    if (t == KERN_F32) return kern_cuda_done(d, "matmul", cu_matmul_f32(&m, d->stream), e);
+    if (a->rows.max > CU_MM_MANY_ROWS && !d->deterministic) return run_many(d, a, &paths[t], t == KERN_BF16, &m, e);
+    return run_skinny(d, a, &paths[t], &m, e);
+}
+
+px_code kern_cuda_matmul(kern_dev *d, const kern_matmul_args *a, px_err *e)
+{
+    px_code rc;
+
+    if (a->n > KERN_MAX_MATMULS) return px_fail(e, PX_EINTERNAL, "matmul.n", "%u weights", a->n);
+    if ((unsigned)a->act >= KERN_N_ACTS) return px_fail(e, PX_EINTERNAL, "matmul.act", "format %d", (int)a->act);
+    if ((rc = kern_cuda_rows(&a->rows, "matmul.rows", e))) return rc;
+    if ((rc = kern_cuda_need(a->in, a->rows.max, kern_cuda_act_stride(a->act, a->cols), 16, "matmul.in", e))) return rc;
+    for (uint32_t i = 0; i < a->n; i++)
+        if ((rc = check_weight(a, i, e))) return rc;
+    if (!a->rows.max) return PX_OK;
+    for (uint32_t i = 0, end; i < a->n; i = end) {
+        for (end = i + 1; end < a->n && a->w[end].dtype == a->w[i].dtype; end++) {}
+        if ((rc = run(d, a, i, end, e))) return rc;
+    }
+    return PX_OK;
+}

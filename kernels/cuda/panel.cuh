@@ -1,0 +1,109 @@
+/* panel.cuh - panels of weights (dtype.h) as a warp reads them: where bytes lie, and mma fragments from them.
+ * Layer: kernels/cuda, for .cu files.
+ *
+ * A warp takes two panels at a time, 32 output rows.  With p = lane / 16, r4 = lane / 4 % 4, t = lane % 4, a lane's 16 bytes
+ * at 64 (4 v + t) + 16 r4 of a block in panel p are four rows, 4 r4 .. 4 r4 + 3, of 4 bytes each: a pair of columns (16-bit types)
+ * or a quad (bytes, nibbles).  Rows 0 and 1 of the four are rows g and g + 8 of one mma's A, rows 2 and 3 of another's: two
+ * mma take 16 bytes of every lane as they are, without a shuffle.
+ *
+ * So lane t of four holds, of a block of 32 columns, the 8 columns
+ *   16-bit types     8i + 2t, 8i + 2t + 1   for i = 0..3
+ *   bytes, nibbles   4t, 4t + 2, 4t + 1, 4t + 3, and 16 further on the same   (so paired because nibbles are cheap to get so)
+ * and activations are kept in this order (cu_act_column): what a lane needs of a block is 16 bytes in one piece.  Sums over K
+ * do not see it, as long as weights and activations agree. */
+#ifndef KERN_CUDA_PANEL_CUH
+#define KERN_CUDA_PANEL_CUH
+
+#include "kernels/cuda/ptx.h"
+#include "kernels/dtype.h"
+
+/* Column within a block of 32 of value s (0..7) of lane t. */
+template <bool PAIRS>
+__host__ __device__ constexpr unsigned cu_act_column(unsigned t, unsigned s)
+{
+    return PAIRS ? 8 * (s / 2) + 2 * t + s % 2 : 16 * (s / 4) + 4 * t + (s % 4 == 1 ? 2 : s % 4 == 2 ? 1 : s % 4);
+}
+
+template <kern_dtype D>
+struct cu_panel {
+    static constexpr bool PAIRS = D == KERN_BF16 || D == KERN_F16;
+    static constexpr bool BYTES = D == KERN_Q8_0 || D == KERN_W8;
+    static constexpr bool MINIMA = D == KERN_Q4_1;
+    static constexpr unsigned QUANTS = PAIRS ? 1024 : BYTES ? 512 : 256;              /* bytes of a block of 32 columns */
+    static constexpr unsigned VECS = QUANTS / 256;                                    /* 16-byte vectors a lane and block */
+    static constexpr unsigned GROUP = D == KERN_W8 || D == KERN_W4 ? 4 : 1;           /* blocks that share a scale */
+    static constexpr unsigned GROUP_META = PAIRS ? 0 : MINIMA ? 64 : 32;              /* scales, minima of a group */
+    static constexpr unsigned UNIT = PAIRS || MINIMA ? 1 : 2 * GROUP;                 /* blocks between two lots of scales */
+    static constexpr unsigned UNIT_META = PAIRS ? 0 : 64;
+    static constexpr unsigned UNIT_BYTES = UNIT * QUANTS + UNIT_META;
+
+    /* Quants of block b. */
+    static __device__ __forceinline__ size_t quants(unsigned b) { return (size_t)(b / UNIT) * UNIT_BYTES + b % UNIT * QUANTS; }
+    /* Scales of the group that block b of n belongs to; a last unit may be short, and its scales follow its quants. */
+    static __device__ __forceinline__ size_t meta(unsigned n, unsigned b)
+    {
+        const unsigned unit = b / UNIT, left = n - unit * UNIT;
+
+        return (size_t)unit * UNIT_BYTES + (left < UNIT ? left : UNIT) * QUANTS + b % UNIT / GROUP * GROUP_META;
+    }
+};
+
+__device__ __forceinline__ unsigned cu_word(const uint4 &v, int i) { return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w; }
+
+/* Bytes 0 and 2 (lo) or 1 and 3 (hi) of four signed bytes as two fp16: exact.  0x6400 is 1024, whose last bit is 1. */
+__device__ __forceinline__ unsigned cu_bytes_to_half2(unsigned flipped, unsigned selector)
+{
+    const __half2 biased = cu_as_half2(cu_prmt(flipped, 0x64646464u, selector));
+
+    return cu_bits(cu_fma2(biased, cu_as_half2(0x3c003c00u), cu_as_half2(0xe480e480u)));        /* - 1152 */
+}
+
+/* The low (or high) nibbles of bytes 0 and 2 as two fp16, less `LESS` (8 or 0): exact. */
+template <int LESS, bool HIGH>
+__device__ __forceinline__ unsigned cu_nibbles_to_half2(unsigned v)
+{
+    const __half2 biased = cu_as_half2(cu_lop3<0xea>(v, HIGH ? 0x00f000f0u : 0x000f000fu, 0x64006400u));
+
+    if (HIGH) return cu_bits(cu_fma2(biased, cu_as_half2(0x2c002c00u), cu_as_half2(LESS ? 0xd480d480u : 0xd400d400u)));  /* / 16 - 64 - LESS */
+    return cu_bits(cu_fma2(biased, cu_as_half2(0x3c003c00u), cu_as_half2(LESS ? 0xe408e408u : 0xe400e400u)));            /* - 1024 - LESS */
+}
+
+/* A block's vectors of this lane as four rows of 8 values in the order of activations: value[row][word]. */
+template <kern_dtype D>
+__device__ __forceinline__ void cu_panel_values(const uint4 (&v)[cu_panel<D>::VECS], unsigned (&value)[4][4])
+{
+    typedef cu_panel<D> P;
+    constexpr int LESS = P::MINIMA ? 0 : 8;
+
+    CU_UNROLL
+    for (int r = 0; r < 4; r++) {
+        if constexpr (P::PAIRS) {
+            CU_UNROLL
+            for (int i = 0; i < 4; i++) value[r][i] = cu_word(v[i], r);
+        } else if constexpr (P::BYTES) {
+            CU_UNROLL
+            for (int i = 0; i < 2; i++) {
+                const unsigned flipped = cu_word(v[i], r) ^ 0x80808080u;
+                value[r][2 * i] = cu_bytes_to_half2(flipped, 0x4240);
+                value[r][2 * i + 1] = cu_bytes_to_half2(flipped, 0x4341);
+            }
+        } else {
+            const unsigned even = cu_word(v[0], r), odd = even >> 8;
+            value[r][0] = cu_nibbles_to_half2<LESS, false>(even);
+            value[r][1] = cu_nibbles_to_half2<LESS, false>(odd);
+            value[r][2] = cu_nibbles_to_half2<LESS, true>(even);
+            value[r][3] = cu_nibbles_to_half2<LESS, true>(odd);
+        }
+    }
+}
+
+/* Four fp16 at p (8-byte aligned) as floats: the scales of a lane's four rows. */
+__device__ __forceinline__ void cu_four_halves(const void *p, float (&f)[4])
+{
+    const uint2 v = *static_cast<const uint2 *>(p);
+    const float2 a = __half22float2(cu_as_half2(v.x)), b = __half22float2(cu_as_half2(v.y));
+
+    f[0] = a.x, f[1] = a.y, f[2] = b.x, f[3] = b.y;
+}
+
+#endif

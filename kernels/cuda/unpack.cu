@@ -1,0 +1,82 @@
+/* unpack.cu - panels as plain rows of 16-bit values, for the products of many rows that a library makes.
+ * BF16 and F16 as they are.  Quants: d * q, Q4_1 fmaf(d, q, m), in fp32 and then rounded to the nearest fp16: at most 2^-11 of a
+ * weight, or 2^-25 where it is below fp16's normal numbers; beyond fp16 it is infinite, as the row then is.  Columns stand in
+ * the order of activations within each block of 32 (panel.cuh). */
+#include "kernels/cuda/matmul.h"
+#include "kernels/cuda/panel.cuh"
+
+enum { THREADS = 256 };
+
+template <kern_dtype D>
+static __device__ __forceinline__ unsigned widen(unsigned pair, float d, float m)
+{
+    if constexpr (cu_panel<D>::PAIRS) return pair;
+    else {
+        const float2 q = __half22float2(cu_as_half2(pair));
+        return cu_bits(__floats2half2_rn(fmaf(d, q.x, m), fmaf(d, q.y, m)));
+    }
+}
+
+/* gate: unpack regs=64 must=ld128,st128
+ * 16 lanes a block of one panel: 4 rows each, 16 bytes of each. */
+template <kern_dtype D>
+static __global__ void __launch_bounds__(THREADS) unpack(const uint8_t *panels, size_t stride, unsigned blocks, uint8_t *rows)
+{
+    typedef cu_panel<D> P;
+    const unsigned block = (blockIdx.x * THREADS + threadIdx.x) / 16, r4 = threadIdx.x / 4 % 4, t = threadIdx.x % 4;
+    const uint8_t *panel = panels + blockIdx.y * stride;
+    uint4 v[P::VECS];
+    unsigned w[4][4];
+    float d[4] = {}, m[4] = {};
+
+    if (block >= blocks) return;
+    CU_UNROLL
+    for (unsigned i = 0; i < P::VECS; i++) v[i] = cu_load16_stream(panel + P::quants(block) + 256 * i + 64 * t + 16 * r4);
+    if constexpr (!P::PAIRS) {
+        cu_four_halves(panel + P::meta(blocks, block) + 8 * r4, d);
+        if (P::MINIMA) cu_four_halves(panel + P::meta(blocks, block) + 32 + 8 * r4, m);
+    }
+    cu_panel_values<D>(v, w);
+    CU_UNROLL
+    for (unsigned r = 0; r < 4; r++)
+        cu_store16(rows + ((size_t)blockIdx.y * 16 + 4 * r4 + r) * blocks * 64 + (size_t)block * 64 + 16 * t,
+                   make_uint4(widen<D>(w[r][0], d[r], m[r]), widen<D>(w[r][1], d[r], m[r]), widen<D>(w[r][2], d[r], m[r]),
+                              widen<D>(w[r][3], d[r], m[r])));
+}
+
+template <kern_dtype D>
+static cu_status unpack_of(const uint8_t *panels, size_t stride, uint32_t n, uint32_t blocks, void *rows, cu_stream s)
+{
+    return CU_LAUNCH(unpack<D>, dim3(cu_ceil_div(blocks * 16, (uint32_t)THREADS), n), dim3(THREADS), 0, s, panels, stride, blocks,
+                     static_cast<uint8_t *>(rows));
+}
+
+#define UNPACK(name, type)                                                                                                    \
+    CU_API cu_status cu_unpack_##name(const uint8_t *panels, size_t stride, uint32_t n, uint32_t blocks, void *rows, cu_stream s) \
+    {                                                                                                                         \
+        return unpack_of<type>(panels, stride, n, blocks, rows, s);                                                           \
+    }
+UNPACK(bf16, KERN_BF16)
+UNPACK(f16, KERN_F16)
+UNPACK(q8_0, KERN_Q8_0)
+UNPACK(q4_0, KERN_Q4_0)
+UNPACK(q4_1, KERN_Q4_1)
+UNPACK(w8, KERN_W8)
+UNPACK(w4, KERN_W4)
+
+/* gate: scale_rows regs=32
+ * Nearly always every scale is 1 and nothing is touched. */
+static __global__ void __launch_bounds__(THREADS) scale_rows(const cu_mm a, float *out, size_t out_stride, unsigned cols)
+{
+    const unsigned row = a.row0 + blockIdx.x, c = blockIdx.y * THREADS + threadIdx.x;
+    const bool live = row < *a.live && row < a.row1;
+    const float scale = live ? *reinterpret_cast<const float *>(a.act + row * a.act_stride) : 1.0f;
+
+    if (scale != 1.0f && c < cols) out[row * out_stride + c] *= scale;
+}
+
+CU_API cu_status cu_scale_rows(const cu_mm *m, float *out, size_t out_stride, uint32_t cols, cu_stream s)
+{
+    return CU_LAUNCH(scale_rows, dim3(m->row1 - m->row0, cu_ceil_div(cols, (uint32_t)THREADS)), dim3(THREADS), 0, s, *m, out,
+                     out_stride, cols);
+}

@@ -1,0 +1,263 @@
+#include "tests/kernels/cuda/mm_bench.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#ifdef TEST_CUDA_PLUGIN
+#include "kernels/cuda/open.h"
+#else
+#include "kernels/cuda/device.h"
+#include "tests/cuda_host/cuda_host.h"
+#endif
+
+static const kern_ops *find_ops(px_err *e)
+{
+#ifdef TEST_CUDA_PLUGIN
+    const kern_ops *ops;
+    return kern_cuda_ops(&ops, TEST_CUDA_PLUGIN, e) ? NULL : ops;
+#else
+    static const kern_ops ops = {
+        .size = sizeof ops, .abi = KERN_ABI, .backend = KERN_ON_CUDA, .name = "cuda-host",
+        .open = kern_cuda_open, .close = kern_cuda_close, .alloc = kern_cuda_alloc, .free = kern_cuda_free,
+        .upload = kern_cuda_upload, .download = kern_cuda_download, .wait = kern_cuda_wait,
+        .record = kern_cuda_record, .end = kern_cuda_end, .replay = kern_cuda_replay,
+        .quant = kern_cuda_quant, .matmul = kern_cuda_matmul,
+    };
+    (void)e;
+    return &ops;
+#endif
+}
+
+static mm_bench kept[2];                                /* by `deterministic` */
+
+mm_bench mm_bench_open(bool deterministic, const kern_shape *shape)
+{
+    mm_bench *b = &kept[deterministic];
+    px_err e = {0};
+
+#ifndef TEST_CUDA_PLUGIN
+    static unsigned opened;
+    cuh_schedule(opened++ % cuh_n_schedules());
+#endif
+    if (!b->d) {
+        assert_non_null(b->heap = malloc(sizeof *b->heap));
+        px_heap_init(b->heap, "test");
+        b->ops = find_ops(&e);
+        if (!b->ops || b->ops->open(&b->d, &b->heap->a, &(kern_open_args){ .threads = 1, .deterministic = deterministic }, &e))
+            fail_msg("%s: %s", e.field, e.text);
+    }
+    mm_bench out = *b;
+    out.workspace = mm_bench_poisoned(&out, kern_workspace_bytes(KERN_ON_CUDA, shape));
+    return out;
+}
+
+void mm_bench_close(mm_bench *b)
+{
+    b->ops->free(b->d, &b->workspace);
+    *b = (mm_bench){0};
+}
+
+static int close_kept(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        if (!kept[i].d) continue;
+        kept[i].ops->close(kept[i].d);
+        assert_int_equal(atomic_load(&kept[i].heap->count.live), 0);
+        px_heap_deinit(kept[i].heap);
+        free(kept[i].heap);
+    }
+    return 0;
+}
+
+kern_buf mm_bench_put(const mm_bench *b, const void *src, size_t bytes)
+{
+    kern_buf out;
+    px_err e = {0};
+
+    if (b->ops->alloc(b->d, bytes, &out, &e) || b->ops->upload(b->d, out, src, bytes, &e)) fail_msg("%s: %s", e.field, e.text);
+    return out;
+}
+
+kern_buf mm_bench_poisoned(const mm_bench *b, size_t bytes)
+{
+    void *p = malloc(bytes + 1);
+
+    assert_non_null(p);
+    memset(p, 0xff, bytes + 1);
+    kern_buf out = mm_bench_put(b, p, bytes ? bytes : 1);
+    free(p);
+    return out;
+}
+
+void mm_bench_get(const mm_bench *b, void *dst, kern_buf src, size_t bytes)
+{
+    px_err e = {0};
+
+    if (b->ops->download(b->d, dst, src, bytes, &e)) fail_msg("%s: %s", e.field, e.text);
+}
+
+int mm_bench_main(const struct CMUnitTest *tests, size_t n)
+{
+#ifdef TEST_CUDA_PLUGIN
+    px_err e = {0};
+    if (!find_ops(&e)) {
+        printf("SKIPPED: %s: %s\n", e.field, e.text);
+        return 77;
+    }
+#endif
+    return _cmocka_run_group_tests("cuda", tests, n, NULL, close_kept);
+}
+
+/* ---- weights ---- */
+
+static float half_at(const uint8_t *p)
+{
+    uint16_t h;
+    memcpy(&h, p, 2);
+    return kern_f16_to_f32(h);
+}
+
+/* Of a real model's size, or zero, subnormal, the smallest normal. */
+static void half_random(uint8_t *p, uint64_t *seed)
+{
+    static const uint16_t edge[] = { 0, 0x8000, 1, 0x8001, 0x3ff, 0x400 };
+    const uint16_t h = test_rand(seed) % 8 ? kern_f32_to_f16(0.02f * test_rand_normal(seed)) : edge[test_rand(seed) % 6];
+    memcpy(p, &h, 2);
+}
+
+/* Element k of a plain row: by the format's own text. */
+static void element(kern_dtype t, const uint8_t *row, uint32_t k, double *value, double *size)
+{
+    const uint32_t block = k / 32, i = k % 32;
+    const uint8_t *p;
+    float f;
+    uint16_t h;
+
+    switch (t) {
+    case KERN_F32: memcpy(&f, row + 4 * (size_t)k, 4); *value = f; break;
+    case KERN_F16: *value = half_at(row + 2 * (size_t)k); break;
+    case KERN_BF16: memcpy(&h, row + 2 * (size_t)k, 2); *value = kern_bf16_to_f32(h); break;
+    case KERN_Q8_0: p = row + (size_t)block * 34; *value = (double)half_at(p) * (int8_t)p[2 + i]; break;
+    case KERN_Q4_0:
+        p = row + (size_t)block * 18;
+        *value = (double)half_at(p) * ((i < 16 ? p[2 + i] & 15 : p[2 + i - 16] >> 4) - 8);
+        break;
+    case KERN_Q4_1:
+        p = row + (size_t)block * 20;
+        *value = (double)half_at(p) * (i < 16 ? p[4 + i] & 15 : p[4 + i - 16] >> 4);
+        *size = fabs(*value) + fabs((double)half_at(p + 2));
+        *value += half_at(p + 2);
+        return;
+    default: fail_msg("no text for type %d", (int)t);
+    }
+    *size = fabs(*value);
+}
+
+mm_weights mm_weights_random(kern_dtype t, uint32_t rows, uint32_t cols, uint64_t *seed)
+{
+    const kern_dtype_info *f = kern_dtype_get(t);
+    mm_weights w = { .t = t, .rows = rows, .cols = cols };
+    const size_t row_bytes = (size_t)cols / f->block * f->block_bytes, n = rows * row_bytes;
+    px_err e = {0};
+
+    if (kern_panel_bytes(t, rows, cols, &w.bytes, &e)) fail_msg("%s: %s", e.field, e.text);
+    w.plain = calloc(n, 1);
+    w.panels = calloc(w.bytes, 1);
+    w.value = calloc((size_t)rows * cols, sizeof *w.value);
+    w.size = calloc((size_t)rows * cols, sizeof *w.size);
+    assert_true(w.plain && w.panels && w.value && w.size);
+    for (size_t i = 0; i < n; i++) w.plain[i] = (uint8_t)test_rand(seed);
+    for (size_t i = 0; f->block == 32 && i < n; i += f->block_bytes) {
+        half_random(w.plain + i, seed);
+        if (t == KERN_Q4_1) half_random(w.plain + i + 2, seed);
+    }
+    for (size_t i = 0; f->block == 1 && i < n; i += f->block_bytes) {
+        const float x = 0.05f * test_rand_normal(seed);
+        const uint16_t h = kern_f32_to_f16(x);
+        if (t == KERN_F16) memcpy(w.plain + i, &h, 2);
+        else kern_row_from_f32(t, &x, 1, w.plain + i);
+    }
+    for (uint32_t r = 0; r < rows; r++)
+        for (uint32_t k = 0; k < cols; k++)
+            element(t, w.plain + r * row_bytes, k, &w.value[(size_t)r * cols + k], &w.size[(size_t)r * cols + k]);
+    for (uint32_t r = 0; r < rows; r += 16) {
+        const void *src[16];
+        const uint32_t k = rows - r < 16 ? rows - r : 16;
+        for (uint32_t i = 0; i < k; i++) src[i] = w.plain + (r + i) * row_bytes;
+        kern_panel_pack(t, src, k, cols, w.panels + r / 16 * kern_panel_stride(t, cols));
+    }
+    return w;
+}
+
+void mm_weights_drop(mm_weights *w)
+{
+    free(w->plain), free(w->panels), free(w->value), free(w->size);
+    *w = (mm_weights){0};
+}
+
+kern_weight mm_weight_on(const mm_bench *b, const mm_weights *w)
+{
+    return (kern_weight){ .dtype = w->t, .rows = w->rows, .cols = w->cols, .panels = mm_bench_put(b, w->panels, w->bytes) };
+}
+
+/* ---- activations ---- */
+
+float *mm_rows_random(uint32_t rows, uint32_t cols, uint64_t *seed)
+{
+    float *x = calloc((size_t)rows * cols + 1, sizeof *x);
+
+    assert_non_null(x);
+    for (uint32_t t = 0; t < rows; t++) {
+        const uint32_t kind = test_rand(seed) % 8;
+        for (uint32_t k = 0; k < cols; k++)
+            x[(size_t)t * cols + k] = kind == 0 ? 0.0f : test_rand_normal(seed) * (kind == 1 ? 3e6f : kind == 2 ? 1e-4f : 1.0f);
+        if (kind == 3) x[(size_t)t * cols + test_rand(seed) % cols] = 32768.0f;              /* the largest without a scale */
+        if (kind == 4) x[(size_t)t * cols + test_rand(seed) % cols] = -65536.5f;
+    }
+    return x;
+}
+
+void mm_row_kept(kern_act act, const float *x, uint32_t cols, double *out)
+{
+    double most = 0, scale = 1;
+
+    for (uint32_t k = 0; k < cols; k++) most = fabs((double)x[k]) > most ? fabs((double)x[k]) : most;
+    while (most / scale > 32768) scale *= 2;
+    for (uint32_t k = 0; k < cols; k++)
+        out[k] = act == KERN_ACT_F32 ? x[k] : act == KERN_ACT_BF16 ? kern_bf16_to_f32(kern_f32_to_bf16(x[k]))
+                 : kern_f16_to_f32(kern_f32_to_f16((float)(x[k] / scale))) * scale;
+}
+
+void mm_call_run(const mm_bench *b, const mm_call *c, float *out[KERN_MAX_MATMULS])
+{
+    const kern_act act = kern_act_of(c->w[0]->t);
+    const uint32_t cols = c->w[0]->cols;
+    kern_matmul_args m = { .rows = { c->max, mm_bench_put(b, &c->live, 4) }, .act = act, .cols = cols, .n = c->n, .workspace = b->workspace };
+    kern_quant_args q = { .rows = m.rows, .cols = cols, .act = act };
+    px_err e = {0};
+
+    q.in = mm_bench_poisoned(b, (size_t)c->max * cols * 4);
+    if (c->live && b->ops->upload(b->d, q.in, c->x, (size_t)c->live * cols * 4, &e)) fail_msg("%s", e.text);
+    q.flags = mm_bench_poisoned(b, (size_t)c->max * 4);
+    q.out = m.in = mm_bench_poisoned(b, kern_act_bytes(KERN_ON_CUDA, act, c->max, cols));
+    for (uint32_t i = 0; i < c->n; i++) {
+        m.w[i] = mm_weight_on(b, c->w[i]);
+        m.out_stride[i] = c->w[i]->rows + c->pad;
+        m.out[i] = mm_bench_poisoned(b, ((size_t)(c->max - 1) * m.out_stride[i] + c->w[i]->rows) * 4);
+    }
+    if (b->ops->quant(b->d, &q, &e) || b->ops->matmul(b->d, &m, &e)) fail_msg("%s: %s", e.field, e.text);
+    for (uint32_t i = 0; i < c->n; i++) {
+        const size_t n = (size_t)c->max * m.out_stride[i];
+        out[i] = malloc(n * 4);
+        assert_non_null(out[i]);
+        memset(out[i], 0xff, n * 4);
+        mm_bench_get(b, out[i], m.out[i], m.out[i].bytes);
+        b->ops->free(b->d, &m.w[i].panels);
+        b->ops->free(b->d, &m.out[i]);
+    }
+    kern_buf *all[] = { &m.rows.live, &q.in, &q.flags, &q.out };
+    for (size_t i = 0; i < 4; i++) b->ops->free(b->d, all[i]);
+}
