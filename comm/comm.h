@@ -62,12 +62,27 @@ px_code comm_reduce_views_all(comm *c, unsigned which, size_t bytes, const float
 px_code comm_gather_all(comm *c, const void *mine, size_t bytes, void *all, px_err *e);
 px_code comm_barrier_all(comm *c, px_err *e);
 
+/* The sequence check: a debug mode that finds ranks which did not do the same.  Once on, every call of this comm is hashed
+ * (what, how many of which numbers), and so are the graphs that are replayed, of which comm sees no calls; step_all compares
+ * the hashes.  Every rank switches it on, before or after the same call.  A step's first COMM_SEQUENCE_KEPT calls are kept
+ * to say where the difference is. */
+#define COMM_SEQUENCE_KEPT 512u
+typedef enum comm_op { COMM_OP_BARRIER, COMM_OP_REDUCE, COMM_OP_GATHER, COMM_OP_GRAPH } comm_op;
+typedef enum comm_number { COMM_BYTES, COMM_FLOATS } comm_number;
+px_code comm_sequence_on(comm *c, px_err *e);          /* PX_ENOMEM; PX_ERANGE: the comm gathers nothing */
+void    comm_sequence_graph(comm *c, uint32_t graph);  /* a replay; nothing when off */
+/* Collective when on, and a step begins anew; nothing when off.  PX_EMISMATCH, field "sequence", on all ranks: the text names
+ * the rank and the call; found is what it did, expected what the others did. */
+px_code comm_sequence_step_all(comm *c, px_err *e);
+
 /* MPI process set-up: MPI_Init with errors returned; world and rank as MPI sees them.  Called once in main. */
 px_code comm_mpi_init(uint32_t *rank, uint32_t *world, px_err *e);   /* PX_EMISMATCH: the launcher said otherwise */
 /* What the MPI library calls itself ("Open MPI v4.1.6"); needs no MPI_Init. */
 void    comm_mpi_version(char *out, size_t cap);
 void    comm_mpi_finalize(void);                       /* idempotent; nothing if MPI does not run */
 void    comm_mpi_abort(int code);                      /* ends the whole job; returns only if MPI does not run */
+/* The number of this process among the launcher's on this host; 0 without a launcher. */
+uint32_t comm_launcher_local_rank(void);
 /* The rank and world that the launcher put into the environment, readable before MPI_Init; PX_ENOTFOUND if none,
  * PX_EINVAL if malformed (e->field is the variable). */
 px_code comm_launcher_rank(uint32_t *rank, uint32_t *world, px_err *e);

@@ -87,6 +87,7 @@ void comm_close(comm *c)
     if (!c) return;
     px_alloc *a = c->a;
     c->table->close(c);
+    comm_sequence_close(c);
     if (c->block) a->put(a, c->block, c->block_bytes);
     px_del(a, c, 1);
 }
@@ -119,6 +120,7 @@ px_code comm_reduce_views_all(comm *c, unsigned which, size_t bytes, const float
     if (bytes % sizeof(float)) return px_fail(e, PX_EINVAL, "bytes", "%zu bytes are no whole floats", bytes);
     if (bytes > c->partial_bytes)
         return px_fail(e, PX_ERANGE, "bytes", "%zu bytes, opened for %zu", bytes, c->partial_bytes);
+    if (c->sequence) comm_sequence_note(c, COMM_OP_REDUCE, bytes / sizeof(float), COMM_FLOATS);
     if ((rc = note(c, c->table->reduce(c, which, bytes, views, n_views, e)))) return rc;
     c->last_which = (int)which;
     return PX_OK;
@@ -130,11 +132,32 @@ px_code comm_gather_all(comm *c, const void *mine, size_t bytes, void *all, px_e
     if ((rc = still_in_step(c, e))) return rc;
     if (bytes > c->gather_bytes)
         return px_fail(e, PX_ERANGE, "bytes", "%zu bytes, opened for %zu", bytes, c->gather_bytes);
+    if (c->sequence) comm_sequence_note(c, COMM_OP_GATHER, bytes, COMM_BYTES);
     return note(c, c->table->gather(c, mine, bytes, all, e));
+}
+
+#define PIECE 64u
+
+px_code comm_gather_pieces_all(comm *c, const void *mine, size_t bytes, void *all, px_err *e)
+{
+    uint8_t part[COMM_MAX_WORLD * PIECE];
+    const size_t most = c->gather_bytes < PIECE ? c->gather_bytes : PIECE;
+    px_code rc = still_in_step(c, e);
+
+    if (rc) return rc;
+    if (!most) return px_fail(e, PX_ERANGE, "gather_bytes", "opened for nothing to be gathered");
+    for (size_t at = 0, n; at < bytes; at += n) {
+        n = bytes - at < most ? bytes - at : most;
+        if ((rc = note(c, c->table->gather(c, (const uint8_t *)mine + at, n, part, e)))) return rc;
+        for (uint32_t r = 0; r < c->world; r++) memcpy((uint8_t *)all + r * bytes + at, part + r * n, n);
+    }
+    return PX_OK;
 }
 
 px_code comm_barrier_all(comm *c, px_err *e)
 {
     px_code rc = still_in_step(c, e);
-    return rc ? rc : note(c, c->table->barrier(c, e));
+    if (rc) return rc;
+    if (c->sequence) comm_sequence_note(c, COMM_OP_BARRIER, 0, COMM_BYTES);
+    return note(c, c->table->barrier(c, e));
 }

@@ -24,18 +24,31 @@ const comm_table comm_staged_table = {
     .name = "staged", .close = comm_device_close, .reduce = reduce, .gather = comm_device_gather, .barrier = comm_device_barrier,
 };
 
+px_code comm_staged_room(comm *c, px_err *e)
+{
+    if (c->dev.host_sum) return PX_OK;
+    if (!(c->block = comm_block_get(c->a, c->dev.each)))
+        return px_fail(e, PX_ENOMEM, "partial_bytes", "%zu bytes for the sum", c->partial_bytes);
+    c->block_bytes = c->dev.each;
+    c->dev.host_sum = (float *)(void *)c->block;
+    return PX_OK;
+}
+
+size_t comm_staged_private_bytes(uint32_t world, size_t partial_bytes)
+{
+    const size_t three = comm_device_bytes(world, partial_bytes);      /* the sum on the host is as long as a buffer there */
+
+    return sizeof(comm) + (world > 1 ? three / 3 : 0);
+}
+
 px_code comm_open_staged(comm **out, px_alloc *a, const comm_device_args *args, px_err *e)
 {
     px_code rc = comm_device_open(out, a, &comm_staged_table, args, e);
 
-    if (rc || (*out)->world == 1) return rc;
-    (*out)->block_bytes = (*out)->dev.each;
-    if (((*out)->block = comm_block_get(a, (*out)->dev.each))) {
-        (*out)->dev.host_sum = (float *)(void *)(*out)->block;
-        return PX_OK;
+    if (rc) return rc;
+    if ((rc = comm_device_take(*out, e)) || ((*out)->world > 1 && (rc = comm_staged_room(*out, e)))) {
+        comm_close(*out);
+        *out = NULL;
     }
-    (*out)->block_bytes = 0;
-    comm_close(*out);
-    *out = NULL;
-    return px_fail(e, PX_ENOMEM, "partial_bytes", "%zu bytes for the sum", args->partial_bytes);
+    return rc;
 }

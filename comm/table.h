@@ -16,7 +16,6 @@ typedef struct comm_table {
     px_code (*reduce)(comm *c, unsigned which, size_t bytes, const float *const **views, uint32_t *n, px_err *e);
     px_code (*gather)(comm *c, const void *mine, size_t bytes, void *all, px_err *e);
     px_code (*barrier)(comm *c, px_err *e);
-    bool      captures;                                               /* reduce may be put into a graph */
     px_code (*poll)(comm *c, px_err *e);                              /* NULL: nothing happens behind our back */
     void    (*abort)(comm *c);                                        /* any thread; NULL: calls end by their deadline */
 } comm_table;
@@ -58,14 +57,28 @@ struct comm {
         const float *view[2][1];                  /* by partial buffer */
         float      *host_sum;                     /* staged: in `block` */
         size_t      each;                         /* bytes of a buffer on the device */
+        px_time_us  timeout_us;                   /* of a wait for the device */
+        bool        apart;                        /* the sum has a buffer of its own */
+        bool        staged;                       /* nccl: sums go over the host (comm_measure_all chose that) */
+        bool        placed;                       /* the buffers lie in memory that the transport got by itself */
     } dev;
+    struct comm_nccl *nccl;                       /* nccl.c */
+    struct comm_sequence *sequence;               /* sequence.c; NULL: calls are not counted */
 };
 
-extern const comm_table comm_local_table, comm_shm_table, comm_mpi_table, comm_staged_table;
+extern const comm_table comm_local_table, comm_shm_table, comm_mpi_table, comm_staged_table, comm_nccl_table;
 
-/* What staged and nccl share: the object, and its buffers on the device.  On error nothing is held. */
+/* What staged and nccl share: the object, and its buffers on the device, which it gets there (take) or which the transport
+ * has got: three of dev.each (place).  comm_close gives back what is there. */
 px_code comm_device_open(comm **c, px_alloc *a, const comm_table *t, const comm_device_args *args, px_err *e);
+px_code comm_device_take(comm *c, px_err *e);
+void    comm_device_place(comm *c, uint8_t *base);
 void    comm_device_close(comm *c);
+/* Every rank's code, over the host transport: `mine` if that is an error (e is filled), PX_EPEER naming the first rank that
+ * has one.  So that no rank begins what others cannot follow. */
+px_code comm_device_agree_all(comm *c, px_code mine, const char *what, px_err *e);
+/* The host's memory that staged sums go through: in `block`, once. */
+px_code comm_staged_room(comm *c, px_err *e);
 px_code comm_device_gather(comm *c, const void *mine, size_t bytes, void *all, px_err *e);
 px_code comm_device_barrier(comm *c, px_err *e);
 
@@ -80,6 +93,17 @@ size_t comm_mpi_block_bytes(uint32_t world, size_t partial_bytes);
 
 /* So large that no world of COMM_MAX_WORLD can overflow a size_t. */
 #define COMM_MAX_MESSAGE ((size_t)1 << 40)
+
+/* comm_gather_all, not counted by the sequence check, of any size: in pieces of at most gather_bytes. */
+px_code comm_gather_pieces_all(comm *c, const void *mine, size_t bytes, void *all, px_err *e);
+
+/* sequence.c: a call of this rank. */
+void comm_sequence_note(comm *c, comm_op op, size_t count, comm_number number);
+void comm_sequence_close(comm *c);
+
+/* nccl.c: reduce by this algorithm from now on.  Collective; plain and symmetric only where a communicator is. */
+px_code comm_nccl_use_all(comm *c, comm_algorithm how, px_err *e);
+bool    comm_nccl_has(const comm *c, comm_algorithm how);
 
 /* The three collectives of local and shm, on c->room. */
 px_code comm_room_reduce(comm *c, unsigned which, size_t bytes, const float *const **views, uint32_t *n, px_err *e);
