@@ -1,0 +1,269 @@
+/* nccl, when something goes wrong: every call that can fail or hang does so, at the first time and later ones; a rank dies.
+ * Nobody waits for longer than the time-out, everybody ends with an error that says what it was, and nothing is left. */
+#include "tests/comm/nccl_world.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { N = 3 };
+#define MOST_US (8 * (px_time_us)1000000)      /* two time-outs, and a machine that is busy */
+
+static void fault(fake_call call, fake_how how, uint32_t rank, int nth, int result)
+{
+    test_nccl_fresh();
+    test_nccl->fault.call = call;
+    test_nccl->fault.how = how;
+    test_nccl->fault.rank = rank;
+    test_nccl->fault.nth = nth;
+    test_nccl->fault.result = result;
+}
+
+/* Whatever it was: it stays over.  No assertion here: a forked child must not run on in the test program. */
+static void nothing_goes_on(test_rank *r)
+{
+    uint8_t all[N];
+
+    if (comm_poll(r->c, NULL) != PX_EPEER || comm_gather_all(r->c, "x", 1, all, NULL) != PX_EPEER
+        || comm_barrier_all(r->c, NULL) != PX_EPEER || !test_nccl_round(r, 0, 0, 4)) {
+        px_err_clear(&r->e);
+        r->rc = px_fail(&r->e, PX_EINTERNAL, "test", "a call after the end went on");
+    }
+}
+
+/* A served step: sums are put on the queue, the wait for it is watched. */
+static void serve(test_rank *r)
+{
+    comm_watch *w = NULL;
+    px_code rc, seen;
+
+    if (r->rc || (r->rc = comm_watch_open(&w, r->a, r->c, &r->e))) return;
+    for (unsigned round = 0; round < 5 && !r->rc; round++) {
+        px_err found = {0};
+        comm_watch_arm(w, SOON_US, "the step");
+        rc = test_nccl_round(r, 0, round, PARTIAL_FLOATS);
+        seen = comm_watch_disarm(w, &found);
+        if (seen) r->e = found;                /* why the device's wait ended */
+        r->rc = seen ? seen : rc;
+    }
+    comm_watch_close(w);
+    if (r->rc) nothing_goes_on(r);
+}
+
+static px_time_us run_faulty(test_rank *r, void (*fn)(test_rank *r))
+{
+    const px_time_us begun = px_now_us();
+
+    memset(r, 0, N * sizeof *r);
+    test_nccl_ranks(r, N, SOON_US, fn);
+    const px_time_us took = px_now_us() - begun;
+    assert_true(took < MOST_US);
+    return took;
+}
+
+/* ---- opening ---- */
+
+static void opening_says_what_failed(void **state)
+{
+    static const struct { fake_call call; fake_how how; int result; px_code rc; const char *says; } row[] = {
+        { FAKE_ID, FAKE_REFUSES, 2, PX_EIO, "ncclGetUniqueId: unhandled system error" },
+        { FAKE_INIT, FAKE_REFUSES, 1, PX_EDEVICE, "ncclCommInitRankConfig: unhandled cuda error: the fake" },
+        { FAKE_INIT, FAKE_REFUSES, 5, PX_EINTERNAL, "ncclCommInitRankConfig: invalid usage" },
+        { FAKE_INIT, FAKE_LATER, 6, PX_EPEER, "ncclCommInitRankConfig: remote process" },
+        { FAKE_INIT, FAKE_HANGS, 0, PX_ETIMEOUT, "ncclCommInitRankConfig: still in progress after 300 ms on rank 1" },
+        { FAKE_WINDOW, FAKE_REFUSES, 3, PX_EINTERNAL, "ncclCommWindowRegister: internal error" },
+        { FAKE_WINDOW, FAKE_LATER, 2, PX_EIO, "ncclCommWindowRegister: unhandled system error" },
+        { FAKE_WINDOW, FAKE_HANGS, 0, PX_ETIMEOUT, "ncclCommWindowRegister: still in progress" },
+    };
+    test_rank r[N];
+
+    (void)state;
+    for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
+        const uint32_t who = row[i].call == FAKE_ID ? 0 : 1;
+        fault(row[i].call, row[i].how, who, 1, row[i].result);
+        run_faulty(r, NULL);
+        for (uint32_t k = 0; k < N; k++) {
+            assert_true(r[k].rc != PX_OK);
+            assert_null(r[k].c);
+        }
+        assert_int_equal(r[who].rc, row[i].rc);
+        assert_string_equal(r[who].e.field, "nccl");
+        if (!strstr(r[who].e.text, row[i].says)) fail_msg("row %zu says \"%s\"", i, r[who].e.text);
+    }
+}
+
+/* Without NCCL's memory one rank takes the device's, and nobody has windows. */
+static void memory_that_is_refused_is_the_devices(void **state)
+{
+    test_rank r[N];
+
+    (void)state;
+    fault(FAKE_MEM, FAKE_REFUSES, 2, 1, 2);
+    run_faulty(r, serve);
+    for (int k = 0; k < N; k++) assert_int_equal(r[k].rc, PX_OK);
+    assert_int_equal(test_nccl->sums[0], 5 * N);
+    assert_int_equal(test_nccl->sums[1], 0);
+}
+
+/* ---- a step ---- */
+
+static void a_step_that_fails_ends_on_all_ranks(void **state)
+{
+    static const struct { fake_how how; int result; px_code rc; const char *says; } row[] = {
+        { FAKE_REFUSES, 3, PX_EINTERNAL, "ncclAllReduce: internal error" },
+        { FAKE_LATER, 1, PX_EDEVICE, "ncclAllReduce: unhandled cuda error" },
+        { FAKE_HANGS, 0, PX_ETIMEOUT, "" },                /* by the call's own deadline or by the watch's: both know */
+        { FAKE_STALLS, 0, PX_ETIMEOUT, "the step: rank 2 waited 300 ms" },
+        { FAKE_BREAKS, 6, PX_EPEER, "ncclCommGetAsyncError: remote process" },
+        { FAKE_BREAKS, 1, PX_EDEVICE, "ncclCommGetAsyncError: unhandled cuda error" },
+    };
+    test_rank r[N];
+
+    (void)state;
+    for (size_t i = 0; i < sizeof row / sizeof *row; i++)
+        for (int nth = 1; nth <= 4; nth += 3) {
+            fault(FAKE_REDUCE, row[i].how, 2, nth, row[i].result);
+            run_faulty(r, serve);
+            for (int k = 0; k < N; k++) assert_true(r[k].rc != PX_OK);
+            assert_int_equal(r[0].rc, PX_ETIMEOUT);        /* who waits for the others learns it by the watch */
+            assert_int_equal(r[2].rc, row[i].rc);
+            assert_string_equal(r[2].e.field, "nccl");
+            if (!strstr(r[2].e.text, row[i].says)) fail_msg("row %zu says \"%s\"", i, r[2].e.text);
+            assert_int_equal(test_nccl->aborts, N);
+            assert_int_equal(test_nccl->sums[1], N * (nth - 1));
+        }
+}
+
+/* ---- the measurement ---- */
+
+static void measure(test_rank *r)
+{
+    comm_measured m;
+
+    if (!r->rc) r->rc = comm_measure_all(r->c, PARTIAL, &m, &r->e);
+}
+
+static void a_measurement_that_fails_ends_on_all_ranks(void **state)
+{
+    test_rank r[N];
+
+    (void)state;
+    for (int how = FAKE_REFUSES; how <= FAKE_BREAKS; how++)
+        for (int nth = 1; nth <= 12; nth += 11) {
+            fault(FAKE_REDUCE, (fake_how)how, 1, nth, 6);
+            run_faulty(r, measure);
+            for (int k = 0; k < N; k++) assert_true(r[k].rc != PX_OK);
+        }
+    fault(FAKE_DEREGISTER, FAKE_HANGS, 1, 1, 0);
+    run_faulty(r, measure);
+    assert_int_equal(r[1].rc, PX_ETIMEOUT);
+    assert_non_null(strstr(r[1].e.text, "ncclCommWindowDeregister"));
+}
+
+/* ---- closing ---- */
+
+static void a_close_that_fails_aborts(void **state)
+{
+    test_rank r[N];
+
+    (void)state;
+    for (int how = FAKE_REFUSES; how <= FAKE_LATER; how++)
+        for (int call = FAKE_DEREGISTER; call <= FAKE_FINALIZE; call++) {
+            fault((fake_call)call, (fake_how)how, 0, 1, 3);
+            run_faulty(r, serve);
+            for (int k = 0; k < N; k++) assert_int_equal(r[k].rc, PX_OK);
+            assert_int_equal(test_nccl->aborts, 1);
+        }
+}
+
+/* ---- aborts ---- */
+
+static void *abort_soon(void *arg)
+{
+    usleep(20000);
+    comm_abort(arg);
+    return NULL;
+}
+
+/* Two threads abort while the third polls a sum that never begins. */
+static void sum_and_abort(test_rank *r)
+{
+    pthread_t t[2];
+
+    if (r->rc) return;
+    for (int i = 0; i < 2; i++) assert_int_equal(pthread_create(&t[i], NULL, abort_soon, r->c), 0);
+    r->rc = test_nccl_round(r, 0, 0, PARTIAL_FLOATS);
+    for (int i = 0; i < 2; i++) pthread_join(t[i], NULL);
+    comm_abort(r->c);
+}
+
+static void an_abort_ends_a_call(void **state)
+{
+    test_rank r = { .world = 1, .args = { .alone = true, .timeout_us = WAIT_US } };
+
+    (void)state;
+    fault(FAKE_REDUCE, FAKE_HANGS, 0, 1, 0);
+    const px_time_us begun = px_now_us();
+    test_nccl_ranks(&r, 1, WAIT_US, sum_and_abort);
+    assert_true(px_now_us() - begun < MOST_US);
+    assert_int_equal(r.rc, PX_EPEER);
+    assert_string_equal(r.e.text, "the communicator was aborted");
+    assert_int_equal(test_nccl->aborts, 1);
+}
+
+/* ---- a process that is killed ---- */
+
+static void serve_or_die(test_rank *r)
+{
+    if (!r->rc && r->rank == 2) {
+        r->rc = test_nccl_round(r, 0, 0, PARTIAL_FLOATS);
+        raise(SIGKILL);
+    }
+    serve(r);
+}
+
+static void survivors_of_a_killed_rank_end(void **state)
+{
+    const px_time_us begun = px_now_us();
+    px_err e = {0};
+    int fd, status[N];
+    pid_t pid[N];
+
+    (void)state;
+    test_nccl_fresh();
+    assert_int_equal(px_memfd("comm-test", comm_shm_bytes(N, PARTIAL, 40), &fd, &e), PX_OK);
+    for (uint32_t i = 0; i < N; i++) {
+        assert_true((pid[i] = fork()) >= 0);
+        if (pid[i]) continue;
+        static test_rank r;
+        r = (test_rank){ .rank = i, .world = N, .args.timeout_us = WAIT_US };
+        test_nccl_rank(&r, &(comm_args){ .kind = COMM_SHM, .rank = i, .world = N, .partial_bytes = PARTIAL, .gather_bytes = 40,
+                                         .timeout_us = WAIT_US, .shm_fd = fd }, serve_or_die);
+        _exit((int)r.rc);
+    }
+    for (int i = 0; i < N; i++) assert_int_equal(waitpid(pid[i], &status[i], 0), pid[i]);
+    close(fd);
+    assert_true(px_now_us() - begun < MOST_US);
+    assert_true(WIFSIGNALED(status[2]));
+    for (int i = 0; i < 2; i++) assert_true(WIFEXITED(status[i]) && WEXITSTATUS(status[i]) == PX_ETIMEOUT);
+    assert_int_equal(test_nccl->live, 1);                  /* the killed one's */
+    assert_int_equal(test_nccl->aborts, 2);
+    assert_int_equal(test_nccl->misuse, 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(opening_says_what_failed),
+        cmocka_unit_test(memory_that_is_refused_is_the_devices),
+        cmocka_unit_test(a_step_that_fails_ends_on_all_ranks),
+        cmocka_unit_test(a_measurement_that_fails_ends_on_all_ranks),
+        cmocka_unit_test(a_close_that_fails_aborts),
+        cmocka_unit_test(an_abort_ends_a_call),
+        cmocka_unit_test(survivors_of_a_killed_rank_end),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
