@@ -1,10 +1,10 @@
 /* matmul.c - out[t][r] = sum over columns of weight[r][k] * activation[t][k]; the definition.
  *
- * Q4_0, Q4_1, Q8_0 on Q12 activations, blocks b of 32 columns ascending: S = sum of w * X, exact in int32 (w: nibble - 8,
- * nibble, byte); p = d * s, rounded; acc = fmaf((float)S, p, acc); Q4_1 then: acc = fmaf((float)sumX, m * s, acc), m * s
+ * Q4_0, Q4_1, Q8_0, W4, W8 on Q12 activations, blocks b of 32 columns ascending: S = sum of w * X, exact in int32 (w: nibble - 8,
+ * nibble, byte, nibble - 8, byte); p = d * s, rounded (W4, W8: d of the block's group); acc = fmaf((float)S, p, acc); Q4_1 then: acc = fmaf((float)sumX, m * s, acc), m * s
  * rounded.  d and m are fp16 converted to fp32.
  * BF16 on BF16: per 32 columns two chains of fmaf from zero, over the even and over the odd columns; even + odd; that
- * added to acc.  F32 on F32: one chain of fmaf over the columns.  Both run over the columns that pad K to 32, too.
+ * added to acc.  F32 on F32, F16 on F16 (kept in fp32): one chain of fmaf over the columns.  Both run over the columns that pad K to 32, too.
  * acc starts at +0; subnormal inputs, accumulators and results are flushed to zero (the thread's mode).
  * The payload of a NaN is not defined. */
 #include "kernels/cpu/matmul.h"
@@ -25,11 +25,13 @@ static float f16_at(const uint8_t *p)
 /* The 32 weights of row r of a block as integers. */
 static void weights_of(kern_dtype t, const uint8_t *quants, uint32_t r, int32_t w[32])
 {
+    int32_t less = t == KERN_Q4_1 ? 0 : 8;
+
     for (uint32_t c = 0; c < 32; c++) {
         const uint8_t *quad = quants + 4 * r + c % 4;
-        if (t == KERN_Q8_0) w[c] = (int8_t)quad[64 * (c / 4)];
-        else if (c < 16)    w[c] = (quad[64 * (c / 4)] & 15) - (t == KERN_Q4_0 ? 8 : 0);
-        else                w[c] = (quad[64 * ((c - 16) / 4)] >> 4) - (t == KERN_Q4_0 ? 8 : 0);
+        if (kern_block_quants(t) == 512) w[c] = (int8_t)quad[64 * (c / 4)];
+        else if (c < 16)                 w[c] = (quad[64 * (c / 4)] & 15) - less;
+        else                             w[c] = (quad[64 * ((c - 16) / 4)] >> 4) - less;
     }
 }
 
@@ -70,6 +72,8 @@ static void quantised(kern_dtype t, const kern_mm *m)
 static void q4_0(const kern_mm *m) { quantised(KERN_Q4_0, m); }
 static void q4_1(const kern_mm *m) { quantised(KERN_Q4_1, m); }
 static void q8_0(const kern_mm *m) { quantised(KERN_Q8_0, m); }
+static void w8(const kern_mm *m) { quantised(KERN_W8, m); }
+static void w4(const kern_mm *m) { quantised(KERN_W4, m); }
 
 static float bf16_at(const uint8_t *p)
 {
@@ -111,10 +115,24 @@ static void f32(const kern_mm *m)
         }
 }
 
+static void f16(const kern_mm *m)
+{
+    for (uint32_t r = m->lo * KERN_PANEL_ROWS; r < m->hi * KERN_PANEL_ROWS && r < m->w_rows; r++)
+        for (uint32_t row = 0; row < m->rows; row++) {
+            const uint8_t *w = m->panels + r / KERN_PANEL_ROWS * m->stride + 4 * (r % KERN_PANEL_ROWS);
+            const float *x = (const float *)(m->act + row * m->act_stride);
+            float acc = 0;
+
+            for (uint32_t c = 0; c < m->blocks * 32; c++) acc = fmaf(f16_at(w + (size_t)(c / 2) * 64 + 2 * (c % 2)), x[c], acc);
+            m->out[row * m->out_stride + r] = acc;
+        }
+}
+
 px_code kern_cpu_matmul_scalar(kern_dev *d, const kern_matmul_args *a, px_err *e)
 {
     static const kern_mm_table table = { {
-        [KERN_Q4_0] = q4_0, [KERN_Q4_1] = q4_1, [KERN_Q8_0] = q8_0, [KERN_BF16] = bf16, [KERN_F32] = f32,
+        [KERN_Q4_0] = q4_0, [KERN_Q4_1] = q4_1, [KERN_Q8_0] = q8_0, [KERN_W8] = w8, [KERN_W4] = w4,
+        [KERN_BF16] = bf16, [KERN_F16] = f16, [KERN_F32] = f32,
     } };
 
     return kern_cpu_matmul_run(d, a, &table, e);

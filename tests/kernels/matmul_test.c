@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const kern_dtype types[] = { KERN_F32, KERN_BF16, KERN_Q8_0, KERN_Q4_0, KERN_Q4_1 };
+static const kern_dtype types[] = { KERN_F32, KERN_F16, KERN_BF16, KERN_Q8_0, KERN_Q4_0, KERN_Q4_1, KERN_W8, KERN_W4 };
 #define N_TYPES (sizeof types / sizeof *types)
 
 static uint32_t pick(uint64_t *seed, uint32_t n) { return (uint32_t)(test_rand(seed) % n); }
@@ -26,34 +26,60 @@ static void half_random(uint8_t *p, int style, uint64_t *seed)
     memcpy(p, &h, 2);
 }
 
+/* What lies between two scales of a plain row: a group has 4 blocks, the last of a row may have fewer. */
+static uint32_t quant_bytes(kern_dtype t) { return t == KERN_Q8_0 || t == KERN_W8 ? 32 : 16; }
+static uint32_t head_bytes(kern_dtype t) { return t == KERN_Q4_1 ? 4 : 2; }
+static uint32_t group_blocks(kern_dtype t) { return t == KERN_W8 || t == KERN_W4 ? 4 : 1; }
+
+static void pack_all(const weights *w)
+{
+    for (uint32_t r = 0; r < w->rows; r += 16) {
+        const void *src[16];
+        uint32_t k = w->rows - r < 16 ? w->rows - r : 16;
+        for (uint32_t i = 0; i < k; i++) src[i] = w->plain + (r + i) * w->row_bytes;
+        kern_panel_pack(w->t, src, k, w->cols, w->panels + r / 16 * kern_panel_stride(w->t, w->cols));
+    }
+}
+
+/* Block b of a row: whole blocks of quants are set to one byte where `value` is not negative. */
+static void set_block(const weights *w, uint32_t row, uint32_t b, int value)
+{
+    uint32_t group = group_blocks(w->t), q = quant_bytes(w->t);
+    uint8_t *p = w->plain + row * w->row_bytes + b / group * (head_bytes(w->t) + group * q) + head_bytes(w->t) + b % group * q;
+
+    memset(p, value, q);
+}
+
 static weights weights_random(kern_dtype t, uint32_t rows, uint32_t cols, int style, uint64_t *seed)
 {
     const kern_dtype_info *f = kern_dtype_get(t);
-    weights w = { .t = t, .rows = rows, .cols = cols, .row_bytes = cols / f->block * f->block_bytes };
-    size_t n = (size_t)rows * w.row_bytes;
+    weights w = { .t = t, .rows = rows, .cols = cols };
+    uint64_t row_bytes;
 
+    assert_true(kern_matrix_bytes(t, 1, cols, &row_bytes));
+    w.row_bytes = row_bytes;
+    size_t n = (size_t)rows * w.row_bytes;
     w.plain = malloc(n);
     assert_int_equal(kern_panel_bytes(t, rows, cols, &w.bytes, NULL), PX_OK);
     w.panels = aligned_alloc(64, w.bytes);
     for (size_t i = 0; i < n; i++) w.plain[i] = (uint8_t)test_rand(seed);
-    for (size_t i = 0; f->block == 32 && i < n; i += f->block_bytes) {
-        half_random(w.plain + i, style, seed);
-        if (t == KERN_Q4_1) half_random(w.plain + i + 2, style, seed);
-        if (style == EXTREME && !pick(seed, 4))                  /* full range: where 16-bit sums would saturate */
-            memset(w.plain + i + f->block_bytes - (t == KERN_Q8_0 ? 32 : 16),
-                   t == KERN_Q8_0 ? (pick(seed, 2) ? 0x80 : 0x7f) : (pick(seed, 2) ? 0xff : 0), t == KERN_Q8_0 ? 32 : 16);
-    }
+    for (uint32_t r = 0; f->block > 1 && r < rows; r++)
+        for (uint32_t b = 0; b < cols / 32; b++) {
+            if (b % group_blocks(t) == 0) {
+                uint8_t *p = w.plain + r * w.row_bytes + b / group_blocks(t) * (size_t)f->block_bytes;
+                half_random(p, style, seed);
+                if (t == KERN_Q4_1) half_random(p + 2, style, seed);
+            }
+            if (style == EXTREME && !pick(seed, 4))              /* full range: where 16-bit sums would saturate */
+                set_block(&w, r, b, quant_bytes(t) == 32 ? (pick(seed, 2) ? 0x80 : 0x7f) : (pick(seed, 2) ? 0xff : 0));
+        }
     for (size_t i = 0; f->block == 1 && i < n; i += f->block_bytes) {
         float x = 0.05f * test_rand_normal(seed);
         if (style == EXTREME) x = ldexpf(x, (int)pick(seed, 160) - 140);      /* subnormal ones, too */
-        kern_row_from_f32(t, &x, 1, w.plain + i);
+        if (t == KERN_F16) half_random(w.plain + i, style, seed);
+        else kern_row_from_f32(t, &x, 1, w.plain + i);
     }
-    for (uint32_t r = 0; r < rows; r += 16) {
-        const void *src[16];
-        uint32_t k = rows - r < 16 ? rows - r : 16;
-        for (uint32_t i = 0; i < k; i++) src[i] = w.plain + (r + i) * w.row_bytes;
-        kern_panel_pack(t, src, k, cols, w.panels + r / 16 * kern_panel_stride(t, cols));
-    }
+    pack_all(&w);
     return w;
 }
 
@@ -298,7 +324,7 @@ static void matmul_is_equal_on_every_path(void **state)
     for (uint32_t i = 0; i < N_TYPES * 36; i++) {
         kern_dtype t = types[i % N_TYPES];
         uint32_t round = i / N_TYPES, rows = round < 20 ? 1 + round : 1 + pick(&seed, 70);
-        uint32_t cols = kern_dtype_get(t)->block == 32 ? 32 * (1 + pick(&seed, 12)) : 1 + pick(&seed, 200);
+        uint32_t cols = kern_dtype_get(t)->block > 1 ? 32 * (1 + pick(&seed, 20)) : 1 + pick(&seed, 200);
         uint32_t outs = 1 + pick(&seed, round % 4 ? 100 : 300), stride = outs + pick(&seed, 20);
         weights w = weights_random(t, outs, cols, round % 2 ? EXTREME : PLAIN, &seed);
         float *x = malloc((size_t)rows * cols * 4);
@@ -353,16 +379,11 @@ static void full_range_values_do_not_saturate(void **state)
     for (size_t k = 0; k < N_TYPES; k++)
         for (int sign = 0; sign < 4; sign++) {
             weights w = weights_random(types[k], 48, 96, EXTREME, &seed);
-            if (kern_dtype_get(types[k])->block == 32) {
-                uint32_t head = types[k] == KERN_Q4_1 ? 4 : 2, bytes = kern_dtype_get(types[k])->block_bytes;
-                for (size_t i = 0; i < 48 * w.row_bytes; i++)
-                    if (i % bytes >= head)
-                        w.plain[i] = types[k] == KERN_Q8_0 ? (sign & 1 ? 0x80 : 0x7f) : (sign & 1 ? 0x00 : 0xff);
-                for (uint32_t r = 0; r < 48; r += 16) {
-                    const void *src[16];
-                    for (uint32_t i = 0; i < 16; i++) src[i] = w.plain + (r + i) * w.row_bytes;
-                    kern_panel_pack(w.t, src, 16, 96, w.panels + r / 16 * kern_panel_stride(w.t, 96));
-                }
+            if (kern_dtype_get(types[k])->block > 1) {
+                for (uint32_t r = 0; r < 48; r++)
+                    for (uint32_t b = 0; b < 3; b++)
+                        set_block(&w, r, b, quant_bytes(w.t) == 32 ? (sign & 1 ? 0x80 : 0x7f) : (sign & 1 ? 0x00 : 0xff));
+                pack_all(&w);
             }
             float x[96 * 9];
             for (int i = 0; i < 96 * 9; i++) x[i] = sign & 2 ? -5 : 5;
@@ -404,7 +425,7 @@ static void the_twin_is_close_to_double(void **state)
         }
         /* Root mean square: rounding of fp32 for the flat types, of 12 bits (half a step of 1/2032 of a block's
          * maximum, some 2.5 sigma: 3.5e-4) for the quantised ones. */
-        double bound = types[k] == KERN_F32 || types[k] == KERN_BF16 ? 1e-6 : 6e-4;
+        double bound = kern_dtype_get(types[k])->block == 1 ? 1e-6 : 6e-4;
         if (!(sqrt(err / size) < bound)) fail_msg("%s: %g", kern_dtype_get(types[k])->name, sqrt(err / size));
         /* And not closer than 12 bits can be: the test sees the activations' rounding. */
         if (bound > 1e-5) assert_true(sqrt(err / size) > 5e-5);
