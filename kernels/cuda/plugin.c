@@ -4,7 +4,7 @@
 #include "kernels/cuda/device.h"
 
 static const kern_ops table = {
-    .size = sizeof(kern_ops), .abi = KERN_ABI, .backend = KERN_ON_CUDA, .name = "cuda",
+    .size = sizeof(kern_ops), .abi = KERN_ABI, .backend = KERN_ON_CUDA, .own_memory = true, .name = "cuda",
     .open = kern_cuda_open, .close = kern_cuda_close, .info = kern_cuda_info, .alloc = kern_cuda_alloc, .free = kern_cuda_free,
     .wrap = kern_cuda_wrap, .upload = kern_cuda_upload, .download = kern_cuda_download, .wait = kern_cuda_wait,
     .native_queue = kern_cuda_native_queue, .record = kern_cuda_record, .end = kern_cuda_end, .replay = kern_cuda_replay,
