@@ -44,6 +44,14 @@ px_code comm_launcher_rank(uint32_t *rank, uint32_t *world, px_err *e)
     return PX_OK;
 }
 
+uint32_t comm_launcher_local_rank(void)
+{
+    uint32_t n = 0;
+
+    if (read_number("OMPI_COMM_WORLD_LOCAL_RANK", &n, NULL) && read_number("PMIX_LOCAL_RANK", &n, NULL)) return 0;
+    return n;
+}
+
 static px_code check_mpi(int rc, const char *what, px_err *e)
 {
     return rc == MPI_SUCCESS ? PX_OK : px_fail(e, PX_EPEER, "mpi", "%s failed with code %d", what, rc);
