@@ -92,6 +92,7 @@ typedef struct shard_host_layout {
 #define SHARD_MAX_RESULT_TOPS       (1u << 20)    /* [id, log-probability] pairs that the answer of one step can hold */
 
 typedef struct shard_rank_bytes {
+    kern_backend backend;
     shard_weight_bytes weights;
     uint32_t n_blocks;                      /* KV blocks */
     uint32_t n_ctx;                         /* longest context: the model's, or what the pool holds if that is less */
@@ -102,7 +103,13 @@ typedef struct shard_rank_bytes {
     uint64_t step_buffers;                  /* SHARD_STEP_*: of the messages */
     uint64_t comm_shared, comm_private;     /* transport buffers: shared segment (once a host), own */
     size_t   partial_bytes, gather_bytes;   /* arguments for comm: the same on every rank */
-    uint64_t total;                         /* all of the above that this rank owns, the shared segment counted on rank 0 */
+    /* A device with memory of its own (0 on CPU): */
+    uint64_t comm_device;                   /* partial sums and their sum, on the device */
+    uint64_t comm_staging;                  /* on the host, where sums go over it; with NCCL it is not taken */
+    uint64_t pinned;                        /* on the host: through it go uploads and downloads */
+    uint64_t device_total;                  /* weights as one arena, KV pool, rope tables, activations, comm_device */
+    uint64_t total;                         /* all that this rank owns on the host, the shared segment counted on rank 0; with
+                                             * a device its weights are there, and on the host only pages that can be dropped */
 } shard_rank_bytes;
 
 /* Rows of the vocabulary slice that are tokens, and not padding. */

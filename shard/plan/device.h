@@ -15,6 +15,7 @@ typedef struct shard_estimate {
 #define SHARD_NCCL_LL     (8u * 512u * 8u * 16u)
 #define SHARD_NCCL_LL128  (120u * 640u * 8u * 8u)
 #define SHARD_NCCL_SIMPLE 4194304u         /* NCCL_BUFFSIZE */
+#define SHARD_NCCL_CHANNELS 24u            /* that NCCL takes on one host with NVLink, when nobody says */
 uint64_t shard_nccl_channel_bytes(uint64_t simple /* NCCL_BUFFSIZE */);
 /* A ring over all ranks of `channels` channels; the high bound is every pair connected over 32.  One rank: nothing. */
 shard_estimate shard_nccl_bytes(uint32_t world, uint32_t channels, uint64_t simple);

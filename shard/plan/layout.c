@@ -1,5 +1,6 @@
 /* layout.c - where every buffer of a rank lies: the arenas, their offsets, and what a rank needs in all. */
-#include "comm/comm.h"
+#include "comm/device.h"
+#include "kernels/cuda/sizes.h"
 #include "shard/plan/bytes.h"
 
 #define MAX_KV_TOKENS    (1u << 30)
@@ -144,7 +145,7 @@ px_code shard_rank_bytes_of(const shard_arch *m, const shard_types *t, const sha
     uint64_t slice = 0, answer, row, gather, pool;
     px_code rc;
 
-    *out = (shard_rank_bytes){0};
+    *out = (shard_rank_bytes){ .backend = d->backend };
     if (rank >= s->world) return px_fail(e, PX_ERANGE, "rank", "%u of %u ranks", rank, s->world);
     if ((rc = check_demand(m, d, e))) return rc;
     if ((rc = shard_weight_bytes_of(m, t, s, rank, true, &out->weights, e))) return rc;
@@ -175,7 +176,16 @@ px_code shard_rank_bytes_of(const shard_arch *m, const shard_types *t, const sha
     out->comm_shared = transport == COMM_SHM ? comm_shm_bytes(s->world, out->partial_bytes, out->gather_bytes) : 0;
     out->comm_private = comm_private_bytes((comm_kind)transport, s->world, out->partial_bytes, out->gather_bytes);
     out->step_buffers = SHARD_STEP_FRAME + SHARD_STEP_SCRATCH + (rank == 0 ? SHARD_STEP_ANSWER : 0);
-    out->total = out->weights.mapped + out->kv_pool + out->rope_tables + out->activations.bytes + out->host.bytes
-               + out->step_buffers + out->comm_private + (rank == 0 ? out->comm_shared : 0);
+    out->total = out->host.bytes + out->step_buffers + out->comm_private + (rank == 0 ? out->comm_shared : 0);
+    pool = out->weights.mapped + out->kv_pool + out->rope_tables + out->activations.bytes;
+    if (d->backend == KERN_ON_CUDA) {
+        out->comm_device = comm_device_bytes(s->world, out->partial_bytes);
+        out->comm_staging = comm_staged_private_bytes(s->world, out->partial_bytes);
+        out->pinned = KERN_CUDA_RING_BYTES + KERN_CUDA_LANDING_BYTES;
+        out->device_total = pool + out->comm_device;
+        out->total += out->comm_staging + out->pinned;
+    } else {
+        out->total += pool;
+    }
     return PX_OK;
 }

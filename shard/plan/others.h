@@ -1,6 +1,6 @@
-/* others.h - memory of a rank on CPU that nobody carves: the program, MPI, and what the operating system counts in all.
+/* others.h - memory of a rank that nobody carves: the program, MPI, and what the operating system counts in all.
  * Layer: shard/plan.  Pure.  Estimates with bounds; `phalanx plan` prints them, a rank holds its readings against them.
- * A device's kinds (context, NCCL, graphs: device.h) join this list with the backend that can read them. */
+ * Without a device the list ends before the device's kinds. */
 #ifndef SHARD_OTHERS_H
 #define SHARD_OTHERS_H
 
@@ -16,10 +16,15 @@ typedef enum shard_other {
     SHARD_OTHER_ANONYMOUS,         /* of the whole process: RssAnon, */
     SHARD_OTHER_SHARED,            /* RssShmem, */
     SHARD_OTHER_FILES,             /* RssFile */
+    SHARD_OTHER_CONTEXT,           /* of a device's memory: what opening it takes, kernels included, */
+    SHARD_OTHER_NCCL,              /* communicators, */
+    SHARD_OTHER_GRAPHS,            /* and what warm-up takes: graphs, code that is loaded late */
     SHARD_N_OTHERS
 } shard_other;
 const char *shard_other_name(shard_other k);               /* "program" "program_files" ... */
 
+/* Kinds that a rank with this plan has: the first so many. */
+uint32_t shard_n_others(const shard_rank_bytes *b);
 /* Of a rank with this plan in a world of `world`. */
 shard_estimate shard_other_of(const shard_rank_bytes *b, uint32_t world, shard_other k);
 

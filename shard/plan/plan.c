@@ -19,7 +19,7 @@ void shard_deploy_init(shard_deploy *d)
 {
     *d = (shard_deploy){ .ranks = 1, .hosts = 1, .ffn = SHARD_SPLIT_BALANCED, .vocab = SHARD_VOCAB_PADDED64, .kv_dtype = "f16",
                          .kv_tokens = 16384, .page = 16, .max_sequences = 64, .token_budget = 256, .threads = 1,
-                         .transport = COMM_LOCAL, .channels = 24, .headroom_percent = 10, .headroom_least = 512 * MIB,
+                         .transport = COMM_LOCAL, .channels = SHARD_NCCL_CHANNELS, .headroom_percent = 10, .headroom_least = 512 * MIB,
                          .rate = { 7000000000, 55000000000, 2000000000 } };
 }
 

@@ -227,7 +227,7 @@ static json_t *others_json(const shard_rank_bytes *b, uint32_t world)
 {
     made x = object();
 
-    for (shard_other k = 0; k < SHARD_N_OTHERS; k++) {
+    for (shard_other k = 0; k < shard_n_others(b); k++) {
         shard_estimate n = shard_other_of(b, world, k);
         put(&x, shard_other_name(k), estimate(n.bytes, n.low, n.high));
     }
