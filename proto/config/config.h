@@ -8,6 +8,8 @@
 
 typedef enum proto_transport { PROTO_TRANSPORT_AUTO, PROTO_TRANSPORT_SHM, PROTO_TRANSPORT_MPI } proto_transport;
 typedef enum proto_cpu { PROTO_CPU_AUTO, PROTO_CPU_SCALAR, PROTO_CPU_AVX2, PROTO_CPU_AVX512 } proto_cpu;
+typedef enum proto_device { PROTO_DEVICE_CPU, PROTO_DEVICE_CUDA } proto_device;
+typedef enum proto_reduce { PROTO_REDUCE_AUTO, PROTO_REDUCE_NCCL, PROTO_REDUCE_ORDERED } proto_reduce;
 typedef enum proto_kv_dtype { PROTO_KV_F16, PROTO_KV_F32 } proto_kv_dtype;
 
 typedef struct proto_config {
@@ -18,6 +20,10 @@ typedef struct proto_config {
     uint32_t threads;            /* a rank; 0: cores / ranks, at least 1 */
     proto_transport transport;
     proto_cpu cpu;
+    proto_device device;
+    char     devices[256];       /* "": a rank's number on its host; else ordinals by that number, "0,1,4,5" */
+    bool     deterministic;
+    proto_reduce reduce;         /* of device: cuda */
     proto_kv_dtype kv_dtype;     /* kv.dtype */
     uint32_t kv_tokens;          /* kv.tokens, default 16384; a multiple of kv.block is made of it by rounding up */
     uint32_t kv_block;           /* kv.block: 16, 32, 64, 128 */
@@ -73,6 +79,8 @@ px_code proto_config_set(proto_config *c, const char *key, const char *value, px
 /* What stands in the file for a field's current value ("f16", "true", "256"; a text without quotes), as
  * proto_config_set takes it; returns buf. */
 const char *proto_config_show(const proto_config *c, const proto_field *f, char *buf, size_t cap);
+/* Entry n % entries of `devices` ("0,1,4,5"), *listed false where the list is empty.  PX_EINVAL, field "devices": no such list. */
+px_code proto_config_device(const proto_config *c, uint32_t n, uint32_t *ordinal, bool *listed, px_err *e);
 const proto_field *proto_config_find(const char *key);
 /* What serve needs beside good values: `set` is given, `listen` is an address, and loopback (127.0.0.0/8, ::1,
  * localhost) unless insecure.  Errors: PX_EINVAL; e->field names the key. */

@@ -15,6 +15,9 @@ static const char *const transport_words[] = {
 static const char *const cpu_words[] = {
     [PROTO_CPU_AUTO] = "auto", [PROTO_CPU_SCALAR] = "scalar", [PROTO_CPU_AVX2] = "avx2",
     [PROTO_CPU_AVX512] = "avx512", NULL };
+static const char *const device_words[] = { [PROTO_DEVICE_CPU] = "cpu", [PROTO_DEVICE_CUDA] = "cuda", NULL };
+static const char *const reduce_words[] = {
+    [PROTO_REDUCE_AUTO] = "auto", [PROTO_REDUCE_NCCL] = "nccl", [PROTO_REDUCE_ORDERED] = "ordered", NULL };
 static const char *const kv_dtype_words[] = { [PROTO_KV_F16] = "f16", [PROTO_KV_F32] = "f32", NULL };
 static const char *const level_words[] = { "debug", "info", "warn", "error", NULL };
 static const char *const verify_words[] = { "auto", "header", "sample", "full", NULL };
@@ -39,6 +42,14 @@ const proto_field proto_fields[] = {
       .doc = "how ranks add their sums; auto: shm on one host, else mpi" },
     { .key = "cpu", PROTO_ENUM, PROTO_HOST, AT(cpu), .words = cpu_words, .fallback = "auto",
       .doc = "kernels to use; auto: the best that the processor has; all give the same bits" },
+    { .key = "device", PROTO_ENUM, PROTO_GLOBAL, AT(device), .words = device_words, .fallback = "cpu",
+      .doc = "what computes; cuda: NVIDIA GPUs, one a rank, by the plugin libphalanx-cuda.so" },
+    { .key = "devices", PROTO_STRING, PROTO_HOST, AT(devices), .fallback = "",
+      .doc = "device: cuda: ordinals of the GPUs for the ranks of this host, \"0,1\"; empty: a rank's number on its host" },
+    { .key = "deterministic", PROTO_BOOL, PROTO_GLOBAL, AT(deterministic), .fallback = "false",
+      .doc = "device: cuda: a token's bits do not depend on what else runs, at a price; on cpu they never do" },
+    { .key = "reduce", PROTO_ENUM, PROTO_GLOBAL, AT(reduce), .words = reduce_words, .fallback = "auto",
+      .doc = "device: cuda: nccl adds on the GPUs, ordered over the hosts in one order; auto: nccl where every rank has it and a GPU of its own" },
     { .key = "kv.dtype", PROTO_ENUM, PROTO_GLOBAL, AT(kv_dtype), .words = kv_dtype_words, .fallback = "f16",
       .doc = "number type of the KV cache" },
     { .key = "kv.tokens", PROTO_UINT, PROTO_GLOBAL, AT(kv_tokens), 1, MOST_KV, .fallback = "16384",
@@ -206,7 +217,8 @@ static px_code set_text(proto_config *c, const proto_field *f, proto_style style
     memcpy(out, text, n);
     return PX_OK;
 }
-_Static_assert(sizeof(proto_transport) == sizeof(unsigned) && sizeof(proto_cpu) == sizeof(unsigned) &&
+_Static_assert(sizeof(proto_device) == sizeof(unsigned) && sizeof(proto_reduce) == sizeof(unsigned) &&
+               sizeof(proto_transport) == sizeof(unsigned) && sizeof(proto_cpu) == sizeof(unsigned) &&
                sizeof(proto_kv_dtype) == sizeof(unsigned), "set_text stores enumerations as unsigned");
 
 px_code proto_value_set(proto_config *c, const proto_field *f, proto_style style, const char *text, size_t n, px_err *e)
@@ -294,6 +306,27 @@ const char *proto_config_show(const proto_config *c, const proto_field *f, char 
     return buf;
 }
 
+px_code proto_config_device(const proto_config *c, uint32_t n, uint32_t *ordinal, bool *listed, px_err *e)
+{
+    uint32_t list[sizeof c->devices / 2], count = 0;
+    const char *at = c->devices;
+
+    *ordinal = n;
+    *listed = *at != '\0';
+    if (!*listed) return PX_OK;
+    for (;; at++) {
+        const char *from = at;
+        uint32_t v = 0;
+        for (; *at >= '0' && *at <= '9' && v < 10000; at++) v = v * 10 + (uint32_t)(*at - '0');
+        if (at == from || v >= 10000 || (*at && *at != ','))
+            return px_refuse(e, PX_EINVAL, "devices", c->devices, "numbers with commas between them: \"0,1\"", "no list of devices");
+        list[count++] = v;
+        if (!*at) break;
+    }
+    *ordinal = list[n % count];
+    return PX_OK;
+}
+
 /* ---- addresses ---- */
 
 static px_code bad_address(px_err *e, const char *s, const char *what)
@@ -361,9 +394,14 @@ px_code proto_config_check(const proto_config *c, px_err *e)
 {
     char host[sizeof c->listen];
     uint16_t port;
+    uint32_t ordinal;
+    bool listed;
     px_code rc;
 
     if (!c->set[0]) return px_fail(e, PX_EINVAL, "set", "required: the folder of a shard set");
+    if ((rc = proto_config_device(c, 0, &ordinal, &listed, e))) return rc;
+    if (c->deterministic && c->device == PROTO_DEVICE_CUDA && c->reduce == PROTO_REDUCE_NCCL)
+        return px_refuse(e, PX_EINVAL, "reduce", "nccl", "auto or ordered", "NCCL adds in an order of its own: not with deterministic");
     if ((rc = proto_split_address(c->listen, host, sizeof host, &port, e))) return rc;
     if (!c->insecure && !is_loopback(host))
         return px_refuse(e, PX_EINVAL, "listen", c->listen, "a loopback address, or insecure: true",
