@@ -102,6 +102,7 @@ static px_code make_plan(daemon_coldstart *c, char *detail, size_t cap, px_err *
     const shard_manifest *m = &c->model->manifest;
     shard_demand d = daemon_contract_demand(c->args->config, c->world);
     comm_kind kind = daemon_contract_transport(c->args->config, c->world);
+    const bool cuda = d.backend == KERN_ON_CUDA;
     uint64_t worst = 0;
     px_code rc;
 
@@ -112,13 +113,15 @@ static px_code make_plan(daemon_coldstart *c, char *detail, size_t cap, px_err *
     for (uint32_t r = 0; r < c->world; r++) c->kv_fd[r] = -1;
     for (uint32_t r = 0; r < c->world; r++) {
         if ((rc = shard_rank_bytes_of(&m->arch, &m->types, &m->split, r, &d, (int)kind, &c->plan[r], e))) return rc;
-        if (c->plan[r].total > worst) worst = c->plan[r].total;
+        const uint64_t need = cuda ? c->plan[r].device_total : c->plan[r].total;
+        if (need > worst) worst = need;
         c->n_blocks = r && c->n_blocks < c->plan[r].n_blocks ? c->n_blocks : c->plan[r].n_blocks;
     }
     c->status->world = c->world;
     c->status->transport = kind;
     c->model->context = daemon_contract_context(c->args->config, m);
-    snprintf(detail, cap, "%u ranks, worst rank %" PRIu64 " bytes, %u KV blocks", c->world, worst, c->n_blocks);
+    snprintf(detail, cap, "%u ranks, worst rank %" PRIu64 " bytes%s, %u KV blocks", c->world, worst,
+             cuda ? " on its GPU" : "", c->n_blocks);
     return PX_OK;
 }
 
@@ -160,7 +163,7 @@ manifest_done:
 static px_code spawn(daemon_coldstart *c, px_err *e)
 {
     const proto_config *cfg = c->args->config;
-    static const char *const skip[] = { "listen", "insecure", "queue", "hello_s", "coldstart_s", "step_s",
+    static const char *const skip[] = { "listen", "insecure", "queue", "hello_s", "coldstart_s",
                                         "max_clock_skew_s", NULL };        /* no business of a rank */
     char generation[16], flag[64][40], value[64][1100];
     const char *arg[DAEMON_MAX_ARGS];
@@ -263,13 +266,18 @@ static px_code agree(daemon_coldstart *c, px_err *e)
         w.transport = c->status->transport;
         w.partial_bytes = c->plan[r].partial_bytes;
         w.gather_bytes = c->plan[r].gather_bytes;
-        w.kv_bytes = c->plan[r].kv_block_bytes * c->n_blocks;
+        const bool kv_here = c->plan[r].backend == KERN_ON_CPU;            /* else it is the device's */
+        w.nccl = c->nccl;
+        w.kv_bytes = kv_here ? c->plan[r].kv_block_bytes * c->n_blocks : 0;
         w.shm_bytes = shm;
         w.sample_seed = (uint64_t)px_now_us();
-        if (c->kv_fd[r] < 0 && (rc = px_memfd("phalanx-kv", w.kv_bytes, &c->kv_fd[r], e))) return rc;
+        if (kv_here && c->kv_fd[r] < 0 && (rc = px_memfd("phalanx-kv", w.kv_bytes, &c->kv_fd[r], e))) return rc;
         if ((rc = send(c, r, PHALANX__WIRE__FRAME_TYPE__SETUP, &w.base, e))) return rc;
-        int fd[2] = { c->kv_fd[r], c->shm_fd };
-        if ((rc = px_send_fds(c->links.rank[r].fd, fd, shm ? 2 : 1, px_now_us() + phases[DAEMON_AGREE].limit, e)))
+        int fd[2];
+        size_t n = 0;
+        if (kv_here) fd[n++] = c->kv_fd[r];
+        if (shm) fd[n++] = c->shm_fd;
+        if (n && (rc = px_send_fds(c->links.rank[r].fd, fd, n, px_now_us() + phases[DAEMON_AGREE].limit, e)))
             return px_err_set_rank(e, (int)r, c->status->rank[r].host), rc;
     }
     return PX_OK;
@@ -356,7 +364,10 @@ static px_code run(daemon_coldstart *c, daemon_phase p, px_err *errs, size_t cap
         rc = daemon_coldstart_hello(c, px_now_us() + limit_of(c, p), errs, cap, n, &e);
         break;
     case DAEMON_COMPARE: rc = *n ? errs[0].code : PX_OK; break;
-    case DAEMON_AGREE:   if (!(rc = daemon_coldstart_fit(c, detail, sizeof detail, &e)) && !c->dry) rc = agree(c, &e); break;
+    case DAEMON_AGREE:
+        if ((rc = daemon_coldstart_fit(c, detail, sizeof detail, &e)) || (rc = daemon_coldstart_fit_devices(c, detail, sizeof detail, &e))) break;
+        if (!c->dry) rc = agree(c, &e);
+        break;
     case DAEMON_MAP:     rc = stage(c, p, PHALANX__WIRE__STAGE__MAP, errs, cap, n, &e); break;
     case DAEMON_MPI:     rc = stage(c, p, PHALANX__WIRE__STAGE__MPI, errs, cap, n, &e); break;
     case DAEMON_CARVE:   rc = stage(c, p, PHALANX__WIRE__STAGE__CARVE, errs, cap, n, &e); break;

@@ -26,6 +26,7 @@ typedef struct daemon_rank_info {
     uint32_t pid;
     char     host[64], cpu_path[16], boot_id[64];
     uint64_t free_bytes;
+    struct { char name[64], driver[32], runtime[32], nccl[32]; uint32_t arch, ordinal; uint64_t free_bytes, total_bytes; } gpu;   /* device: cuda */
     uint64_t weights[2], kv[2], arena[2], step[2], comm[2];      /* planned, measured */
     uint64_t rss;
     uint32_t verify_percent;                            /* of the full check in the background */
@@ -62,6 +63,7 @@ typedef struct daemon_coldstart {
     char            job_dir[128];
     int            *kv_fd; int shm_fd;                  /* memory files; the KV ones outlive a restart */
     uint64_t        kv_bytes_made;
+    bool            nccl;                               /* how a device's sums are added: found at each start */
     bool            stop;                               /* SIGTERM or SIGINT came */
     bool            dry;                                /* agree, and go no further */
     int             wake_fd;
@@ -77,7 +79,7 @@ px_code daemon_coldstart_verify(daemon_coldstart *c, px_err *e);
 void    daemon_coldstart_end_job(daemon_coldstart *c, bool clean);
 void    daemon_coldstart_close(daemon_coldstart *c);
 
-/* ---- between coldstart.c, hello.c and status.c ---- */
+/* ---- between coldstart.c, hello.c, devices.c and status.c ---- */
 /* Next frame of a rank, or why there is none: PX_ETIMEOUT, PX_EPEER (a rank or the launcher is gone), PX_ECANCELLED. */
 px_code daemon_coldstart_next(daemon_coldstart *c, px_time_us deadline, const char *what, daemon_event *ev, px_err *e);
 /* Every rank's hello, compared with what we expect; every mismatch to errs. */
@@ -89,6 +91,11 @@ px_code daemon_coldstart_unexpected(const daemon_coldstart *c, const daemon_even
 /* Whether all blocks of the plan fit the free memory that the ranks told; a host's ranks share its memory.  The plan is
  * the allocation: fewer blocks are no answer, the most that would fit is told.  detail: how much is left. */
 px_code daemon_coldstart_fit(const daemon_coldstart *c, char *detail, size_t cap, px_err *e);
+/* device: cuda, when all hellos are there: every rank's GPU, driver and NCCL held against rank 0's; then how sums are added.
+ * devices.c */
+void daemon_coldstart_devices(daemon_coldstart *c, px_err *errs, size_t cap, size_t *n);
+/* Whether weights, buffers and all blocks fit the free memory of every GPU, ranks that share one taken together. */
+px_code daemon_coldstart_fit_devices(const daemon_coldstart *c, char *detail, size_t cap, px_err *e);
 void    daemon_errors_add(const px_err *e, px_err *errs, size_t cap, size_t *n);      /* dropped when errs is full */
 
 /* A REPORT frame: into the status; errors to errs. */

@@ -146,11 +146,24 @@ static px_code take_hello(daemon_coldstart *c, daemon_event *ev, const expected 
     snprintf(info->host, sizeof info->host, "%s", h->host);
     snprintf(info->cpu_path, sizeof info->cpu_path, "%s", h->cpu_path);
     snprintf(info->boot_id, sizeof info->boot_id, "%s", h->boot_id);
+    if (h->device) {
+        snprintf(info->gpu.name, sizeof info->gpu.name, "%s", h->device->name);
+        snprintf(info->gpu.driver, sizeof info->gpu.driver, "%s", h->device->driver);
+        snprintf(info->gpu.runtime, sizeof info->gpu.runtime, "%s", h->device->runtime);
+        snprintf(info->gpu.nccl, sizeof info->gpu.nccl, "%s", h->device->nccl);
+        info->gpu.arch = h->device->arch, info->gpu.ordinal = h->device->ordinal;
+        info->gpu.free_bytes = h->device->free_bytes, info->gpu.total_bytes = h->device->total_bytes;
+    }
     pthread_mutex_unlock(&c->status->lock);
     char host[140], features[300];
     px_log_line(c->args->log, PX_INFO, "hello", "rank=%u rank_host=%s pid=%u boot=%.40s threads=%u free=%" PRIu64 " cpu=%s features=%s facts=%zu",
                 rank, px_log_quote(h->host, -1, host, sizeof host), h->pid, info->boot_id, h->threads, h->free_bytes,
                 info->cpu_path, px_log_quote(h->cpu_features, -1, features, sizeof features), h->n_facts);
+    if (h->device)
+        px_log_line(c->args->log, PX_INFO, "hello_device", "rank=%u gpu=%s ordinal=%u arch=%u driver=%s runtime=%s nccl=%s free=%" PRIu64 " total=%" PRIu64,
+                    rank, px_log_quote(info->gpu.name, -1, host, sizeof host), info->gpu.ordinal, info->gpu.arch,
+                    px_log_quote(info->gpu.driver, -1, features, 100), px_log_quote(info->gpu.runtime, -1, features + 100, 100),
+                    px_log_quote(info->gpu.nccl, -1, features + 200, 100), info->gpu.free_bytes, info->gpu.total_bytes);
     compare_all(c, x, h, errs, cap, n);
     *counted = true;
 out:
@@ -212,6 +225,7 @@ px_code daemon_coldstart_hello(daemon_coldstart *c, px_time_us deadline, px_err 
         have += counted;
         daemon_coldstart_progress(c, DAEMON_HELLO, have * 100 / c->world);
     }
+    if (!rc && !*n) daemon_coldstart_devices(c, errs, cap, n);
     if (rc == PX_ETIMEOUT || rc == PX_EPEER) name_missing(c, rc, errs, cap, n);
     if (rc == PX_ETIMEOUT) px_err_clear(e);               /* each has been named */
     px_arena_deinit(&arena);
@@ -230,8 +244,9 @@ static need need_of(const daemon_coldstart *c, uint32_t first)
         const daemon_rank_info *i = &c->status->rank[r];
         if (strcmp(i->boot_id, c->status->rank[first].boot_id)) continue;
         if (i->free_bytes < h.free) h.free = i->free_bytes, h.least = r;
-        h.fixed += c->plan[r].total - c->plan[r].kv_pool;
-        if (c->kv_fd[r] < 0) h.per_block += c->plan[r].kv_block_bytes;    /* what a former job left lies there already */
+        const bool kv_here = c->plan[r].backend == KERN_ON_CPU;
+        h.fixed += c->plan[r].total - (kv_here ? c->plan[r].kv_pool : 0);
+        if (kv_here && c->kv_fd[r] < 0) h.per_block += c->plan[r].kv_block_bytes;    /* what a former job left lies there already */
     }
     return h;
 }

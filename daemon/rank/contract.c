@@ -43,7 +43,7 @@ static kern_kv_dtype kv_dtype(const proto_config *c)
 
 shard_demand daemon_contract_demand(const proto_config *c, uint32_t world)
 {
-    return (shard_demand){ .kv_dtype = kv_dtype(c), .kv_tokens = c->kv_tokens, .kv_block = c->kv_block,
+    return (shard_demand){ .backend = c->device == PROTO_DEVICE_CUDA ? KERN_ON_CUDA : KERN_ON_CPU, .kv_dtype = kv_dtype(c), .kv_tokens = c->kv_tokens, .kv_block = c->kv_block,
                            .max_sequences = c->max_sequences, .token_budget = c->token_budget,
                            .threads = daemon_contract_threads(c, world) };
 }
@@ -96,6 +96,8 @@ void daemon_contract_rank_facts(const shard_manifest *m, const char *dir, uint32
         { "plan.host", plan->host.bytes },                 { "plan.comm_shared", plan->comm_shared },
         { "plan.comm_private", plan->comm_private },       { "plan.partial_bytes", plan->partial_bytes },
         { "plan.gather_bytes", plan->gather_bytes },       { "plan.total", plan->total },
+        { "plan.comm_device", plan->comm_device },         { "plan.comm_staging", plan->comm_staging },
+        { "plan.device_total", plan->device_total },
     };
     char value[256], hex[65], file[1200];
 

@@ -42,7 +42,25 @@ const daemon_refusable daemon_refusables[] = {
         "raise the limit: ulimit -n 1024, LimitNOFILE=1024" },
     [DAEMON_FIELD_TMPDIR] = { "tmpdir", "the folder for sockets and MPI's shared memory is not writable, its path is too long, or it has too little room (9 MiB, and 4.1 MiB a rank); /dev/shm is not used",
         "let XDG_RUNTIME_DIR, else TMPDIR, name a local folder with that room, best a tmpfs" },
+    [DAEMON_FIELD_GPU_NAME] = { "gpu.name", "a rank has another kind of GPU than rank 0", "give all ranks GPUs of one kind: devices says which" },
+    [DAEMON_FIELD_GPU_ARCH] = { "gpu.arch", "a rank's GPU has another compute capability than rank 0's", "give all ranks GPUs of one kind: devices says which" },
+    [DAEMON_FIELD_GPU_DRIVER] = { "gpu.driver", "a rank's host has another NVIDIA driver", "install one driver on all hosts" },
+    [DAEMON_FIELD_GPU_RUNTIME] = { "gpu.runtime", "a rank's plugin was made with another CUDA toolkit", "install one build on all hosts" },
+    [DAEMON_FIELD_GPU_SHARED] = { "gpu.shared", "two ranks would use one GPU, which NCCL does not allow",
+        "give each rank a GPU of its own (devices, CUDA_VISIBLE_DEVICES), use fewer ranks, or set reduce: ordered" },
+    [DAEMON_FIELD_GPU_MEMORY] = { "gpu.memory", "weights and buffers alone do not fit the free memory of a rank's GPU",
+        "end what else uses the GPU (nvidia-smi), use more ranks on more GPUs, or a smaller weight format; phalanx plan tells what fits" },
+    [DAEMON_FIELD_NCCL] = { "nccl", "reduce: nccl, and libnccl.so.2 cannot be opened, is too old, or fails", "install NCCL, or set reduce: ordered" },
+    [DAEMON_FIELD_NCCL_VERSION] = { "nccl.version", "a rank loads another version of NCCL", "install one NCCL on all hosts; look at LD_LIBRARY_PATH" },
+    /* device: cuda, as kernels/cuda names it */
+    { "plugin", "device: cuda, and libphalanx-cuda.so is missing, needs a library that is missing, or is of another build",
+        "install the build with CUDA beside the programs, and the toolkit's cuBLASLt; or set device: cpu" },
+    { "driver", "device: cuda, and the NVIDIA driver is missing, too old, or answers with an error", "install a driver that is new enough; nvidia-smi tells what there is" },
+    { "device", "no GPU is visible, none has this number, or it is too old; or the key differs on a rank",
+        "look at nvidia-smi, CUDA_VISIBLE_DEVICES and devices; give every host the same configuration" },
+    { "<op>", "an operation on the GPU failed", "read its line: CUDA's own words stand there; nvidia-smi and the kernel's log (Xid) tell of hardware" },
     /* configuration */
+    { "devices", "devices is no list of numbers", "numbers with commas between them, in quotes: \"0,1\"" },
     { "<key>", "a global key of the configuration differs on a rank", "give every host the same configuration file" },
     { "listen", "the address is in use, or cannot be listened on", "end what listens there, or set listen" },
     { "set", "there is no such folder", "set the path of the set" },
@@ -113,6 +131,11 @@ static const char *family(const char *s)
     static const char *const rows[] = { "<tensor>.bytes", "<tensor>.offset", "<tensor>.shape", "<tensor>.dtype", "<tensor>.type" };
     const proto_field *f = proto_config_find(s);
 
+    static const char *const ops[] = { "embed", "add_norm", "gather", "quant", "matmul", "rope_append", "attention", "swiglu",
+                                       "candidates", "upload", "download", "wait", "alloc", "record", "end", "replay", "info", "stream" };
+
+    for (size_t i = 0; i < sizeof ops / sizeof *ops; i++)
+        if (!strcmp(s, ops[i])) return "<op>";
     if (is_tensor(s)) {
         for (size_t i = 0; i < sizeof tails / sizeof *tails; i++)
             if (ends(s, tails[i])) return rows[i];

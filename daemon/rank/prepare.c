@@ -6,9 +6,9 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "daemon/rank/device.h"
 #include "daemon/rank/fields.h"
 #include "daemon/rank/populate.h"
-#include "daemon/rank/rank.h"
 #include "shard/plan/others.h"
 
 #define HELLO_WAIT_US  (60 * 1000000ll)     /* the coordinator compares, it does not compute */
@@ -105,7 +105,8 @@ static void look(daemon_rank *r)
     size_t n = 0;
 
     if (r->n_err) return;                                  /* the configuration itself is wrong */
-    if (kern_cpu_ops(daemon_contract_cpu(&r->config), &r->ops, &e)) r->err[r->n_err++] = e;
+    if (r->config.device == PROTO_DEVICE_CUDA ? daemon_rank_device_open(r, &e) : kern_cpu_ops(daemon_contract_cpu(&r->config), &r->ops, &e))
+        r->err[r->n_err++] = e;
     px_err_clear(&e);
     if (shard_manifest_read(&r->manifest, &r->heap.a, r->config.set, &e)) {
         r->err[r->n_err++] = e;
@@ -146,7 +147,7 @@ static void check_limits(daemon_rank *r, const shard_rank_bytes *plan)
 
     if (f && fscanf(f, "%lu", &pages) != 1) pages = 0;
     if (f) fclose(f);
-    uint64_t want = (uint64_t)pages * (uint64_t)sysconf(_SC_PAGESIZE) + plan->total - plan->weights.mapped + plan->comm_shared
+    uint64_t want = (uint64_t)pages * (uint64_t)sysconf(_SC_PAGESIZE) + plan->total - (r->dev ? 0 : plan->weights.mapped) + plan->comm_shared
                   + (r->world > 1 ? mpi_bytes : 0);
     if (!getrlimit(RLIMIT_AS, &l) && l.rlim_cur != RLIM_INFINITY && l.rlim_cur < want)
         short_of(r, DAEMON_FIELD_ULIMIT_SPACE, l.rlim_cur, want);
@@ -158,6 +159,7 @@ static void check_limits(daemon_rank *r, const shard_rank_bytes *plan)
 px_code daemon_rank_hello(daemon_rank *r, px_err *e)
 {
     Phalanx__Wire__Hello w = PHALANX__WIRE__HELLO__INIT;
+    Phalanx__Wire__Device device = PHALANX__WIRE__DEVICE__INIT;
     Phalanx__Wire__Error error[DAEMON_RANK_ERRORS], *errors[DAEMON_RANK_ERRORS];
     Phalanx__Wire__Fact *fact[DAEMON_MAX_FACTS];
     shard_rank_bytes plan;
@@ -195,6 +197,16 @@ px_code daemon_rank_hello(daemon_rank *r, px_err *e)
     w.boot_id = boot;
     daemon_contract_cpu_features(features, sizeof features);
     w.cpu_features = features;
+    if (r->dev) {
+        device.name = r->gpu.name;
+        device.driver = r->gpu.driver;
+        device.runtime = r->gpu.runtime;
+        device.arch = r->gpu.arch;
+        device.ordinal = r->ordinal;
+        device.free_bytes = r->gpu.free_bytes;
+        device.total_bytes = r->gpu.total_bytes;
+        w.device = &device;
+    }
     w.time_us = wall_clock_us();
     rc = list.full ? px_fail(e, PX_ENOMEM, "hello", "no memory for the facts")
                    : send_message(r, PHALANX__WIRE__FRAME_TYPE__HELLO, &w.base, e);
@@ -264,9 +276,10 @@ static void fill_others(const daemon_rank *r, const shard_rank_bytes *plan, cons
         [SHARD_OTHER_WEIGHT_PAGES] = map_bytes < plan->weights.mapped ? 0
                                    : in_memory(map + (map_bytes - plan->weights.mapped), plan->weights.mapped),
         [SHARD_OTHER_ANONYMOUS] = now->anonymous, [SHARD_OTHER_SHARED] = now->shared, [SHARD_OTHER_FILES] = now->files,
+        [SHARD_OTHER_CONTEXT] = r->taken_context, [SHARD_OTHER_NCCL] = r->taken_nccl, [SHARD_OTHER_GRAPHS] = r->taken_graphs,
     };
 
-    for (shard_other k = 0; k < SHARD_N_OTHERS; k++) {
+    for (shard_other k = 0; k < shard_n_others(plan); k++) {
         shard_estimate x = shard_other_of(plan, r->world, k);
         o->v[k] = (Phalanx__Wire__Estimate)PHALANX__WIRE__ESTIMATE__INIT;
         o->v[k].kind = (char *)(uintptr_t)shard_other_name(k);
@@ -274,6 +287,18 @@ static void fill_others(const daemon_rank *r, const shard_rank_bytes *plan, cons
         o->v[k].measured = reading[k];
         o->p[k] = &o->v[k];
     }
+}
+
+/* On a device the backend counts what it has given; the executor counts only the host's arena. */
+static void add_device(daemon_rank *r, const shard_rank_bytes *b, const shard_executor_held *held, Phalanx__Wire__Report *w)
+{
+    kern_info now = {0};
+
+    r->ops->info(r->dev, &now, NULL);
+    w->kv_measured = held->kv;
+    w->arena_measured += now.held_bytes - held->weights - held->kv - r->sums_held;
+    w->comm_planned += b->comm_device + (r->setup.nccl ? 0 : b->comm_staging);
+    w->comm_measured += r->sums_held;
 }
 
 px_code daemon_rank_report(daemon_rank *r, uint32_t stage, uint32_t percent, const px_err *err, size_t n_err, px_err *e)
@@ -308,7 +333,7 @@ px_code daemon_rank_report(daemon_rank *r, uint32_t stage, uint32_t percent, con
         const shard_executor_held held = shard_executor_holds(r->executor);
         fill_others(r, b, &now, &o);
         w.others = o.p;
-        w.n_others = SHARD_N_OTHERS;
+        w.n_others = shard_n_others(b);
         w.weights_planned = b->weights.mapped;
         w.weights_measured = held.weights;
         w.kv_planned = b->kv_pool;
@@ -319,6 +344,7 @@ px_code daemon_rank_report(daemon_rank *r, uint32_t stage, uint32_t percent, con
         w.step_measured = atomic_load(&r->buffers.count.live);
         w.comm_planned = b->comm_private + (r->rank ? 0 : b->comm_shared);      /* the segment counts on rank 0 */
         w.comm_measured = atomic_load(&r->transport.count.live) + (r->rank ? 0 : comm_shared_held(r->comm));
+        if (r->dev) add_device(r, b, &held, &w);
     }
     w.rss = now.anonymous + now.shared + now.files;
     px_count_each(add_subsystem, &list);
@@ -341,9 +367,11 @@ static px_code take_setup(daemon_rank *r, const proto_frame *f, px_err *e)
         r->setup = *(const Phalanx__Wire__Setup *)m;        /* numbers only: nothing points into the arena */
     px_arena_deinit(&arena);
     if (rc) return rc;
-    size_t n = r->setup.shm_bytes ? 2 : 1;
-    if ((rc = px_recv_fds(r->fd, fd, n, px_now_us() + HELLO_WAIT_US, e))) return rc;
-    r->shm_fd = fd[1];
+    size_t n = 0, of_kv = r->setup.kv_bytes != 0;
+    n = of_kv + (r->setup.shm_bytes != 0);
+    if (n && (rc = px_recv_fds(r->fd, fd, n, px_now_us() + HELLO_WAIT_US, e))) return rc;
+    r->shm_fd = fd[of_kv];
+    if (!of_kv) return PX_OK;
     struct stat st;
     if (fstat(fd[0], &st) || (uint64_t)st.st_size < r->setup.kv_bytes)
         rc = px_fail(e, PX_EMISMATCH, "setup.kv_bytes", "the KV memory file has %lld bytes, not %llu", (long long)st.st_size,
@@ -366,16 +394,78 @@ static void tell_progress(daemon_rank *r, uint32_t stage, uint64_t done, uint64_
 }
 
 static void map_progress(void *ctx, uint64_t done, uint64_t total) { tell_progress(ctx, PHALANX__WIRE__STAGE__MAP, done, total); }
+/* Of an upload; digests are checked beside it, and the slower of both is the stage's. */
+static void upload_progress(void *ctx, uint64_t done, uint64_t total)
+{
+    daemon_rank *r = ctx;
+    uint32_t percent = total ? (uint32_t)(done * 100 / total) : 100, digests = atomic_load(&r->digested) ? 100 : atomic_load(&r->digest_percent);
+
+    tell_progress(r, PHALANX__WIRE__STAGE__CARVE, percent < digests ? percent : digests, 100);
+}
 static void carve_progress(void *ctx, uint64_t done, uint64_t total) { tell_progress(ctx, PHALANX__WIRE__STAGE__CARVE, done, total); }
+
+static px_code check_args(const daemon_rank *r, shard_check_args *args, px_err *e)
+{
+    px_code rc;
+
+    *args = (shard_check_args){ .depth = SHARD_CHECK_AUTO, .seed = r->setup.sample_seed, .ctx = (void *)(uintptr_t)r,
+                                .threads = daemon_contract_threads(&r->config, r->world) };
+    if (r->config.verify[0] && (rc = shard_depth_parse(r->config.verify, &args->depth, e))) return rc;
+    args->depth = shard_depth_resolve(args->depth, shard_file_bytes(r->file), (uint64_t)r->config.verify_full_mib << 20);
+    return PX_OK;
+}
+
+/* ---- digests beside the upload: a device's weights are read once for both ---- */
+
+static void digest_progress(void *ctx, uint64_t done, uint64_t total)
+{
+    daemon_rank *r = ctx;
+
+    atomic_store(&r->digest_percent, total ? (uint32_t)(done * 100 / total) : 100);
+}
+
+static void *digest(void *arg)
+{
+    daemon_rank *r = arg;
+    shard_check_args args;
+    px_err e = {0};
+
+    if (!(r->digest_rc = check_args(r, &args, &e))) {
+        args.progress = digest_progress;
+        args.cancel = &r->stop_check;
+        r->digest_rc = shard_file_check(r->file, &args, r->digest_err, DAEMON_RANK_ERRORS, &r->n_digest_err);
+    } else r->digest_err[r->n_digest_err++] = e;
+    atomic_store(&r->digested, true);
+    return NULL;
+}
+
+/* The first errors are the digests': what was computed with damaged weights is of no interest. */
+static px_code await_digests(daemon_rank *r, px_err *e)
+{
+    while (!atomic_load(&r->digested)) {
+        nanosleep(&(struct timespec){ .tv_nsec = 5000000 }, NULL);
+        tell_progress(r, PHALANX__WIRE__STAGE__CARVE, atomic_load(&r->digest_percent), 100);
+    }
+    pthread_join(r->digester, NULL);
+    r->digesting = false;
+    if (!r->digest_rc) return PX_OK;
+    r->n_err = r->n_digest_err;
+    memcpy(r->err, r->digest_err, r->n_err * sizeof *r->err);
+    if (r->n_err) *e = r->err[0];
+    return r->digest_rc;
+}
 
 static px_code stage_map(daemon_rank *r, px_err *e)
 {
-    shard_check_args args = { .depth = SHARD_CHECK_AUTO, .seed = r->setup.sample_seed, .progress = map_progress, .ctx = r,
-                              .threads = daemon_contract_threads(&r->config, r->world) };
+    shard_check_args args;
     px_code rc;
 
-    if (r->config.verify[0] && (rc = shard_depth_parse(r->config.verify, &args.depth, e))) return rc;
-    args.depth = shard_depth_resolve(args.depth, shard_file_bytes(r->file), (uint64_t)r->config.verify_full_mib << 20);
+    if (r->dev) {
+        r->digesting = !pthread_create(&r->digester, NULL, digest, r);
+        return r->digesting ? PX_OK : px_fail(e, PX_ENOMEM, "threads", "no thread for the digests");
+    }
+    if ((rc = check_args(r, &args, e))) return rc;
+    args.progress = map_progress;
     r->n_err = 0;
     r->told_percent = 0;
     rc = shard_file_check(r->file, &args, r->err, DAEMON_RANK_ERRORS, &r->n_err);
@@ -404,7 +494,8 @@ static px_code stage_mpi(daemon_rank *r, px_err *e)
     comm_args args = { .kind = (comm_kind)r->setup.transport, .rank = r->rank, .world = r->world,
                        .partial_bytes = r->setup.partial_bytes, .gather_bytes = r->setup.gather_bytes,
                        .shm_fd = r->shm_fd };
-    return comm_open(&r->comm, &r->transport.a, &args, e);
+    if ((rc = comm_open(&r->comm, &r->transport.a, &args, e)) || !r->dev) return rc;
+    return daemon_rank_device_sums_all(r, e);
 }
 
 static px_code stage_carve(daemon_rank *r, px_err *e)
@@ -416,13 +507,33 @@ static px_code stage_carve(daemon_rank *r, px_err *e)
     px_code rc;
 
     r->told_percent = 0;
-    if ((rc = daemon_populate(r->kv, r->kv_bytes, demand.threads, carve_progress, r, e))) return rc;
+    if (r->dev) {
+        args.dev = r->dev;
+        args.comm = r->sums;
+        args.progress = (shard_progress){ upload_progress, r };
+    } else if ((rc = daemon_populate(r->kv, r->kv_bytes, demand.threads, carve_progress, r, e))) return rc;
     r->frame = px_new(&r->buffers.a, uint8_t, SHARD_STEP_FRAME);
     r->scratch = px_new(&r->buffers.a, uint8_t, SHARD_STEP_SCRATCH);
     r->buffers.populate = false;
     if (r->rank == 0) r->answer = r->buffers.a.get(&r->buffers.a, SHARD_STEP_ANSWER, 64);      /* not written: nor touched */
     if (!r->frame || !r->scratch || (r->rank == 0 && !r->answer)) return px_fail(e, PX_ENOMEM, "step", "no memory for the step's frames");
-    return shard_executor_open(&r->executor, &r->heap.a, &args, e);
+    rc = shard_executor_open(&r->executor, &r->heap.a, &args, e);
+    if (!r->dev) return rc;
+    px_err of_digests = {0};
+    px_code digests = await_digests(r, &of_digests);
+    if (digests) *e = of_digests;
+    return digests ? digests : rc;
+}
+
+static px_code stage_warm_up(daemon_rank *r, px_err *e)
+{
+    uint64_t before = 0;
+    px_code rc;
+
+    if (r->dev) daemon_rank_device_taken(r, &before);
+    if ((rc = shard_executor_warm_up_all(r->executor, e)) || !r->dev) return rc;
+    r->taken_graphs = daemon_rank_device_taken(r, &before);
+    return daemon_rank_watch_open(r, e);
 }
 
 static px_code run_stage(daemon_rank *r, Phalanx__Wire__Stage stage, px_err *e)
@@ -431,7 +542,7 @@ static px_code run_stage(daemon_rank *r, Phalanx__Wire__Stage stage, px_err *e)
     case PHALANX__WIRE__STAGE__MAP:     return stage_map(r, e);
     case PHALANX__WIRE__STAGE__MPI:     return stage_mpi(r, e);
     case PHALANX__WIRE__STAGE__CARVE:   return stage_carve(r, e);
-    case PHALANX__WIRE__STAGE__WARM_UP: return shard_executor_warm_up_all(r->executor, e);
+    case PHALANX__WIRE__STAGE__WARM_UP: return stage_warm_up(r, e);
     default: return px_fail(e, PX_EINVAL, "go.stage", "unknown stage %d", (int)stage);
     }
 }

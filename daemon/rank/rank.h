@@ -6,6 +6,7 @@
 #include <pthread.h>
 
 #include "daemon/rank/contract.h"
+#include "comm/device.h"
 #include "daemon/rank/convert.h"
 #include "proto/base/log.h"
 #include "proto/wire/frame.h"
@@ -37,6 +38,14 @@ typedef struct daemon_rank {
     pthread_t    checker; bool checking; volatile int stop_check;
     shard_resident at_start, mpi;          /* readings: before anything was read; what MPI_Init added */
     uint64_t     steps;
+    /* device: cuda */
+    kern_dev    *dev; kern_info gpu; uint32_t ordinal;
+    comm_device  sums_on; comm *sums; uint64_t sums_held;      /* partial sums on the device, over comm or by NCCL */
+    uint64_t     taken_context, taken_nccl, taken_graphs;      /* of the device's memory by others than us: readings */
+    pthread_t    digester; bool digesting; px_code digest_rc; _Atomic uint32_t digest_percent; _Atomic bool digested;
+    px_err       digest_err[DAEMON_RANK_ERRORS]; size_t n_digest_err;
+    struct { pthread_t thread; pthread_mutex_t lock; pthread_cond_t changed; bool runs, stop;
+             uint64_t step; px_time_us began, deadline; } watch;      /* deadline 0: no step runs */
     bool         greeted;                  /* the hello is out: reports may follow */
     bool         counts_mallocs;           /* debug and sanitizer builds: mallochook.h */
     uint32_t     told_percent;             /* of the stage that runs */

@@ -4,7 +4,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "daemon/rank/rank.h"
+#include "daemon/rank/device.h"
 #include "proto/base/guard.h"
 #include "proto/base/mapped.h"
 
@@ -61,6 +61,7 @@ static px_code one_step(daemon_rank *r, const proto_frame *f, px_err *e)
     shard_result result;
     uint8_t *data;
     size_t n;
+    uint32_t tokens = 0;
     px_err law = {0};
     px_code rc;
 
@@ -68,7 +69,11 @@ static px_code one_step(daemon_rank *r, const proto_frame *f, px_err *e)
     px_fixed_init(&scratch, "step", r->scratch, SHARD_STEP_SCRATCH);
     px_fixed_init(&answer, "step", r->answer, r->answer ? SHARD_STEP_ANSWER : 0);
     if ((rc = daemon_step_decode(&scratch.a, f->data, f->n, &step, e))) goto out;
-    if ((rc = shard_executor_step_all(r->executor, &step, &result, e))) goto out;
+    for (uint32_t i = 0; i < step.n_entries; i++) tokens += step.entry[i].n;
+    daemon_rank_watch_begin(r, step.number, tokens);
+    rc = shard_executor_step_all(r->executor, &step, &result, e);
+    daemon_rank_watch_end(r);
+    if (rc) goto out;
     if (r->rank == 0) {
         if ((rc = daemon_result_encode(&answer.a, &result, &data, &n, e))) goto out;
         pthread_mutex_lock(&r->send_lock);
@@ -123,7 +128,10 @@ void daemon_rank_close(daemon_rank *r)
 {
     r->stop_check = 1;
     if (r->checking) pthread_join(r->checker, NULL);
+    if (r->digesting) pthread_join(r->digester, NULL);
+    daemon_rank_watch_close(r);
     shard_executor_close(r->executor);
+    daemon_rank_device_close(r);
     comm_close(r->comm);
     if (r->kv) munmap(r->kv, r->kv_bytes);
     if (r->shm_fd >= 0) close(r->shm_fd);

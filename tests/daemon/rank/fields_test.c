@@ -76,7 +76,7 @@ static void every_fact_has_a_row(void **state)
     size_t common = s.n;
     daemon_contract_rank_facts(&m, "set", 0, &plan, true, note, &s);
     assert_true(common >= 8 + 7);                                    /* eight of the build and the set, and the global keys */
-    assert_int_equal(s.n - common, 16 + 9);
+    assert_int_equal(s.n - common, 19 + 9);
 }
 
 static void the_runbook_prints_the_table(void **state)

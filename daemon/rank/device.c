@@ -1,0 +1,109 @@
+#include "daemon/rank/device.h"
+
+#include <stdio.h>
+#include <unistd.h>
+
+#include "kernels/cuda/open.h"
+
+/* ---- opening ---- */
+
+/* Where no list says more, a rank takes the device of its number on its host; with fewer devices they are dealt in turn.
+ * How many there are is only known by asking for one that is not. */
+static px_code open_device(daemon_rank *r, px_err *e)
+{
+    kern_open_args args = { .threads = daemon_contract_threads(&r->config, r->world), .deterministic = r->config.deterministic };
+    uint32_t want;
+    bool listed;
+    px_code rc;
+
+    if ((rc = proto_config_device(&r->config, comm_launcher_local_rank(), &want, &listed, e))) return rc;
+    args.device = want;
+    while ((rc = r->ops->open(&r->dev, &r->heap.a, &args, e)) == PX_ERANGE && !listed && args.device) {
+        px_err_clear(e);
+        args.device--;
+    }
+    if (!rc && args.device != want && want % (args.device + 1) != args.device) {
+        r->ops->close(r->dev);
+        r->dev = NULL;
+        args.device = want % (args.device + 1);
+        rc = r->ops->open(&r->dev, &r->heap.a, &args, e);
+    }
+    r->ordinal = args.device;
+    return rc;
+}
+
+px_code daemon_rank_device_open(daemon_rank *r, px_err *e)
+{
+    px_code rc;
+
+    if ((rc = kern_cuda_ops(&r->ops, NULL, e)) || (rc = open_device(r, e)) || (rc = r->ops->info(r->dev, &r->gpu, e))) return rc;
+    /* What lies there beside us is counted as ours: nobody can tell before there is a context. */
+    r->taken_context = r->gpu.total_bytes - r->gpu.free_bytes;
+    return PX_OK;
+}
+
+void daemon_rank_device_close(daemon_rank *r)
+{
+    comm_close(r->sums);
+    if (r->dev) r->ops->close(r->dev);
+    r->sums = NULL;
+    r->dev = NULL;
+}
+
+uint64_t daemon_rank_device_taken(daemon_rank *r, uint64_t *free_before)
+{
+    kern_info now;
+    uint64_t before = *free_before;
+
+    if (r->ops->info(r->dev, &now, NULL)) return 0;
+    *free_before = now.free_bytes;
+    return before > now.free_bytes ? before - now.free_bytes : 0;
+}
+
+/* ---- comm's side ---- */
+
+static px_code get(void *ctx, size_t bytes, void **out, px_err *e)
+{
+    daemon_rank *r = ctx;
+    kern_buf b;
+    px_code rc = r->ops->alloc(r->dev, bytes, &b, e);
+
+    *out = b.h;
+    if (!rc) r->sums_held += bytes;
+    return rc;
+}
+
+static void put(void *ctx, void *p, size_t bytes)
+{
+    daemon_rank *r = ctx;
+
+    r->sums_held -= bytes;
+    r->ops->free(r->dev, &(kern_buf){ p, bytes });
+}
+
+static px_code to_host(void *ctx, void *dst, const void *src, size_t bytes, px_err *e)
+{
+    daemon_rank *r = ctx;
+    return r->ops->download(r->dev, dst, (kern_buf){ (void *)(uintptr_t)src, bytes }, bytes, e);
+}
+
+static px_code to_device(void *ctx, void *dst, const void *src, size_t bytes, px_err *e)
+{
+    daemon_rank *r = ctx;
+    return r->ops->upload(r->dev, (kern_buf){ dst, bytes }, src, bytes, e);
+}
+
+px_code daemon_rank_device_sums_all(daemon_rank *r, px_err *e)
+{
+    comm_device_args args = { .device = &r->sums_on, .host = r->comm, .partial_bytes = r->setup.partial_bytes };
+    uint64_t before = 0;
+    px_code rc;
+
+    r->sums_on = (comm_device){ .ctx = r, .queue = r->ops->native_queue(r->dev), .get = get, .put = put, .to_host = to_host,
+                                .to_device = to_device };
+    daemon_rank_device_taken(r, &before);
+    rc = comm_open_staged(&r->sums, &r->transport.a, &args, e);
+    before = daemon_rank_device_taken(r, &before);
+    r->taken_nccl = before > r->sums_held ? before - r->sums_held : 0;
+    return rc;
+}
