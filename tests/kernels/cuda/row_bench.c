@@ -1,0 +1,155 @@
+#include "tests/kernels/cuda/row_bench.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#ifdef TEST_CUDA_PLUGIN
+#include "kernels/cuda/open.h"
+#else
+#include "kernels/cuda/device.h"
+#include "tests/cuda_host/cuda_host.h"
+
+/* A device opens the library of matrix products, and none is multiplied here. */
+px_code kern_cuda_blas_open(kern_dev *d, px_err *e)
+{
+    (void)d, (void)e;
+    return PX_OK;
+}
+void kern_cuda_blas_close(kern_dev *d) { (void)d; }
+#endif
+
+static const kern_ops *find_ops(px_err *e)
+{
+#ifdef TEST_CUDA_PLUGIN
+    const kern_ops *ops;
+    return kern_cuda_ops(&ops, TEST_CUDA_PLUGIN, e) ? NULL : ops;
+#else
+    static const kern_ops ops = {
+        .size = sizeof ops, .abi = KERN_ABI, .backend = KERN_ON_CUDA, .name = "cuda-host",
+        .open = kern_cuda_open, .close = kern_cuda_close, .alloc = kern_cuda_alloc, .free = kern_cuda_free,
+        .upload = kern_cuda_upload, .download = kern_cuda_download, .wait = kern_cuda_wait,
+        .record = kern_cuda_record, .end = kern_cuda_end, .replay = kern_cuda_replay,
+        .embed = kern_cuda_embed, .add_norm = kern_cuda_add_norm, .gather = kern_cuda_gather, .swiglu = kern_cuda_swiglu,
+        .candidates = kern_cuda_candidates,
+    };
+    (void)e;
+    return &ops;
+#endif
+}
+
+void row_bench_next(void)
+{
+#ifndef TEST_CUDA_PLUGIN
+    static unsigned turn;
+    cuh_schedule(turn++ % cuh_n_schedules());
+#endif
+}
+
+row_bench row_bench_open(void)
+{
+    row_bench b = { .heap = malloc(sizeof *b.heap) };
+    px_err e = {0};
+
+    assert_non_null(b.heap);
+    px_heap_init(b.heap, "test");
+    if (kern_cpu_ops(KERN_PATH_SCALAR, &b.cpu, &e) || b.cpu->open(&b.cpu_d, &b.heap->a, &(kern_open_args){ .threads = 1 }, &e))
+        fail_msg("%s: %s", e.field, e.text);
+    b.ops = find_ops(&e);
+    if (!b.ops || b.ops->open(&b.d, &b.heap->a, &(kern_open_args){ .threads = 1 }, &e)) fail_msg("%s: %s", e.field, e.text);
+    return b;
+}
+
+void row_bench_close(row_bench *b)
+{
+    b->ops->close(b->d);
+    b->cpu->close(b->cpu_d);
+    assert_int_equal(atomic_load(&b->heap->count.live), 0);
+    px_heap_deinit(b->heap);
+    free(b->heap);
+    *b = (row_bench){0};
+}
+
+int row_bench_main(const struct CMUnitTest *tests, size_t n)
+{
+#ifdef TEST_CUDA_PLUGIN
+    px_err e = {0};
+    if (!find_ops(&e)) {
+        printf("SKIPPED: %s: %s\n", e.field, e.text);
+        return 77;
+    }
+#endif
+    return _cmocka_run_group_tests("cuda", tests, n, NULL, NULL);
+}
+
+row_pair row_pair_get(const row_bench *b, size_t bytes)
+{
+    row_pair p = { .host = { malloc(bytes + !bytes), bytes } };
+    px_err e = {0};
+
+    assert_non_null(p.host.h);
+    memset(p.host.h, 0xff, bytes);
+    if (b->ops->alloc(b->d, bytes, &p.dev, &e)) fail_msg("%s: %s", e.field, e.text);
+    row_pair_upload(b, &p);
+    return p;
+}
+
+row_pair row_pair_normal(const row_bench *b, size_t floats, float size, uint64_t *seed)
+{
+    row_pair p = row_pair_get(b, floats * 4);
+
+    for (size_t i = 0; i < floats; i++) ((float *)p.host.h)[i] = test_rand_normal(seed) * size;
+    row_pair_upload(b, &p);
+    return p;
+}
+
+void row_pair_upload(const row_bench *b, row_pair *p)
+{
+    px_err e = {0};
+
+    if (p->host.bytes && b->ops->upload(b->d, p->dev, p->host.h, p->host.bytes, &e)) fail_msg("%s: %s", e.field, e.text);
+}
+
+void row_pair_put(const row_bench *b, row_pair *p)
+{
+    free(p->host.h);
+    b->ops->free(b->d, &p->dev);
+    *p = (row_pair){0};
+}
+
+void *row_pair_download(const row_bench *b, const row_pair *p)
+{
+    void *got = malloc(p->host.bytes + 1);
+    px_err e = {0};
+
+    assert_non_null(got);
+    if (p->host.bytes && b->ops->download(b->d, got, p->dev, p->host.bytes, &e)) fail_msg("%s: %s", e.field, e.text);
+    return got;
+}
+
+void row_same_float(float got, float want, const char *what, size_t i)
+{
+    if (!memcmp(&got, &want, sizeof got) || (isnan(got) && isnan(want))) return;
+    if (fabsf(got) < 0x1p-126f && fabsf(want) < 0x1p-126f) return;
+    fail_msg("%s: number %zu is %.9g, not %.9g", what, i, (double)got, (double)want);
+}
+
+void row_pair_same(const row_bench *b, const row_pair *p, const char *what)
+{
+    float *got = row_pair_download(b, p);
+
+    for (size_t i = 0; i < p->host.bytes / 4; i++) row_same_float(got[i], ((float *)p->host.h)[i], what, i);
+    free(got);
+}
+
+row_live row_live_get(const row_bench *b, uint32_t max, uint32_t live)
+{
+    row_live c = { .count = row_pair_get(b, 4) };
+
+    memcpy(c.count.host.h, &live, 4);
+    row_pair_upload(b, &c.count);
+    c.host = (kern_rows){ max, c.count.host };
+    c.dev = (kern_rows){ max, c.count.dev };
+    return c;
+}
