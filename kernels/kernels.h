@@ -147,6 +147,7 @@ typedef struct kern_candidates_args {
     uint32_t vocab_begin, n_valid;            /* ids [begin, begin + n_valid): padded rows are no candidates */
     kern_buf params;                          /* (S) kern_cand_param */
     kern_buf out; uint32_t out_stride;        /* bytes a row: sizeof(kern_cand_head) + room for the list */
+    kern_buf workspace;                       /* not read on CPU */
 } kern_candidates_args;
 
 typedef struct kern_open_args {

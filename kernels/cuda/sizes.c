@@ -29,9 +29,24 @@ size_t kern_cuda_attention_workspace_bytes(const kern_shape *s)
     return most;
 }
 
+/* Ids lie in groups of four by their number: a slice may begin and end within one. */
+size_t kern_cuda_candidates_row_bytes(uint32_t n_valid)
+{
+    const size_t groups = n_valid ? ((size_t)n_valid + 6) / 4 : 0;
+
+    return (groups * 4 + KERN_CUDA_CAND_TILE - 1) / KERN_CUDA_CAND_TILE * KERN_CUDA_CAND_TILE_BYTES;
+}
+
+/* max_out: the head is one of the weights. */
+size_t kern_cuda_candidates_workspace_bytes(const kern_shape *s)
+{
+    return kern_cuda_candidates_row_bytes(s->max_out) * (s->rows < KERN_CUDA_CAND_ROWS ? s->rows : KERN_CUDA_CAND_ROWS);
+}
+
 size_t kern_cuda_workspace_bytes(const kern_shape *s)
 {
     const size_t a = kern_cuda_matmul_workspace_bytes(s), b = kern_cuda_attention_workspace_bytes(s);
+    const size_t c = kern_cuda_candidates_workspace_bytes(s), most = a > b ? a : b;
 
-    return a > b ? a : b;
+    return most > c ? most : c;
 }

@@ -29,6 +29,7 @@ __device__ __forceinline__ void cu_syncthreads(cu_site = cu_site()) { __syncthre
 __device__ __forceinline__ float    cu_larger(float a, float b) { return fmaxf(a, b); }      /* a NaN loses */
 __device__ __forceinline__ int      cu_larger(int a, int b) { return a > b ? a : b; }
 __device__ __forceinline__ unsigned cu_larger(unsigned a, unsigned b) { return a > b ? a : b; }
+__device__ __forceinline__ uint64_t cu_larger(uint64_t a, uint64_t b) { return a > b ? a : b; }
 
 /* Over groups of LANES neighbouring lanes, a power of two. */
 template <int LANES = 32, typename T>

@@ -144,7 +144,7 @@ px_code shard_forward_head(shard_forward *f, const shard_forward_shape *s, px_er
     return f->ops->candidates(f->dev, &(kern_candidates_args){
         .rows = rows, .logits = f->logits, .stride = w->rows, .vocab_begin = f->cut->vocab.begin,
         .n_valid = shard_vocab_valid(f->arch, f->cut), .params = f->param, .out = f->cand,
-        .out_stride = s->record_bytes }, e);
+        .out_stride = s->record_bytes, .workspace = f->workspace }, e);
 }
 
 px_code shard_forward_body_all(shard_forward *f, uint32_t n, px_err *e)

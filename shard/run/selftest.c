@@ -66,7 +66,8 @@ static px_code run_head(const twins *t, shard_forward *f, px_err *e)
     if ((rc = f->ops->upload(f->dev, kern_buf_at(f->param, 0, sizeof greedy), &greedy, sizeof greedy, e)) ||
         (rc = f->ops->candidates(f->dev, &(kern_candidates_args){
              .rows = one, .logits = f->logits, .stride = w.rows, .vocab_begin = f->cut->vocab.begin,
-             .n_valid = valid < w.rows ? valid : w.rows, .params = f->param, .out = f->cand, .out_stride = (uint32_t)record }, e)) ||
+             .n_valid = valid < w.rows ? valid : w.rows, .params = f->param, .out = f->cand, .out_stride = (uint32_t)record,
+             .workspace = f->workspace }, e)) ||
         (rc = f->ops->download(f->dev, seen, kern_buf_at(f->cand, 0, record), record, e)) ||
         (rc = f->ops->download(f->dev, seen + record, kern_buf_at(f->logits, 0, logits), logits, e)))
         return rc;
