@@ -146,3 +146,31 @@ char *daemon_cli_grouped(uint64_t n, char buf[32])
     buf[at] = 0;
     return buf;
 }
+
+int daemon_cli_finish(int code)
+{
+    if ((fflush(stdout) || ferror(stdout)) && code == DAEMON_EXIT_OK) {
+        fprintf(stderr, "phalanx: standard output: %s\n", strerror(errno ? errno : EIO));
+        return DAEMON_EXIT_FAILURE;
+    }
+    return code;
+}
+
+int daemon_cli_become(const char *command, const char *program, char **argv)
+{
+    char path[4200];
+    ssize_t n = readlink("/proc/self/exe", path, 4096);
+    px_err e = {0};
+
+    if (n < 0 || n >= 4096) {
+        px_fail_errno(&e, program, "/proc/self/exe");
+    } else {
+        path[n] = 0;
+        strcpy(strrchr(path, '/') + 1, program);
+        argv[0] = path;
+        execv(path, argv);
+        px_fail_errno(&e, program, path);
+    }
+    daemon_cli_fail(command, &e);
+    return DAEMON_EXIT_FAILURE;
+}

@@ -18,7 +18,13 @@ typedef enum daemon_exit {
 /* A subcommand: argv[0] is its name.  Returns an exit code. */
 typedef int daemon_cli_run(px_alloc *a, int argc, char **argv);
 daemon_cli_run daemon_cli_plan, daemon_cli_shard, daemon_cli_verify, daemon_cli_serve, daemon_cli_tokenize,
-               daemon_cli_detokenize, daemon_cli_generate, daemon_cli_score, daemon_cli_info;
+               daemon_cli_detokenize, daemon_cli_generate, daemon_cli_score, daemon_cli_info, daemon_cli_compare;
+/* The exit code of a command that ends with `code`: results that did not reach their file are a failure. */
+int daemon_cli_finish(int code);
+/* Become the program that lies beside this one, with argv as it is; returns only with an error's exit code. */
+int daemon_cli_become(const char *command, const char *program, char **argv);
+/* Subcommands that talk to a server live in phalanx-client, so that the others need not load gRPC: become it. */
+#define DAEMON_CLI_CLIENT "phalanx-client"
 
 /* Take SIGINT and SIGTERM from now on: they only set the flag. */
 const volatile int *daemon_cli_interrupts(void);

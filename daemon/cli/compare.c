@@ -1,10 +1,10 @@
 /* The plan of a running service beside its readings: arenas to the byte, estimates with their bounds, allocators. */
-#include "daemon/cli/compare.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "daemon/cli/cli.h"
 #include "daemon/cli/client.h"
 #include "daemon/cli/json.h"
 #include "daemon/cli/table.h"
@@ -227,18 +227,21 @@ static px_code take(void *ctx, const ProtobufCMessage *m, px_err *e)
     return j->json ? print_json(j, s, e) : print_all(j, s, e);
 }
 
-int daemon_cli_compare(px_alloc *a, const char *address, bool json)
+/* Exit code: DAEMON_EXIT_REFUSED if anything that is ours differs from its plan, DAEMON_EXIT_UNAVAILABLE if nobody answers
+ * at the address or the service is not ready.  `phalanx plan` has checked the arguments: ADDRESS [--json]. */
+int daemon_cli_compare(px_alloc *a, int argc, char **argv)
 {
     Phalanx__V1__GetServerInfoRequest ask = PHALANX__V1__GET_SERVER_INFO_REQUEST__INIT;
     px_time_us deadline = px_now_us() + ANSWER_US;
-    job j = { .a = a, .json = json };
+    job j = { .a = a, .json = argc > 2 };
     daemon_client_status st = { 0 };
     px_err e = { 0 };
     daemon_client *c;
     px_code rc;
 
+    if (argc < 2) return DAEMON_EXIT_USAGE;
     daemon_cli_interrupts();
-    if (!(rc = daemon_client_open(&c, a, address, deadline, &e))) {
+    if (!(rc = daemon_client_open(&c, a, argv[1], deadline, &e))) {
         rc = daemon_client_call(c, "/phalanx.v1.Control/GetServerInfo", &ask.base,
                                 &phalanx__v1__get_server_info_response__descriptor, deadline, take, &j, &st, &e);
         daemon_client_close(c);

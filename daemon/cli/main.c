@@ -1,5 +1,4 @@
-/* phalanx: the command line.  A table of subcommands, a file each. */
-#include <errno.h>
+/* phalanx: the command line.  A table of subcommands, a file each; those without a function here are phalanx-client's. */
 #include <stdio.h>
 #include <string.h>
 
@@ -13,9 +12,9 @@ static const struct subcommand { const char *name; daemon_cli_run *run; const ch
     { "serve",      daemon_cli_serve,      "serve a shard set over gRPC" },
     { "tokenize",   daemon_cli_tokenize,   "text on standard input to token ids" },
     { "detokenize", daemon_cli_detokenize, "token ids on standard input to text" },
-    { "generate",   daemon_cli_generate,   "complete a prompt or a chat on a server" },
-    { "score",      daemon_cli_score,      "log-probabilities of a given text on a server" },
-    { "info",       daemon_cli_info,       "state, memory and cold start of a server" },
+    { "generate",   NULL,                  "complete a prompt or a chat on a server" },
+    { "score",      NULL,                  "log-probabilities of a given text on a server" },
+    { "info",       NULL,                  "state, memory and cold start of a server" },
 };
 #define N (sizeof subcommands / sizeof *subcommands)
 
@@ -28,16 +27,6 @@ static void usage(FILE *out)
           "4 no server or not ready, 130 interrupted.\n", out);
 }
 
-/* Results that did not reach their file are a failure, whatever the command thinks. */
-static int finish(int code)
-{
-    if ((fflush(stdout) || ferror(stdout)) && code == DAEMON_EXIT_OK) {
-        fprintf(stderr, "phalanx: standard output: %s\n", strerror(errno ? errno : EIO));
-        return DAEMON_EXIT_FAILURE;
-    }
-    return code;
-}
-
 int main(int argc, char **argv)
 {
     const char *names[N], *near;
@@ -46,16 +35,17 @@ int main(int argc, char **argv)
 
     if (argc < 2) return usage(stderr), DAEMON_EXIT_USAGE;
     if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help"))
-        return usage(stdout), finish(DAEMON_EXIT_OK);
-    if (!strcmp(argv[1], "--version")) return puts("phalanx " PHALANX_BUILD), finish(DAEMON_EXIT_OK);
+        return usage(stdout), daemon_cli_finish(DAEMON_EXIT_OK);
+    if (!strcmp(argv[1], "--version")) return puts("phalanx " PHALANX_BUILD), daemon_cli_finish(DAEMON_EXIT_OK);
     for (size_t i = 0; i < N; i++) {
         names[i] = subcommands[i].name;
         if (strcmp(argv[1], names[i])) continue;
+        if (!subcommands[i].run) return daemon_cli_become(names[i], DAEMON_CLI_CLIENT, argv);
         px_heap_init(&heap, "cli");
         daemon_cli_guard(names[i]);
         code = subcommands[i].run(&heap.a, argc - 1, argv + 1);
         px_heap_deinit(&heap);
-        return finish(code);
+        return daemon_cli_finish(code);
     }
     near = px_nearest(argv[1], names, N);
     fprintf(stderr, "phalanx: \"%.100s\" is no command%s%s; phalanx --help lists them\n", argv[1],

@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "daemon/cli/compare.h"
 #include "daemon/cli/deploy.h"
 #include "daemon/cli/model.h"
 #include "daemon/cli/options.h"
@@ -187,7 +186,7 @@ static int parse(asked *q, int argc, char **argv)
     }
     if (q->compare) {
         if (!compare_alone(argc, argv)) return daemon_options_complain(&c, "--compare ADDRESS takes --json and nothing else: the service knows its plan");
-        return daemon_cli_compare(q->a, q->compare, q->json);
+        return daemon_cli_become("plan", DAEMON_CLI_CLIENT, (char *[]){ NULL, "compare", (char *)(uintptr_t)q->compare, q->json ? "--json" : NULL, NULL });
     }
     if (!c.n_args) return daemon_options_complain(&c, "MODEL is needed");
     if ((code = take_words(q, &c)) >= 0 || (code = take_format(q, &c)) >= 0) return code;

@@ -1,7 +1,6 @@
 /* serve: become phalanxd, which lies beside this program. */
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "daemon/cli/cli.h"
 #include "proto/config/config.h"
@@ -28,10 +27,6 @@ static void help(void)
 
 int daemon_cli_serve(px_alloc *a, int argc, char **argv)
 {
-    char path[4200];
-    ssize_t n;
-    px_err e = {0};
-
     (void)a;
     for (int i = 1; i < argc; i++)
         if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) return help(), DAEMON_EXIT_OK;
@@ -39,15 +34,5 @@ int daemon_cli_serve(px_alloc *a, int argc, char **argv)
         fputs("phalanx serve: which set?  Give -c FILE.yaml or --set FOLDER; phalanx serve --help tells more\n", stderr);
         return DAEMON_EXIT_USAGE;
     }
-    if ((n = readlink("/proc/self/exe", path, 4096)) < 0 || n >= 4096) {
-        px_fail_errno(&e, "phalanxd", "/proc/self/exe");
-        return daemon_cli_fail("serve", &e);
-    }
-    path[n] = 0;
-    strcpy(strrchr(path, '/') + 1, "phalanxd");
-    argv[0] = path;
-    execv(path, argv);
-    px_fail_errno(&e, "phalanxd", path);
-    daemon_cli_fail("serve", &e);
-    return DAEMON_EXIT_FAILURE;
+    return daemon_cli_become("serve", "phalanxd", argv);
 }

@@ -105,11 +105,12 @@ px_code shard_weight_bytes_of(const shard_arch *m, const shard_types *t, const s
         shard_extent x;
         if (!shard_arch_has(m, r)) continue;
         shard_split_extent(s, m, r, rank, &x);
-        for (uint32_t i = 0; i < n_layer; i++) {
+        for (uint32_t i = 0, run; i < n_layer; i += run) {     /* layers of one type are counted at once */
             kern_dtype type = shard_type_of(t, r, i);
             uint64_t n, stored, arena, mapped = 0;
+            for (run = 1; i + run < n_layer && shard_type_of(t, r, i + run) == type;) run++;
             if (!tensor_bytes(type, x.rows, x.cols, &stored, &arena)) return too_big(e, r, i);
-            n = copies(m, r);
+            n = (uint64_t)copies(m, r) * run;
             if (panels && info->vector) {
                 if (align_up(stored, PANEL_ALIGN, &mapped)) return too_big(e, r, i);
             } else if (panels && x.rows && x.cols) {
