@@ -1,4 +1,4 @@
-/* blas.cu - kernels/cuda/blas.h in the host build: plain loops, one thread an output, fmaf over ascending columns. */
+/* blas.cu - kernels/cuda/blas.h in the host build: plain loops, one thread a weight row, fmaf over ascending columns. */
 #include "kernels/cuda/blas.h"
 #include "kernels/cuda/ptx.h"
 
@@ -11,14 +11,16 @@ static float widened(unsigned short v, bool bf16)
 
 static __global__ void plain_gemm(const kern_gemm g)
 {
-    const unsigned r = blockIdx.x * THREADS + threadIdx.x, t = blockIdx.y;
+    const unsigned r = blockIdx.x * THREADS + threadIdx.x;
     const unsigned short *w = static_cast<const unsigned short *>(g.w) + (size_t)r * g.k;
-    const unsigned short *x = static_cast<const unsigned short *>(g.x) + (size_t)t * g.x_stride;
-    float sum = 0.0f;
 
     if (r >= g.m) return;
-    for (unsigned k = 0; k < g.k; k++) sum = fmaf(widened(w[k], g.bf16), widened(x[k], g.bf16), sum);
-    g.out[(size_t)t * g.out_stride + r] = sum;
+    for (unsigned t = 0; t < g.n; t++) {
+        const unsigned short *x = static_cast<const unsigned short *>(g.x) + (size_t)t * g.x_stride;
+        float sum = 0.0f;
+        for (unsigned k = 0; k < g.k; k++) sum = fmaf(widened(w[k], g.bf16), widened(x[k], g.bf16), sum);
+        g.out[(size_t)t * g.out_stride + r] = sum;
+    }
 }
 
 px_code kern_cuda_blas_open(kern_dev *d, px_err *e)
@@ -34,5 +36,5 @@ px_code kern_cuda_gemm(kern_dev *d, const kern_gemm *g, px_err *e)
     /* What cuBLASLt was promised. */
     if ((uintptr_t)g->w % 256 || (uintptr_t)g->workspace % 256 || (uintptr_t)g->x % 16 || g->x_stride < g->k || g->out_stride < g->m)
         return px_fail(e, PX_EINTERNAL, "gemm", "operands that are not aligned, or rows that overlap");
-    return kern_cuda_done(d, "matmul", CU_LAUNCH(plain_gemm, dim3(cu_ceil_div(g->m, (uint32_t)THREADS), g->n), dim3(THREADS), 0, d->stream, *g), e);
+    return kern_cuda_done(d, "matmul", CU_LAUNCH(plain_gemm, dim3(cu_ceil_div(g->m, (uint32_t)THREADS)), dim3(THREADS), 0, d->stream, *g), e);
 }

@@ -10,7 +10,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const kern_dtype types[] = { KERN_F32, KERN_BF16, KERN_Q8_0, KERN_Q4_0, KERN_Q4_1 };
+#ifdef CUH_TSAN
+enum { SLOW = 1 };                             /* a hundred times slower: every kernel, fewer shapes */
+#else
+enum { SLOW = 0 };
+#endif
+
+static const kern_dtype types[] = { KERN_F32, KERN_BF16, KERN_F16, KERN_Q8_0, KERN_Q4_0, KERN_Q4_1, KERN_W8, KERN_W4 };
 #define N_TYPES (sizeof types / sizeof *types)
 
 static uint32_t pick(uint64_t *seed, uint32_t n) { return (uint32_t)(test_rand(seed) % n); }
@@ -98,10 +104,10 @@ static void every_type_and_number_of_rows(void **state)
 
     (void)state;
     for (size_t i = 0; i < N_TYPES; i++)
-        for (size_t j = 0; j < sizeof maxes / sizeof *maxes; j++) {
-            const uint32_t n = 1 + pick(&seed, 3), q = quantum(types[i]), max = maxes[j];
+        for (size_t j = SLOW ? i % 3 : 0; j < sizeof maxes / sizeof *maxes; j += SLOW ? 5 : 1) {
+            const uint32_t n = SLOW ? 1 : 1 + pick(&seed, 3), q = quantum(types[i]), max = maxes[j];
             const uint32_t rows[3] = { 1 + pick(&seed, 70), 1 + pick(&seed, 40), 1 + pick(&seed, 20) };
-            one_call(types[i], max, j % 3 == 1 ? 1 + pick(&seed, max) : max, q * (1 + pick(&seed, 420) / q), rows, n, j % 4 == 3, &seed);
+            one_call(types[i], max, j % 3 == 1 ? 1 + pick(&seed, max) : max, q * (1 + pick(&seed, SLOW ? 180 : 420) / q), rows, n, j % 4 == 3, &seed);
         }
 }
 
@@ -112,7 +118,7 @@ static void every_number_of_blocks(void **state)
 
     (void)state;
     for (size_t i = 0; i < N_TYPES; i++)
-        for (uint32_t blocks = 1; blocks <= 17; blocks++) {
+        for (uint32_t blocks = 1; blocks <= 17; blocks += SLOW ? 9 : 1) {
             const uint32_t rows[1] = { 1 + pick(&seed, 33) };
             one_call(types[i], blocks % 5 ? 2 : 66, 2, 32 * blocks - (quantum(types[i]) == 1 && blocks % 3 == 0 ? 1 + pick(&seed, 31) : 0), rows, 1, false, &seed);
         }
@@ -124,7 +130,7 @@ static void a_cut_sum_is_added_up(void **state)
     uint64_t seed = 3;
 
     (void)state;
-    for (size_t i = 1; i < N_TYPES; i++) {
+    for (size_t i = 1; i < (SLOW ? 2 : N_TYPES); i++) {
         const uint32_t rows[2] = { 9, 18 }, cols = quantum(types[i]) == 1 ? 1050 : types[i] == KERN_Q8_0 || types[i] == KERN_W8 ? 2080 : 4224;
         one_call(types[i], 18, 17, cols, rows, 2, i % 2, &seed);
     }
@@ -135,7 +141,7 @@ static void no_rows_and_no_outputs(void **state)
     uint64_t seed = 4;
 
     (void)state;
-    for (size_t i = 0; i < N_TYPES; i++) {
+    for (size_t i = 0; i < (SLOW ? 2 : N_TYPES); i++) {
         const uint32_t rows[1] = { 20 };
         one_call(types[i], 3, 0, 64, rows, 1, false, &seed);
         one_call(types[i], 70, 0, 64, rows, 1, true, &seed);
@@ -149,7 +155,7 @@ static void deterministic_bits_do_not_know_their_company(void **state)
     uint64_t seed = 6;
 
     (void)state;
-    for (size_t i = 0; i < N_TYPES; i++) {
+    for (size_t i = 0; i < N_TYPES && !SLOW; i++) {
         const uint32_t cols = i % 2 ? 1056 : 288, n_rows = i % 2 ? 20 : 300;
         mm_weights w = mm_weights_random(types[i], n_rows, cols, &seed);
         float *x = mm_rows_random(67, cols, &seed), *mine = x + 66 * (size_t)cols, *first = NULL;
@@ -189,7 +195,7 @@ static void near_the_definition_of_the_cpu(void **state)
 
     (void)state;
     assert_int_equal(kern_cpu_ops(KERN_PATH_SCALAR, &cpu, &e), PX_OK);
-    for (size_t i = 0; i < N_TYPES; i++)
+    for (size_t i = 0; i < (SLOW ? 1 : N_TYPES); i++)
         for (uint32_t many = 0; many < 2; many++) {
             const kern_act act = kern_act_of(types[i]);
             const uint32_t cols = 352, n = 37, max = many ? 65 : 6;

@@ -151,6 +151,11 @@ static void element(kern_dtype t, const uint8_t *row, uint32_t k, double *value,
         *size = fabs(*value) + fabs((double)half_at(p + 2));
         *value += half_at(p + 2);
         return;
+    case KERN_W8: p = row + (size_t)(k / 128) * 130; *value = (double)half_at(p) * (int8_t)p[2 + k % 128]; break;
+    case KERN_W4:
+        p = row + (size_t)(k / 128) * 66;
+        *value = (double)half_at(p) * ((i < 16 ? p[2 + k % 128 / 32 * 16 + i] & 15 : p[2 + k % 128 / 32 * 16 + i - 16] >> 4) - 8);
+        break;
     default: fail_msg("no text for type %d", (int)t);
     }
     *size = fabs(*value);
@@ -160,7 +165,10 @@ mm_weights mm_weights_random(kern_dtype t, uint32_t rows, uint32_t cols, uint64_
 {
     const kern_dtype_info *f = kern_dtype_get(t);
     mm_weights w = { .t = t, .rows = rows, .cols = cols };
-    const size_t row_bytes = (size_t)cols / f->block * f->block_bytes, n = rows * row_bytes;
+    /* A last group of W8 and W4 may be short. */
+    const uint32_t heads = f->block == 128 ? (cols + 127) / 128 : 0;
+    const size_t row_bytes = heads ? 2 * (size_t)heads + (t == KERN_W8 ? cols : cols / 2) : (size_t)cols / f->block * f->block_bytes;
+    const size_t n = rows * row_bytes;
     px_err e = {0};
 
     if (kern_panel_bytes(t, rows, cols, &w.bytes, &e)) fail_msg("%s: %s", e.field, e.text);
@@ -174,6 +182,7 @@ mm_weights mm_weights_random(kern_dtype t, uint32_t rows, uint32_t cols, uint64_
         half_random(w.plain + i, seed);
         if (t == KERN_Q4_1) half_random(w.plain + i + 2, seed);
     }
+    for (size_t i = 0; i < (size_t)rows * heads; i++) half_random(w.plain + i / heads * row_bytes + i % heads * f->block_bytes, seed);
     for (size_t i = 0; f->block == 1 && i < n; i += f->block_bytes) {
         const float x = 0.05f * test_rand_normal(seed);
         const uint16_t h = kern_f32_to_f16(x);
