@@ -18,9 +18,6 @@ px_code comm_device_open(comm **out, px_alloc *a, const comm_table *t, const com
 
     *out = NULL;
     if (args->timeout_us < 0) return px_fail(e, PX_EINVAL, "timeout_us", "%lld is negative", (long long)args->timeout_us);
-    if (args->host->partial_bytes < args->partial_bytes)
-        return px_fail(e, PX_ERANGE, "partial_bytes", "%zu bytes, the host transport was opened for %zu", args->partial_bytes,
-                       args->host->partial_bytes);
     if (!(c = px_new(a, comm, 1))) return px_fail(e, PX_ENOMEM, "comm", "%zu bytes", sizeof *c);
     *c = (comm){ .table = t, .a = a, .kind = args->host->kind, .rank = args->host->rank, .world = args->host->world,
                  .partial_bytes = args->partial_bytes, .gather_bytes = args->host->gather_bytes, .last_which = -1,

@@ -28,7 +28,7 @@ typedef struct comm_device {
 
 typedef struct comm_device_args {
     const comm_device *device;    /* borrowed for the comm's life */
-    comm  *host;                  /* open on the same ranks, with the same partial_bytes and gather_bytes; borrowed */
+    comm  *host;                  /* open on the same ranks; borrowed.  staged needs the same partial_bytes there, too */
     size_t partial_bytes;         /* largest message of reduce_views_all */
     px_time_us timeout_us;        /* of NCCL's initialisation and of a step that does not end; 0: 60 s */
     uint32_t channels;            /* NCCL: at most so many CTAs, 0: NCCL's choice */
@@ -109,7 +109,8 @@ typedef struct comm_measured {
 /* Collective, after open and before anything is recorded; the same on all ranks.  Sizes: `row_bytes`, twice that, ..., the
  * whole partial buffer.  Sums of numbers whose every order of adding is exact are held against the known ones, bit by bit.
  * Chosen: of NCCL's algorithms the one with the smallest sum of (its time / the better time) over the sizes; staged only
- * where it is the fastest at every size, because it costs the graphs.  From then on the comm sums by it.
+ * where it is the fastest at every size, because it costs the graphs (and tried only where `host` was opened for messages as
+ * large).  From then on the comm sums by it.
  * A world of one has nothing to measure: n is 0.  Errors: PX_ECORRUPT (field "selftest": no algorithm is right, found and
  * expected are a number), PX_ENOMEM, PX_ERANGE (row_bytes), the transport's own. */
 px_code comm_measure_all(comm *c, size_t row_bytes, comm_measured *out, px_err *e);

@@ -150,7 +150,7 @@ static px_code deregister(comm *c, px_time_us wait_us, px_err *e)
 
 bool comm_nccl_has(const comm *c, comm_algorithm how)
 {
-    if (how == COMM_STAGED) return c->dev.on && c->world > 1;
+    if (how == COMM_STAGED) return c->dev.on && c->world > 1 && c->dev.host->partial_bytes >= c->partial_bytes;
     return c->nccl && (how == COMM_PLAIN || c->nccl->symmetric);
 }
 
@@ -162,6 +162,7 @@ px_code comm_nccl_use_all(comm *c, comm_algorithm how, px_err *e)
     c->dev.staged = how == COMM_STAGED;
     c->any_turn = !c->dev.staged;                          /* a queue's order keeps a partial sum until it is read */
     if (how == COMM_STAGED) return comm_staged_room(c, e);
+    comm_staged_leave(c);
     if (how == COMM_SYMMETRIC && !n->window) rc = register_all(c, e);
     if (how == COMM_PLAIN && n->window) rc = deregister(c, c->dev.timeout_us, e);
     return rc;

@@ -41,11 +41,23 @@ size_t comm_staged_private_bytes(uint32_t world, size_t partial_bytes)
     return sizeof(comm) + (world > 1 ? three / 3 : 0);
 }
 
+void comm_staged_leave(comm *c)
+{
+    if (c->block) c->a->put(c->a, c->block, c->block_bytes);
+    c->block = NULL;
+    c->block_bytes = 0;
+    c->dev.host_sum = NULL;
+}
+
 px_code comm_open_staged(comm **out, px_alloc *a, const comm_device_args *args, px_err *e)
 {
-    px_code rc = comm_device_open(out, a, &comm_staged_table, args, e);
+    px_code rc;
 
-    if (rc) return rc;
+    *out = NULL;
+    if (args->host->partial_bytes < args->partial_bytes)
+        return px_fail(e, PX_ERANGE, "partial_bytes", "%zu bytes, the host transport was opened for %zu", args->partial_bytes,
+                       args->host->partial_bytes);
+    if ((rc = comm_device_open(out, a, &comm_staged_table, args, e))) return rc;
     if ((rc = comm_device_take(*out, e)) || ((*out)->world > 1 && (rc = comm_staged_room(*out, e)))) {
         comm_close(*out);
         *out = NULL;

@@ -77,8 +77,9 @@ void    comm_device_close(comm *c);
 /* Every rank's code, over the host transport: `mine` if that is an error (e is filled), PX_EPEER naming the first rank that
  * has one.  So that no rank begins what others cannot follow. */
 px_code comm_device_agree_all(comm *c, px_code mine, const char *what, px_err *e);
-/* The host's memory that staged sums go through: in `block`, once. */
+/* The host's memory that staged sums go through: in `block`, once; and back. */
 px_code comm_staged_room(comm *c, px_err *e);
+void    comm_staged_leave(comm *c);
 px_code comm_device_gather(comm *c, const void *mine, size_t bytes, void *all, px_err *e);
 px_code comm_device_barrier(comm *c, px_err *e);
 

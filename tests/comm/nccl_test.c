@@ -167,6 +167,33 @@ static void measure_alone(test_rank *r)
     if (!r->rc) r->rc = comm_measure_all(r->c, 400, &measured[r->rank], &r->e);
 }
 
+static size_t live[2];
+
+/* The host's memory for the trial goes back where NCCL was chosen. */
+static void measure_and_count(test_rank *r)
+{
+    for (int i = 0; i < 2; i++) {
+        if (!r->rc) r->rc = comm_barrier_all(r->host, &r->e);
+        if (r->rank == 0) live[i] = r->a->count->live;
+        if (!r->rc) r->rc = comm_barrier_all(r->host, &r->e);
+        if (!r->rc && !i) measure(r);
+    }
+}
+
+static void a_host_without_room_is_not_tried(void **state)
+{
+    (void)state;
+    for (int small = 0; small < 2; small++) {
+        test_rank r[2] = { { .host_is_small = small }, { .host_is_small = small } };
+        test_nccl_fresh();
+        test_nccl_ranks(r, 2, WAIT_US, measure_and_count);
+        all_ok(r, 2);
+        assert_int_equal(measured[0].there[COMM_STAGED], !small);
+        if (measured[0].chosen != COMM_STAGED) assert_int_equal(live[0], live[1]);
+        else assert_false(small);
+    }
+}
+
 /* Alone nothing goes over the host, so that only these two can win. */
 static void of_two_the_faster_or_the_right_one(void **state)
 {
@@ -375,6 +402,7 @@ int main(void)
         cmocka_unit_test(a_graph_holds_it),
         cmocka_unit_test(the_slow_way_is_not_chosen),
         cmocka_unit_test(wrong_sums_are_not_chosen),
+        cmocka_unit_test(a_host_without_room_is_not_tried),
         cmocka_unit_test(of_two_the_faster_or_the_right_one),
         cmocka_unit_test(alone_needs_no_library),
         cmocka_unit_test(the_library_is_absent),

@@ -174,7 +174,8 @@ static void *run(void *arg)
 {
     const start *s = arg;
 
-    test_nccl_rank(s->r, &(comm_args){ .kind = COMM_LOCAL, .rank = s->r->rank, .world = s->r->world, .partial_bytes = PARTIAL,
+    test_nccl_rank(s->r, &(comm_args){ .kind = COMM_LOCAL, .rank = s->r->rank, .world = s->r->world,
+                                       .partial_bytes = s->r->host_is_small ? 4 : PARTIAL,
                                        .gather_bytes = 40, .timeout_us = s->timeout_us, .group = s->group }, s->fn);
     return NULL;
 }

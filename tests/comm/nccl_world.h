@@ -22,6 +22,7 @@ typedef struct test_rank {
     comm       *host, *c;
     px_code     rc;                                    /* of opening, then of whatever the test did */
     px_err      e;
+    bool        host_is_small;                         /* its host transport has no room for a sum */
     bool        lacks_nccl;                            /* this rank's host has no libnccl */
     int         version;                               /* of this rank's; 0: the world's */
 } test_rank;
