@@ -5,7 +5,8 @@
 #include <string.h>
 
 #include "kernels/cuda/attention.h"
-#include "tests/kernels/cuda/fixture.h"
+#include "kernels/cuda/sizes.h"
+#include "tests/kernels/cuda/kv_bench.h"
 #include "tests/kernels/cuda/kv_image.h"
 
 enum { LAYERS = 2, LAYER = 1, SLOTS = 3 };
@@ -107,6 +108,7 @@ static float *attend(const cuda_bench *b, const world *w, const row_at *rows, co
     px_err e = {0};
 
     assert_non_null(out);
+    cuda_bench_next_schedule();
     if (b->ops->attention(b->d, &p.a, &e)) fail_msg("%s: %s", e.field, e.text);
     cuda_bench_get(b, out, p.out, p.out.bytes);
     for (size_t i = (size_t)live * w->s.n_head * w->s.head_dim; i < p.out.bytes / 4; i++) assert_int_equal(((uint32_t *)out)[i], 0xfefefefe);
@@ -178,6 +180,7 @@ static void rows_near_double(const cuda_bench *b, const world *w, const row_at *
 }
 
 static const uint32_t map_1[] = { 0 }, map_2_2[] = { 0, 1 }, map_4_2[] = { 0, 0, 1, 1 }, map_5_2[] = { 0, 1, 0, 0, 1 };
+static const uint32_t map_3_2[] = { 0, 1, 0 };
 static const uint32_t map_3_3[] = { 2, 0, 2 };                             /* nobody reads KV head 1 */
 static const uint32_t map_20[] = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 };
 static const kern_kv_dtype types[] = { KERN_KV_F16, KERN_KV_BF16, KERN_KV_INT8, KERN_KV_FP8, KERN_KV_F32 };
@@ -189,7 +192,7 @@ static void decode_rows_are_near_double(void **state)
     cuda_bench b = cuda_bench_open(state, false);
     uint64_t seed = 21;
 
-    for (uint32_t i = 0; i < 20; i++) {
+    for (uint32_t i = 0; i < CUDA_BENCH_CASES(10); i++) {
         const uint32_t dim = i / 5 % 2 ? 64 : 128, block = 16u << i % 4;
         const shape s = { types[i % 5], dim, block, 2, i % 2 ? 4 : 5, i % 2 ? map_4_2 : map_5_2, 600 };
         uint32_t n_keys[SLOTS];
@@ -222,7 +225,7 @@ static void odd_shapes_are_near_double(void **state)
     cuda_bench b = cuda_bench_open(state, false);
     uint64_t seed = 22;
 
-    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+    for (size_t i = 0; i < CUDA_BENCH_CASES(sizeof shapes / sizeof *shapes); i++) {
         const row_at rows[] = { { 2, 299 }, { 1, 64 }, { 0, 0 }, { 1, 129 }, { 2, 100 } };
         world w = world_make(&b, &shapes[i], n_keys, &seed);
         float *q = queries(&shapes[i], 5, 1.0f / sqrtf((float)shapes[i].head_dim), &seed);
@@ -258,7 +261,7 @@ static void chunks_are_near_double(void **state)
     cuda_bench b = cuda_bench_open(state, false);
     uint64_t seed = 23;
 
-    for (uint32_t i = 0; i < 10; i++) {
+    for (uint32_t i = 0; i < CUDA_BENCH_CASES(10); i++) {
         const shape s = { types[i % 5], i % 3 ? 64 : 128, 16u << i % 4, i == 7 ? 1 : 2, i == 7 ? 20 : i % 2 ? 2 : 5,
                           i == 7 ? map_20 : i % 2 ? map_2_2 : map_5_2, 300 };
         row_at rows[80];
@@ -281,12 +284,12 @@ static void rows_are_near_the_definition(void **state)
     cuda_bench b = cuda_bench_open(state, false);
     uint64_t seed = 24;
     px_err e = {0};
-    const kern_ops *cpu;
-    kern_dev *d;
+    const kern_ops *cpu = NULL;
+    kern_dev *d = NULL;
 
     assert_int_equal(kern_cpu_ops(KERN_PATH_SCALAR, &cpu, &e), PX_OK);
     assert_int_equal(cpu->open(&d, &b.heap->a, &(kern_open_args){ .threads = 1 }, &e), PX_OK);
-    for (uint32_t i = 0; i < 2; i++) {
+    for (uint32_t i = 0; i < CUDA_BENCH_CASES(2); i++) {
         const shape s = { both[i], 64, 32, 2, 5, map_5_2, 300 };
         const uint32_t max = 48;
         row_at rows[80];
@@ -324,37 +327,37 @@ static void a_query_has_the_same_bits_in_any_company(void **state)
     cuda_bench b = cuda_bench_open(state, true);
     uint64_t seed = 25;
 
-    for (uint32_t i = 0; i < 6; i++) {                                      /* the last: the plain kernel */
-        const uint32_t dim = i == 5 ? 32 : i == 1 ? 128 : 64, n_ctx = 1200;
-        const shape s = { types[i % 4], dim, 16u << i % 4, 2, 5, map_5_2, n_ctx };
-        enum { LIVE = 40 };
-        const uint32_t vectors = 5 * dim;
+    for (uint32_t i = 0; i < CUDA_BENCH_CASES(5); i++) {                    /* the last: the plain kernel */
+        const uint32_t dim = i == 4 ? 32 : i == 1 ? 128 : 64, n_ctx = 1100, heads = 3;
+        const shape s = { types[i % 4], dim, 16u << i % 4, 2, heads, map_3_2, n_ctx };
+        enum { LIVE = 21 };
+        const uint32_t vectors = heads * dim;
         uint32_t n_keys[SLOTS];
         row_at rows[LIVE], other[LIVE];
-        /* a chunk of 30 rows across the border of two parts, and ten single rows */
+        /* a row of three parts, a chunk of 14 across the border of two, and single rows */
         for (uint32_t t = 0; t < LIVE; t++)
-            rows[t] = t < 4 ? (row_at){ 0, 1100 + 7 * t } : t < 34 ? (row_at){ 1, 500 + t } : (row_at){ 2, 130 * (t - 33) };
+            rows[t] = t < 1 ? (row_at){ 0, 1030 } : t < 15 ? (row_at){ 1, 504 + t } : (row_at){ 2, 63 * (t - 15) };
         keys_of(rows, LIVE, n_keys);
         world w = world_make(&b, &s, n_keys, &seed);
         float *q = queries(&s, LIVE, 1.0f / sqrtf((float)dim), &seed), *moved = malloc(LIVE * vectors * 4);
         float *crowd = attend(&b, &w, rows, q, LIVE, 64);                   /* with prefill */
-        for (uint32_t t = 0; t < LIVE; t += t < 4 ? 3 : 9)
-            near_double(&w, rows[t], 4, q + t * vectors + 4 * dim, crowd + t * vectors + 4 * dim, "crowd");
+        for (uint32_t t = 0; t < LIVE; t += 9)
+            near_double(&w, rows[t], 2, q + t * vectors + 2 * dim, crowd + t * vectors + 2 * dim, "crowd");
 
-        for (uint32_t t = 0; t < LIVE; t += 13) {                           /* alone: decode, split, merged */
+        for (uint32_t t = 0; t < LIVE; t += 9)  {                           /* alone: decode, split, merged */
             float *alone = attend(&b, &w, rows + t, q + t * vectors, 1, 1);
             assert_memory_equal(alone, crowd + t * vectors, vectors * 4);
             free(alone);
         }
-        float *cut = attend(&b, &w, rows + 17, q + 17 * vectors, 17, 40);   /* half of the chunk */
-        assert_memory_equal(cut, crowd + 17 * vectors, 17 * vectors * 4);
+        float *cut = attend(&b, &w, rows + 5, q + 5 * vectors, 12, 40);   /* most of the chunk, cut elsewhere */
+        assert_memory_equal(cut, crowd + 5 * vectors, 12 * vectors * 4);
         free(cut);
         for (uint32_t t = 0; t < LIVE; t++) {                               /* in no order: no run is left */
-            other[t] = rows[(t * 7 + 3) % LIVE];
-            memcpy(moved + t * vectors, q + (t * 7 + 3) % LIVE * vectors, vectors * 4);
+            other[t] = rows[(t * 8 + 5) % LIVE];
+            memcpy(moved + t * vectors, q + (t * 8 + 5) % LIVE * vectors, vectors * 4);
         }
-        float *shuffled = attend(&b, &w, other, moved, LIVE, 200);          /* decode, one block for all keys of a row */
-        for (uint32_t t = 0; t < LIVE; t++) assert_memory_equal(shuffled + t * vectors, crowd + (t * 7 + 3) % LIVE * vectors, vectors * 4);
+        float *shuffled = attend(&b, &w, other, moved, LIVE, 300);          /* decode, one block for all keys of a row */
+        for (uint32_t t = 0; t < LIVE; t++) assert_memory_equal(shuffled + t * vectors, crowd + (t * 8 + 5) % LIVE * vectors, vectors * 4);
         free(shuffled);
         free(crowd);
         free(moved);
@@ -370,7 +373,7 @@ static void large_queries_and_nan_stay_in_their_rows(void **state)
     cuda_bench b = cuda_bench_open(state, false);
     uint64_t seed = 26;
 
-    for (uint32_t i = 0; i < 3; i++) {
+    for (uint32_t i = 0; i < CUDA_BENCH_CASES(3); i++) {
         const uint32_t live = i == 2 ? 36 : 3, max = i == 2 ? 36 : 3;
         const shape s = { i == 1 ? KERN_KV_INT8 : KERN_KV_F16, 64, 16, 1, 1, map_1, 200 };
         row_at rows[36];
@@ -545,5 +548,6 @@ int main(void)
         cmocka_unit_test(wrong_arguments_are_named),
         cmocka_unit_test(the_workspace_is_enough_for_every_step),
     };
+    kern_ftz_set();                                                         /* as in a rank; the CPU insists */
     return cuda_bench_main(tests, sizeof tests / sizeof *tests);
 }
