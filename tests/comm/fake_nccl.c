@@ -168,7 +168,10 @@ int ncclCommFinalize(void *comm)
 
     go_in(c);
     if (c->window) atomic_fetch_add(&world->misuse, 1);
-    return come_out(c, begin(c, faulty(c->rank, FAKE_FINALIZE)));
+    const int r = begin(c, faulty(c->rank, FAKE_FINALIZE));
+    for (unsigned i = 0; c->queue && i < c->queue->n_graph; i++)
+        if (c->queue->graph[i].comm == c) c->left = -1;
+    return come_out(c, c->left < 0 ? COMM_NCCL_IN_PROGRESS : r);
 }
 
 int ncclCommDestroy(void *comm)
@@ -279,6 +282,7 @@ int ncclAllReduce(const void *send, void *recv, size_t n, int type, int op, void
     const bool stalls = bad && (world->fault.how == FAKE_STALLS || world->fault.how == FAKE_BREAKS);
     const int r = begin(c, bad);
     if (r && r != COMM_NCCL_IN_PROGRESS) return come_out(c, r);
+    c->queue = q;
     unsigned *at = q->recording ? &q->n_graph : &q->n;
     if (*at == FAKE_OPS) return come_out(c, COMM_NCCL_INTERNAL);
     (q->recording ? q->graph : q->op)[(*at)++] = (fake_op){ .run = run, .comm = c, .send = send, .recv = recv, .n = n, .stalls = stalls };

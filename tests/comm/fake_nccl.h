@@ -33,6 +33,7 @@ typedef struct fake_comm {                     /* what an ncclComm_t points to *
     bool     joins;                            /* in progress until all ranks have come */
     _Atomic int  async, inside, aborted;
     void    *window; size_t window_bytes;
+    fake_queue *queue;                         /* of its sums: it ends only when the graph there holds none of them */
 } fake_comm;
 
 typedef struct fake_world {
