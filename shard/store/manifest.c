@@ -210,7 +210,8 @@ static px_code word_of(const json_t *o, const char *key, const char *const *word
 
 static px_code read_head(const json_t *o, shard_manifest *m, px_err *e)
 {
-    static const char *const DIGEST[] = { "xxh3-128", "sha256" }, *const POLICY[] = { "as_file", "F32", "BF16" };
+    static const char *const DIGEST[] = { "xxh3-128", "sha256" };
+    const char *policy[SHARD_N_POLICIES];
     char found[16], expected[16];
     uint64_t v;
     size_t k;
@@ -226,7 +227,8 @@ static px_code read_head(const json_t *o, shard_manifest *m, px_err *e)
     }
     if ((rc = word_of(o, "digest", DIGEST, 2, &k, e))) return rc;
     m->digest_kind = (shard_digest_kind)k;
-    if ((rc = word_of(o, "policy", POLICY, 3, &k, e))) return rc;
+    for (k = 0; k < SHARD_N_POLICIES; k++) policy[k] = shard_policy_name((shard_policy)k);
+    if ((rc = word_of(o, "policy", policy, SHARD_N_POLICIES, &k, e))) return rc;
     m->policy = (shard_policy)k;
     if ((rc = word_of(o, "split", SPLIT, 2, &k, e))) return rc;
     m->split_ffn = (shard_ffn_split)k;
@@ -249,6 +251,15 @@ static px_code read_head(const json_t *o, shard_manifest *m, px_err *e)
     return PX_OK;
 }
 
+/* A field of the architecture, as the manifest spells it. */
+static void below_arch(px_err *e)
+{
+    char field[sizeof e->field];
+
+    if (!e || snprintf(field, sizeof field, "arch.%s", e->field) >= (int)sizeof field) return;
+    memcpy(e->field, field, sizeof field);
+}
+
 /* The split is computed again, never read: what is recorded must equal it. */
 static px_code read_plan(const json_t *o, shard_manifest *m, px_err *e)
 {
@@ -257,9 +268,8 @@ static px_code read_plan(const json_t *o, shard_manifest *m, px_err *e)
     uint64_t stored = 0;
     px_code rc;
 
-    if ((rc = shard_arch_from_json(json_object_get(o, "arch"), &m->arch, e)) || (rc = shard_arch_check(&m->arch, e)) ||
-        (rc = shard_arch_check_served(&m->arch, e)))
-        return rc;
+    if ((rc = shard_arch_from_json(json_object_get(o, "arch"), &m->arch, e))) return rc;
+    if ((rc = shard_arch_check(&m->arch, e)) || (rc = shard_arch_check_served(&m->arch, e))) return below_arch(e), rc;
     snprintf(m->arch.name, sizeof m->arch.name, "%s", m->model);
     if ((rc = shard_types_from_json(json_object_get(o, "types"), m->a, &m->arch, &m->types, e)) ||
         (rc = shard_split_init(&m->split, m->a, &m->arch, &m->types, m->world, m->split_ffn, m->split_vocab, e)) ||
