@@ -6,6 +6,8 @@
 #include "daemon/coordinator/coldstart.h"
 #include "daemon/rank/fields.h"
 
+#define NCCL_PIECE (2u << 20)               /* to which it rounds the sums' buffers up */
+
 static void refuse(const daemon_coldstart *c, uint32_t rank, px_err *e, px_err *errs, size_t cap, size_t *n)
 {
     px_err_set_rank(e, (int)rank, c->status->rank[rank].host);
@@ -97,7 +99,7 @@ px_code daemon_coldstart_fit_devices(const daemon_coldstart *c, char *detail, si
         for (uint32_t r = first; r < c->world; r++) {
             if (!one_device(i, &c->status->rank[r])) continue;
             if (c->status->rank[r].gpu.free_bytes < free) free = c->status->rank[r].gpu.free_bytes;
-            fixed += c->plan[r].device_total - c->plan[r].kv_pool;
+            fixed += c->plan[r].device_total - c->plan[r].kv_pool + (c->nccl ? NCCL_PIECE : 0);
             per_block += c->plan[r].kv_block_bytes;
         }
         all = fixed + per_block * c->n_blocks;

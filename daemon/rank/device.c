@@ -93,17 +93,65 @@ static px_code to_device(void *ctx, void *dst, const void *src, size_t bytes, px
     return r->ops->upload(r->dev, (kern_buf){ dst, bytes }, src, bytes, e);
 }
 
+/* The executor's graphs have the lower numbers, and are recorded later. */
+#define MEASURED (KERN_MAX_GRAPHS - 1)
+
+static px_code record(void *ctx, px_err *e)
+{
+    daemon_rank *r = ctx;
+    return r->ops->record(r->dev, MEASURED, e);
+}
+
+static px_code end(void *ctx, px_err *e)
+{
+    daemon_rank *r = ctx;
+    return r->ops->end(r->dev, e);
+}
+
+static px_code replay(void *ctx, px_err *e)
+{
+    daemon_rank *r = ctx;
+    bool replayed;
+    px_code rc = r->ops->replay(r->dev, MEASURED, &replayed, e);
+    return rc || replayed ? rc : px_fail(e, PX_EINTERNAL, "replay", "the graph of the measurement is gone");
+}
+
+/* What each way of adding takes, a line a size; rank 0 speaks for all. */
+static void tell(const daemon_rank *r, const comm_measured *m)
+{
+    char line[256];
+
+    for (uint32_t i = 0; i < m->n && r->rank == 0; i++) {
+        size_t n = 0;
+        for (comm_algorithm a = 0; a < COMM_N_ALGORITHMS; a++)
+            if (m->there[a]) n += (size_t)snprintf(line + n, sizeof line - n, " %s_us=%.1f", comm_algorithm_name(a), (double)m->at[i].us[a]);
+        px_log_line(&r->log, PX_INFO, "sum_latency", "bytes=%zu%s", m->at[i].bytes, n ? line : "");
+    }
+    if (r->rank == 0)
+        px_log_line(&r->log, PX_INFO, "sums", "chosen=%s measured=%s", comm_algorithm_name(m->chosen), m->graphs ? "graph" : "calls");
+}
+
 px_code daemon_rank_device_sums_all(daemon_rank *r, px_err *e)
 {
     comm_device_args args = { .device = &r->sums_on, .host = r->comm, .partial_bytes = r->setup.partial_bytes };
+    const size_t host = atomic_load(&r->transport.count.live);
     uint64_t before = 0;
+    comm_measured measured;
     px_code rc;
 
     r->sums_on = (comm_device){ .ctx = r, .queue = r->ops->native_queue(r->dev), .get = get, .put = put, .to_host = to_host,
-                                .to_device = to_device };
+                                .to_device = to_device, .record = record, .end = end, .replay = replay };
     daemon_rank_device_taken(r, &before);
-    rc = comm_open_staged(&r->sums, &r->transport.a, &args, e);
+    if ((rc = comm_open_device_all(&r->sums, &r->transport.a, &args, r->setup.nccl ? COMM_REDUCE_NCCL : COMM_REDUCE_ORDERED, e)))
+        return rc;
+    if (r->world > 1) {
+        if ((rc = comm_measure_all(r->sums, r->manifest.arch.d_model * sizeof(float), &measured, e))) return rc;
+        tell(r, &measured);
+        /* the graph that was measured holds NCCL's sums */
+        if (r->setup.nccl && !(rc = record(r, e))) rc = end(r, e);
+    }
     before = daemon_rank_device_taken(r, &before);
     r->taken_nccl = before > r->sums_held ? before - r->sums_held : 0;
+    if (r->setup.nccl) r->sums_beside = atomic_load(&r->transport.count.live) - host;
     return rc;
 }

@@ -52,6 +52,7 @@ const daemon_refusable daemon_refusables[] = {
         "end what else uses the GPU (nvidia-smi), use more ranks on more GPUs, or a smaller weight format; phalanx plan tells what fits" },
     [DAEMON_FIELD_NCCL] = { "nccl", "reduce: nccl, and libnccl.so.2 cannot be opened, is too old, or fails", "install NCCL, or set reduce: ordered" },
     [DAEMON_FIELD_NCCL_VERSION] = { "nccl.version", "a rank loads another version of NCCL", "install one NCCL on all hosts; look at LD_LIBRARY_PATH" },
+    { "sequence", "check_sequence: the ranks did not make the same calls: a fault of this program", "keep the log, and report it with the line that names rank and call" },
     /* device: cuda, as kernels/cuda names it */
     { "plugin", "device: cuda, and libphalanx-cuda.so is missing, needs a library that is missing, or is of another build",
         "install the build with CUDA beside the programs, and the toolkit's cuBLASLt; or set device: cpu" },

@@ -163,7 +163,7 @@ px_code daemon_rank_hello(daemon_rank *r, px_err *e)
     Phalanx__Wire__Error error[DAEMON_RANK_ERRORS], *errors[DAEMON_RANK_ERRORS];
     Phalanx__Wire__Fact *fact[DAEMON_MAX_FACTS];
     shard_rank_bytes plan;
-    char boot[64], features[128];
+    char boot[64], features[128], nccl[32];
     px_arena arena;
     px_code rc;
 
@@ -202,6 +202,8 @@ px_code daemon_rank_hello(daemon_rank *r, px_err *e)
         device.driver = r->gpu.driver;
         device.runtime = r->gpu.runtime;
         device.arch = r->gpu.arch;
+        comm_nccl_version(nccl, sizeof nccl);
+        device.nccl = nccl;
         device.ordinal = r->ordinal;
         device.free_bytes = r->gpu.free_bytes;
         device.total_bytes = r->gpu.total_bytes;
@@ -297,7 +299,8 @@ static void add_device(daemon_rank *r, const shard_rank_bytes *b, const shard_ex
     r->ops->info(r->dev, &now, NULL);
     w->kv_measured = held->kv;
     w->arena_measured += now.held_bytes - held->weights - held->kv - r->sums_held;
-    w->comm_planned += b->comm_device + (r->setup.nccl ? 0 : b->comm_staging);
+    /* NCCL's own buffers, on either side, are among its reading */
+    w->comm_planned += r->setup.nccl ? r->sums_held : b->comm_device + b->comm_staging;
     w->comm_measured += r->sums_held;
 }
 
@@ -344,6 +347,7 @@ px_code daemon_rank_report(daemon_rank *r, uint32_t stage, uint32_t percent, con
         w.step_measured = atomic_load(&r->buffers.count.live);
         w.comm_planned = b->comm_private + (r->rank ? 0 : b->comm_shared);      /* the segment counts on rank 0 */
         w.comm_measured = atomic_load(&r->transport.count.live) + (r->rank ? 0 : comm_shared_held(r->comm));
+        w.comm_measured -= r->sums_beside;
         if (r->dev) add_device(r, b, &held, &w);
     }
     w.rss = now.anonymous + now.shared + now.files;
@@ -494,8 +498,12 @@ static px_code stage_mpi(daemon_rank *r, px_err *e)
     comm_args args = { .kind = (comm_kind)r->setup.transport, .rank = r->rank, .world = r->world,
                        .partial_bytes = r->setup.partial_bytes, .gather_bytes = r->setup.gather_bytes,
                        .shm_fd = r->shm_fd };
-    if ((rc = comm_open(&r->comm, &r->transport.a, &args, e)) || !r->dev) return rc;
-    return daemon_rank_device_sums_all(r, e);
+    if ((rc = comm_open(&r->comm, &r->transport.a, &args, e)) || (r->dev && (rc = daemon_rank_device_sums_all(r, e)))) return rc;
+    if (!r->config.check_sequence) return PX_OK;
+    const size_t before = atomic_load(&r->transport.count.live);
+    rc = comm_sequence_on(r->dev ? r->sums : r->comm, e);
+    r->sums_beside += atomic_load(&r->transport.count.live) - before;
+    return rc;
 }
 
 static px_code stage_carve(daemon_rank *r, px_err *e)

@@ -41,6 +41,7 @@ typedef struct daemon_rank {
     /* device: cuda */
     kern_dev    *dev; kern_info gpu; uint32_t ordinal;
     comm_device  sums_on; comm *sums; uint64_t sums_held;      /* partial sums on the device, over comm or by NCCL */
+    size_t       sums_beside;                                  /* on the host: of NCCL, and of the sequence check */
     uint64_t     taken_context, taken_nccl, taken_graphs;      /* of the device's memory by others than us: readings */
     pthread_t    digester; bool digesting; px_code digest_rc; _Atomic uint32_t digest_percent; _Atomic bool digested;
     px_err       digest_err[DAEMON_RANK_ERRORS]; size_t n_digest_err;

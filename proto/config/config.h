@@ -24,6 +24,7 @@ typedef struct proto_config {
     char     devices[256];       /* "": a rank's number on its host; else ordinals by that number, "0,1,4,5" */
     bool     deterministic;
     proto_reduce reduce;         /* of device: cuda */
+    bool     check_sequence;     /* debug: the ranks compare what they have done in each step */
     proto_kv_dtype kv_dtype;     /* kv.dtype */
     uint32_t kv_tokens;          /* kv.tokens, default 16384; a multiple of kv.block is made of it by rounding up */
     uint32_t kv_block;           /* kv.block: 16, 32, 64, 128 */

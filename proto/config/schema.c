@@ -50,6 +50,8 @@ const proto_field proto_fields[] = {
       .doc = "device: cuda: a token's bits do not depend on what else runs, at a price; on cpu they never do" },
     { .key = "reduce", PROTO_ENUM, PROTO_GLOBAL, AT(reduce), .words = reduce_words, .fallback = "auto",
       .doc = "device: cuda: nccl adds on the GPUs, ordered over the hosts in one order; auto: nccl where every rank has it and a GPU of its own" },
+    { .key = "check_sequence", PROTO_BOOL, PROTO_GLOBAL, AT(check_sequence), .fallback = "false",
+      .doc = "for finding faults: after each step the ranks compare what they have done, call for call" },
     { .key = "kv.dtype", PROTO_ENUM, PROTO_GLOBAL, AT(kv_dtype), .words = kv_dtype_words, .fallback = "f16",
       .doc = "number type of the KV cache" },
     { .key = "kv.tokens", PROTO_UINT, PROTO_GLOBAL, AT(kv_tokens), 1, MOST_KV, .fallback = "16384",

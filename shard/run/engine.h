@@ -20,6 +20,7 @@ struct shard_executor {
     kern_dev         *dev;
     bool              own_dev;             /* opened here */
     bool              graphs;              /* the forward pass is replayed, a graph a bucket */
+    uint64_t          recorded;            /* a bit a graph */
     uint64_t          replayed, ran;       /* bodies of steps: as a graph, and op by op though graphs are kept */
     const shard_manifest *manifest;
     const shard_file *file;
@@ -61,6 +62,7 @@ uint32_t shard_record_bytes(const shard_executor *x, uint32_t longest);
 px_code shard_graph_forward_all(shard_executor *x, const shard_forward_shape *shape, px_err *e);
 /* Collective; part of warm-up, when a step's image is uploaded: every bucket op by op, then recorded.  Nothing on CPU. */
 px_code shard_graph_record_all(shard_executor *x, px_err *e);
+void    shard_graph_drop(shard_executor *x);
 
 /* answer.c: collective; after the forward pass.  Gathers all ranks' flags and candidates and makes the results; every
  * rank comes to the same. */

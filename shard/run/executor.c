@@ -187,6 +187,7 @@ void shard_executor_close(shard_executor *x)
 {
     if (!x) return;
     if (x->dev) {
+        shard_graph_drop(x);
         shard_kv_deinit(&x->kv, x->ops, x->dev);
         if (x->rope.h) x->ops->free(x->dev, &x->rope);
         if (x->arena.h) x->ops->free(x->dev, &x->arena);
@@ -226,5 +227,5 @@ px_code shard_executor_step_all(shard_executor *x, const shard_step *in, shard_r
         s->last = n->sample ? out->entry[i].row[0].id : SHARD_NO_ID;
         s->has_last = s->last != SHARD_NO_ID;
     }
-    return PX_OK;
+    return comm_sequence_step_all(x->f.comm, e);
 }

@@ -5,7 +5,7 @@
 
 #define BODIES 17u                         /* token_budget is at most 65,536, max_sequences 4,096: 17 and 13 buckets */
 #define HEADS  26u
-_Static_assert(BODIES + HEADS <= KERN_MAX_GRAPHS, "a place for every bucket");
+_Static_assert(BODIES + HEADS <= KERN_MAX_GRAPHS && BODIES + HEADS <= 64, "a place for every bucket, a bit of `recorded`");
 
 /* log2 of the bucket; the last bucket is the budget itself. */
 static uint32_t nth(uint32_t bucket)
@@ -38,6 +38,7 @@ px_code shard_graph_forward_all(shard_executor *x, const shard_forward_shape *sh
     if (!x->graphs) return shard_forward_all(&x->f, shape, e);
     s.rows = shard_forward_bucket(s.rows, x->f.max_rows);
     if ((rc = x->ops->replay(x->dev, body_id(s.rows), &replayed, e)) || (!replayed && (rc = run_body_all(x, s.rows, e)))) return rc;
+    if (replayed) comm_sequence_graph(x->f.comm, body_id(s.rows));
     x->replayed += replayed;
     x->ran += !replayed;
     if (!s.head_rows) return PX_OK;
@@ -53,6 +54,7 @@ static px_code record_body_all(shard_executor *x, uint32_t rows, px_err *e)
 
     if ((rc = run_body_all(x, rows, e)) || (rc = x->ops->wait(x->dev, e)) || (rc = x->ops->record(x->dev, body_id(rows), e)))
         return rc;
+    x->recorded |= (uint64_t)1 << body_id(rows);
     rc = run_body_all(x, rows, e);
     ended = x->ops->end(x->dev, rc ? NULL : e);            /* the first error is the one to tell */
     return rc ? rc : ended;
@@ -64,9 +66,19 @@ static px_code record_head(shard_executor *x, const shard_forward_shape *s, px_e
 
     if ((rc = shard_forward_head(&x->f, s, e)) || (rc = x->ops->wait(x->dev, e)) || (rc = x->ops->record(x->dev, head_id(s), e)))
         return rc;
+    x->recorded |= (uint64_t)1 << head_id(s);
     rc = shard_forward_head(&x->f, s, e);
     ended = x->ops->end(x->dev, rc ? NULL : e);
     return rc ? rc : ended;
+}
+
+/* By an empty one in its place: what a graph holds of a communicator must be gone before that is closed. */
+void shard_graph_drop(shard_executor *x)
+{
+    for (uint32_t id = 0; x->graphs && x->dev && id < BODIES + HEADS; id++) {
+        bool kept = x->recorded >> id & 1;
+        if (kept && !x->ops->record(x->dev, id, NULL)) x->ops->end(x->dev, NULL);
+    }
 }
 
 px_code shard_graph_record_all(shard_executor *x, px_err *e)

@@ -103,6 +103,9 @@ def same_tokens(expected, ranks, *flags):
     assert len(re.findall(r"event=hello_device rank=\d+ gpu=\"a CPU apart\" ordinal=0 arch=90 driver=0.1 runtime=0.2", log)) == ranks, log
     assert re.search(r"event=reduce asked=\w+ sums=%s$" % ("none" if ranks == 1 else "ordered"), log, re.M), log
     assert len(re.findall(r"event=memory_of_rank of=\d+ difference=0 ", log)) == ranks, log
+    sums = re.findall(r"rank=0 host=\S+ event=sums chosen=(\S+)", log)
+    assert sums == (["staged"] if ranks > 1 else []), log
+    assert len(re.findall(r"event=sum_latency bytes=\d+ staged_us=", log)) >= 3 * len(sums), log
     life.end_and_clean(d)
     return "%d requests as on one scalar CPU" % len(expected)
 
@@ -129,7 +132,7 @@ def part_serve():
     for ranks in (1, 2, 3):
         yield same_tokens, expected, ranks
     yield same_tokens, expected, 2, "--transport", "mpi", "--reduce", "ordered"
-    yield same_tokens, expected, 2, "--deterministic", "true"
+    yield same_tokens, expected, 2, "--deterministic", "true", "--check_sequence", "true"
     for ranks in (1, 2):
         yield killed, ranks
 
