@@ -17,7 +17,7 @@
 extern "C" {
 #endif
 
-#define KERN_ABI 2u
+#define KERN_ABI 3u
 
 /* Where ops run.  Sizes of both are pure functions that are always built: a laptop plans GPUs. */
 typedef enum kern_backend { KERN_ON_CPU, KERN_ON_CUDA, KERN_N_BACKENDS } kern_backend;
@@ -107,10 +107,13 @@ typedef struct kern_rope_append_args {
     kern_buf row_slot;                        /* (T) u32: row of block_table */
     kern_buf block_table; uint32_t table_stride;   /* (slots, stride) u32 block ids */
     kern_kv kv; kern_buf flags;
+    kern_buf q_bias, k_bias, v_bias;          /* (n_head, head_dim), (n_kv_head, head_dim) f32, added first; h = NULL: none */
+    kern_buf q_norm, k_norm; float eps;       /* (head_dim) f32: RMS norm of each head, then the rotation; h = NULL: none */
 } kern_rope_append_args;
 
-typedef struct kern_attention_args {          /* causal: row sees keys 0..pos of its slot */
+typedef struct kern_attention_args {          /* causal: row sees keys 0..pos of its slot, or of them the last `window` */
     kern_rows rows; uint32_t n_head, n_kv_head, head_dim, layer;
+    uint32_t window;                          /* 0: none; it counts the row's own key */
     kern_buf q;                               /* (T, n_head, head_dim) rotated, scaled */
     kern_buf head_map;                        /* (n_head) u32: query head -> KV head of this rank */
     kern_buf pos, row_slot, block_table; uint32_t table_stride;

@@ -83,6 +83,12 @@ px_code kern_args_rope_append(const kern_rope_append_args *a, uint32_t *live, px
     if ((rc = kern_cpu_need(a->q, q, a->head_dim * sizeof(float), "q", e))) return rc;
     if ((rc = kern_cpu_need(a->k, k, a->head_dim * sizeof(float), "k", e))) return rc;
     if ((rc = kern_cpu_need(a->v, k, a->head_dim * sizeof(float), "v", e))) return rc;
+    const struct { kern_buf b; uint32_t heads; const char *name; } vector[] = {
+        { a->q_bias, a->n_head, "q_bias" }, { a->k_bias, a->n_kv_head, "k_bias" }, { a->v_bias, a->n_kv_head, "v_bias" },
+        { a->q_norm, 1, "q_norm" }, { a->k_norm, 1, "k_norm" },
+    };
+    for (size_t i = 0; i < sizeof vector / sizeof *vector; i++)
+        if (vector[i].b.h && (rc = kern_cpu_need(vector[i].b, vector[i].heads, a->head_dim * sizeof(float), vector[i].name, e))) return rc;
     return kern_cpu_need(a->flags, *live, 4, "flags", e);
 }
 

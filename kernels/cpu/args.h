@@ -18,6 +18,9 @@ px_code kern_args_add_norm(const kern_add_norm_args *a, uint32_t *live, px_err *
 px_code kern_args_swiglu(const kern_swiglu_args *a, uint32_t *live, px_err *e);
 px_code kern_args_candidates(const kern_candidates_args *a, uint32_t *live, px_err *e);
 
+/* The first key that a row at `pos` sees. */
+static inline uint32_t kern_first_key(uint32_t pos, uint32_t window) { return window && pos >= window ? pos - window + 1 : 0; }
+
 /* Bytes of workspace that a thread of attention needs: a span of K and of V in fp32. */
 static inline size_t kern_attention_scratch(uint32_t head_dim)
 {

@@ -39,7 +39,7 @@ typedef struct span {
     bool half;                               /* fp16; else fp32 */
 } span;
 
-typedef struct query { const float *q; float *out; float top, l; uint32_t n_keys; } query;
+typedef struct query { const float *q; float *out; float top, l; uint32_t first, n_keys; } query;   /* sees keys [first, n_keys) */
 
 V_INLINE vf load16(const void *p, size_t i, bool half)
 {
@@ -110,11 +110,11 @@ V_INLINE void values_(const span *s, uint32_t from, uint32_t to, uint32_t d, uin
         }
 }
 
-V_INLINE void group_scores(const query *q, const span *s, uint32_t tiles, uint32_t dim, float (*p)[KERN_SPAN],
+V_INLINE void group_scores(const query *q, const span *s, uint32_t tile, uint32_t tiles, uint32_t dim, float (*p)[KERN_SPAN],
                            const int h, const bool half)
 {
     /* Tiles beyond the last are aliases of it, so a whole group of them can be computed. */
-    for (uint32_t t = 0; t < tiles; t += WIDE(h)) scores_(q, s, t, dim, p, h, WIDE(h), half);
+    for (uint32_t t = tile / WIDE(h) * WIDE(h); t < tiles; t += WIDE(h)) scores_(q, s, t, dim, p, h, WIDE(h), half);
 }
 
 V_INLINE void group_values(const span *s, uint32_t from, uint32_t to, uint32_t dim, float (*p)[KERN_SPAN],
@@ -135,9 +135,9 @@ V_INLINE void group_values(const span *s, uint32_t from, uint32_t to, uint32_t d
     default: if (half) fn(__VA_ARGS__, 4, true); else fn(__VA_ARGS__, 4, false);       \
     }
 
-static void all_scores(const query *q, const span *s, uint32_t tiles, uint32_t dim, float (*p)[KERN_SPAN], uint32_t n)
+static void all_scores(const query *q, const span *s, uint32_t tile, uint32_t tiles, uint32_t dim, float (*p)[KERN_SPAN], uint32_t n)
 {
-    BY_COUNT(group_scores, n, s->half, q, s, tiles, dim, p)
+    BY_COUNT(group_scores, n, s->half, q, s, tile, tiles, dim, p)
 }
 
 static void all_values(const span *s, uint32_t from, uint32_t to, uint32_t dim, float (*p)[KERN_SPAN],
@@ -146,23 +146,21 @@ static void all_values(const span *s, uint32_t from, uint32_t to, uint32_t dim, 
     if (from < to) BY_COUNT(group_values, n, s->half, s, from, to, dim, p, o)
 }
 
-/* Scores -> p of the first n keys; the largest score and the sum of p. */
-static float softmax(float *p, uint32_t n, float *sum)
+/* Scores -> p of keys [from, n), from < n; the largest score and the sum of p. */
+static float softmax(float *p, uint32_t from, uint32_t n, float *sum)
 {
     vf top = v_set1(-INFINITY), low = top, l = v_zero();
-    uint32_t j;
+    uint32_t j, begin = from / 16 * 16;
 
-    for (j = 0; j + 16 <= n; j += 16) top = v_max(v_load(p + j), top);
+    if (from > begin) v_store(p + begin, v_keep_n(low, v_load(p + begin), from - begin));      /* before the window */
+    for (j = begin; j + 16 <= n; j += 16) top = v_max(v_load(p + j), top);
     if (j < n) top = v_max(v_keep_n(v_load(p + j), low, n - j), top);
     float m = v_largest(top);
     vf mm = v_set1(m);
-    for (j = 0; j + 16 <= n; j += 16) {
+    for (j = begin; j < n; j += 16) {
         vf x = v_exp(v_sub(v_load(p + j), mm));
-        v_store(p + j, x);
-        l = v_add(l, x);
-    }
-    if (j < n) {
-        vf x = v_keep_n(v_exp(v_sub(v_load(p + j), mm)), v_zero(), n - j);
+        if (n - j < 16) x = v_keep_n(x, v_zero(), n - j);
+        if (j < from) x = v_keep_n(v_zero(), x, from - j);               /* also where every score is a NaN */
         v_store(p + j, x);
         l = v_add(l, x);
     }
@@ -187,24 +185,30 @@ static void merge(query *q, const float *o, float m, float l, uint32_t dim)
 static void attend_span(query *q, uint32_t n, const span *s, uint32_t begin, uint32_t dim)
 {
     float p[AT_ONCE][KERN_SPAN], o[AT_ONCE][KERN_MAX_HEAD_DIM], m[AT_ONCE], l[AT_ONCE];
-    uint32_t keys[AT_ONCE], least = KERN_SPAN, most = 0;
+    uint32_t from[AT_ONCE], keys[AT_ONCE];                     /* it sees [from, keys) of the span */
+    uint32_t least = KERN_SPAN, most = 0, low = KERN_SPAN, high = 0;
 
     for (uint32_t i = 0; i < n; i++) {
         keys[i] = q[i].n_keys <= begin ? 0 : q[i].n_keys - begin < KERN_SPAN ? q[i].n_keys - begin : KERN_SPAN;
+        from[i] = q[i].first <= begin ? 0 : q[i].first - begin < KERN_SPAN ? q[i].first - begin : KERN_SPAN;
         if (keys[i] < least) least = keys[i];
         if (keys[i] > most) most = keys[i];
+        if (from[i] < low) low = from[i];
+        if (from[i] > high) high = from[i];
     }
-    if (!most) return;
-    all_scores(q, s, (most + KERN_TILE - 1) / KERN_TILE, dim, p, n);
+    if (low >= most) return;
+    all_scores(q, s, low / KERN_TILE, (most + KERN_TILE - 1) / KERN_TILE, dim, p, n);
     for (uint32_t i = 0; i < n; i++) {
-        if (!keys[i]) continue;
-        m[i] = softmax(p[i], keys[i], &l[i]);
+        if (from[i] >= keys[i]) continue;
+        m[i] = softmax(p[i], from[i], keys[i], &l[i]);
         for (uint32_t d = 0; d < dim; d++) o[i][d] = 0.0f;
+        /* what not all of the group see: keys before those of all, here, and behind them, below */
+        all_values(s, from[i], high < keys[i] ? high : keys[i], dim, p + i, o + i, 1);
     }
-    all_values(s, 0, least, dim, p, o, n);
+    all_values(s, high, least, dim, p, o, n);
     for (uint32_t i = 0; i < n; i++) {
-        if (!keys[i]) continue;
-        all_values(s, least, keys[i], dim, p + i, o + i, 1);   /* what not all of the group see */
+        if (from[i] >= keys[i]) continue;
+        all_values(s, high > least ? high : least, keys[i], dim, p + i, o + i, 1);
         merge(&q[i], o[i], m[i], l[i], dim);
     }
 }
@@ -251,11 +255,13 @@ static void convert(span *s, uint32_t n, uint32_t dim, float *scratch)
 /* Queries of one slot and one KV head. */
 static void attend(const attention_job *j, query *q, uint32_t n, const uint32_t *table, uint32_t head, float *scratch)
 {
-    uint32_t dim = j->a->head_dim, most = 0;
+    uint32_t dim = j->a->head_dim, most = 0, first = UINT32_MAX;
 
-    for (uint32_t i = 0; i < n; i++)
+    for (uint32_t i = 0; i < n; i++) {
         if (q[i].n_keys > most) most = q[i].n_keys;
-    for (uint32_t begin = 0; begin < most; begin += KERN_SPAN) {
+        if (q[i].first < first) first = q[i].first;
+    }
+    for (uint32_t begin = first / KERN_SPAN * KERN_SPAN; begin < most; begin += KERN_SPAN) {
         uint32_t keys = most - begin < KERN_SPAN ? most - begin : KERN_SPAN;
         span s;
         locate(j, table, head, begin, keys, &s);
@@ -294,7 +300,8 @@ static void attend_item(const attention_job *j, uint32_t item, float *scratch)
             }
             slot = of_row;
             size_t at = ((size_t)r * a->n_head + i) * a->head_dim;
-            q[n] = (query){ kern_f32(a->q) + at, kern_f32(a->out) + at, -INFINITY, 0.0f, kern_u32(a->pos)[r] + 1 };
+            uint32_t pos = kern_u32(a->pos)[r];
+            q[n] = (query){ kern_f32(a->q) + at, kern_f32(a->out) + at, -INFINITY, 0.0f, kern_first_key(pos, a->window), pos + 1 };
             for (uint32_t d = 0; d < a->head_dim; d++) q[n].out[d] = 0.0f;
             n++;
         }
@@ -333,7 +340,7 @@ px_code OP(kern_dev *d, const kern_attention_args *a, px_err *e)
     j.n_items = (uint32_t)(items * j.splits);
     /* About 64 Ki products are worth a fork. */
     uint64_t keys = 0;
-    for (uint32_t t = 0; t < j.live; t++) keys += kern_u32(a->pos)[t] + 1;
+    for (uint32_t t = 0; t < j.live; t++) keys += kern_u32(a->pos)[t] + 1 - kern_first_key(kern_u32(a->pos)[t], a->window);
     uint64_t parts = keys * a->n_head * a->head_dim / 65536 + 1;
     kern_cpu_split(d, parts < j.n_items ? (uint32_t)parts : j.n_items, attention_part, &j);
     return PX_OK;

@@ -1,20 +1,8 @@
 /* norm.c - add_norm, the definition: partial sums in tree order, the residual last, then RMSNorm.
- * ss = sum of x^2 in 16 lanes by index mod 16, each a chain of fmaf in ascending order, lanes i and i+8, i+4, i+2, i+1
- * added; r = 1 / sqrtf(ss / n + eps); y = (x * r) * weight. */
-#include <math.h>
-
+ * ss = sum of x^2 (norm.h); r = 1 / sqrtf(ss / n + eps); y = (x * r) * weight. */
 #include "kernels/cpu/args.h"
+#include "kernels/cpu/norm.h"
 #include "proto/base/tree.h"
-
-static float sum_of_squares(const float *x, uint32_t n)
-{
-    float lane[16] = {0};
-
-    for (uint32_t i = 0; i < n; i++) lane[i % 16] = fmaf(x[i], x[i], lane[i % 16]);
-    for (uint32_t step = 8; step; step /= 2)
-        for (uint32_t i = 0; i < step; i++) lane[i] = lane[i] + lane[i + step];
-    return lane[0];
-}
 
 px_code kern_cpu_add_norm_scalar(kern_dev *d, const kern_add_norm_args *a, px_err *e)
 {
@@ -34,7 +22,7 @@ px_code kern_cpu_add_norm_scalar(kern_dev *d, const kern_add_norm_args *a, px_er
         if (!a->weight.h) continue;
         const float *w = kern_f32(a->weight);
         float *y = kern_f32(a->out) + (size_t)t * n;
-        float r = 1.0f / sqrtf(sum_of_squares(res, n) / (float)n + a->eps);
+        float r = 1.0f / sqrtf(kern_sum_of_squares(res, n) / (float)n + a->eps);
         for (uint32_t i = 0; i < n; i++) y[i] = (res[i] * r) * w[i];
     }
     return PX_OK;

@@ -3,17 +3,10 @@
 #include <math.h>
 
 #include "kernels/cpu/args.h"
+#include "kernels/cpu/vec_tail.h"
 #include "proto/base/tree.h"
 
 typedef struct norm_job { const kern_add_norm_args *a; uint32_t live; } norm_job;
-
-V_INLINE vf load_upto(const float *p, unsigned n) { return n >= 16 ? v_load(p) : v_load_n(p, n); }
-
-V_INLINE void store_upto(float *p, vf x, unsigned n)
-{
-    if (n >= 16) v_store(p, x);
-    else v_store_n(p, x, n);
-}
 
 /* px_tree_sum of sixteen columns. */
 static vf tree_sum(const float *const *view, unsigned n, size_t i, unsigned width)

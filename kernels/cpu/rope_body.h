@@ -4,8 +4,28 @@
 #include <string.h>
 
 #include "kernels/cpu/args.h"
+#include "kernels/cpu/vec_tail.h"
 
 typedef struct rope_job { const kern_rope_append_args *a; uint32_t live; float scale; } rope_job;
+
+/* Head `n` of a vector with its bias and norm: x itself where there are none, else y, which may be x. */
+static const float *prepare(float *y, const float *x, uint32_t n, uint32_t h, kern_buf bias, kern_buf norm, float eps)
+{
+    vf ss = v_zero();
+
+    if (!bias.h && !norm.h) return x;
+    for (uint32_t i = 0; i < h; i += 16) {
+        vf v = load_upto(x + i, h - i);
+        if (bias.h) v = v_add(v, load_upto(kern_f32(bias) + (size_t)n * h + i, h - i));
+        store_upto(y + i, v, h - i);
+        ss = v_fma(v, v, ss);
+    }
+    if (!norm.h) return y;
+    vf r = v_set1(1.0f / sqrtf(v_sum(ss) / (float)h + eps));
+    for (uint32_t i = 0; i < h; i += 16)
+        store_upto(y + i, v_mul(v_mul(load_upto(y + i, h - i), r), load_upto(kern_f32(norm) + i, h - i)), h - i);
+    return y;
+}
 
 /* y = x rotated, times scale (1 for k: a multiplication by it changes nothing). */
 V_INLINE void rotate_(float *y, const float *x, const float *c, const float *s, uint32_t half, vf scale, bool tail)
@@ -75,7 +95,7 @@ static void rope_part(const void *ctx, uint32_t part, uint32_t n_parts)
     const rope_job *j = ctx;
     const kern_rope_append_args *a = j->a;
     uint32_t lo, hi, h = a->head_dim;
-    float k[KERN_MAX_HEAD_DIM];
+    float k[KERN_MAX_HEAD_DIM], v[KERN_MAX_HEAD_DIM];
 
     kern_cpu_share(j->live, part, n_parts, &lo, &hi);
     for (uint32_t t = lo; t < hi; t++) {
@@ -85,12 +105,13 @@ static void rope_part(const void *ctx, uint32_t part, uint32_t n_parts)
 
         for (uint32_t n = 0; n < a->n_head; n++) {
             float *q = kern_f32(a->q) + ((size_t)t * a->n_head + n) * h;
-            rotate(q, q, c, s, h / 2, j->scale);
+            rotate(q, prepare(q, q, n, h, a->q_bias, a->q_norm, a->eps), c, s, h / 2, j->scale);
         }
         for (uint32_t n = 0; n < a->n_kv_head; n++) {
             size_t row = ((size_t)t * a->n_kv_head + n) * h;
-            rotate(k, kern_f32(a->k) + row, c, s, h / 2, 1.0f);
-            append_head(a, kern_kv_at(&a->kv, a->layer, block, n), pos % a->kv.block, k, kern_f32(a->v) + row, &flags);
+            rotate(k, prepare(k, kern_f32(a->k) + row, n, h, a->k_bias, a->k_norm, a->eps), c, s, h / 2, 1.0f);
+            append_head(a, kern_kv_at(&a->kv, a->layer, block, n), pos % a->kv.block, k,
+                        prepare(v, kern_f32(a->v) + row, n, h, a->v_bias, (kern_buf){0}, 0.0f), &flags);
         }
         if (flags) ((uint32_t *)a->flags.h)[t] |= flags;
     }

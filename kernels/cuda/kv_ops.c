@@ -64,6 +64,8 @@ px_code kern_cuda_rope_append(kern_dev *d, const kern_rope_append_args *a, px_er
     px_code rc;
 
     if (!rows) return PX_OK;
+    if (a->q_bias.h || a->k_bias.h || a->v_bias.h) return px_fail(e, PX_EUNSUP, "qkv_bias", "the CUDA backend adds no biases");
+    if (a->q_norm.h || a->k_norm.h) return px_fail(e, PX_EUNSUP, "qk_norm", "the CUDA backend norms no single heads");
     if ((rc = check_kv(&k, &r.kv, e))) return rc;
     if ((rc = kern_cuda_need(a->q, rows * a->n_head, vector, 4, "q", e))) return rc;
     if ((rc = kern_cuda_need(a->k, rows * a->n_kv_head, vector, 4, "k", e))) return rc;
@@ -96,6 +98,7 @@ px_code kern_cuda_attention(kern_dev *d, const kern_attention_args *a, px_err *e
     px_code rc;
 
     if (!rows || !a->n_head) return PX_OK;
+    if (a->window) return px_fail(e, PX_EUNSUP, "sliding_window", "the CUDA backend attends to all keys");
     if ((rc = check_kv(&k, &c.kv, e))) return rc;
     if ((rc = kern_cuda_need(a->head_map, a->n_head, 4, 4, "head_map", e))) return rc;
     if ((rc = kern_cuda_need(a->q, (size_t)rows * a->n_head, a->head_dim * sizeof(float), 8, "q", e))) return rc;

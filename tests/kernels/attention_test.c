@@ -8,7 +8,7 @@
 
 enum { LAYERS = 2, LAYER = 1, SLOTS = 3 };
 
-typedef struct shape { uint32_t n_head, n_kv_head, head_dim, block, n_ctx; kern_kv_dtype dtype; const uint32_t *map; } shape;
+typedef struct shape { uint32_t n_head, n_kv_head, head_dim, block, n_ctx; kern_kv_dtype dtype; const uint32_t *map; uint32_t window; } shape;
 
 /* A cache with scattered blocks.  NaNs (and infinities) stand wherever nothing was stored. */
 typedef struct cache { kern_kv kv; kern_buf table; uint32_t stride; } cache;
@@ -75,25 +75,28 @@ static void cache_drop(cache *c)
 /* ---- attention ---- */
 typedef struct row_at { uint32_t slot, pos; } row_at;
 
+/* The first key that a row sees: with a window of n keys, its own and the n - 1 before it. */
+static uint32_t first_of(const shape *s, uint32_t pos) { return s->window && pos + 1 > s->window ? pos + 1 - s->window : 0; }
+
 /* Softmax over the visible keys in double; the worst difference. */
 static double against_double(const shape *s, const cache *c, const kern_attention_args *a, const row_at *rows, uint32_t t,
                              uint32_t head)
 {
-    uint32_t h = s->head_dim, kvh = s->map[head], n = rows[t].pos + 1;
+    uint32_t h = s->head_dim, kvh = s->map[head], n = rows[t].pos + 1, first = first_of(s, rows[t].pos);
     const float *q = (float *)a->q.h + ((size_t)t * s->n_head + head) * h;
     const float *out = (float *)a->out.h + ((size_t)t * s->n_head + head) * h;
     double *p = malloc(n * sizeof *p), top = -INFINITY, sum = 0, worst = 0;
 
-    for (uint32_t j = 0; j < n; j++) {
+    for (uint32_t j = first; j < n; j++) {
         p[j] = 0;
         for (uint32_t i = 0; i < h; i++)
             p[j] += (double)q[i] * get(&c->kv, k_at(&c->kv, block_of(c, rows[t].slot, j), kvh, j % s->block, i));
         if (p[j] > top) top = p[j];
     }
-    for (uint32_t j = 0; j < n; j++) sum += p[j] = exp(p[j] - top);
+    for (uint32_t j = first; j < n; j++) sum += p[j] = exp(p[j] - top);
     for (uint32_t i = 0; i < h; i++) {
         double o = 0;
-        for (uint32_t j = 0; j < n; j++)
+        for (uint32_t j = first; j < n; j++)
             o += p[j] * get(&c->kv, v_at(&c->kv, block_of(c, rows[t].slot, j), kvh, j % s->block, i));
         if (fabs(o / sum - out[i]) > worst) worst = fabs(o / sum - out[i]);
     }
@@ -104,18 +107,21 @@ static double against_double(const shape *s, const cache *c, const kern_attentio
 static void run_attention(const shape *s, const row_at *rows, uint32_t live, uint32_t max, uint64_t *seed)
 {
     cache c = cache_make(s, seed);
-    uint32_t len[SLOTS] = {0}, h = s->head_dim;
+    uint32_t len[SLOTS] = {0}, from[SLOTS], h = s->head_dim;
     kern_dev three = { .threads = 3 };
     kern_shape sh = { .rows = max, .threads = 3, .n_head = s->n_head, .head_dim = h, .max_cols = 64, .n_ctx = s->n_ctx };
     kern_attention_args a = { .rows = row_count(max, live), .n_head = s->n_head, .n_kv_head = s->n_kv_head, .head_dim = h,
-                              .layer = LAYER, .kv = c.kv, .block_table = c.table, .table_stride = c.stride,
+                              .layer = LAYER, .window = s->window, .kv = c.kv, .block_table = c.table, .table_stride = c.stride,
                               .workspace = row_buf(kern_cpu_attention_workspace_bytes(&sh)) };
     px_err e = {0};
 
-    for (uint32_t t = 0; t < live; t++)
+    for (uint32_t slot = 0; slot < SLOTS; slot++) from[slot] = UINT32_MAX;
+    for (uint32_t t = 0; t < live; t++) {                  /* what no row sees stays NaN, also before a window */
         if (rows[t].pos + 1 > len[rows[t].slot]) len[rows[t].slot] = rows[t].pos + 1;
+        if (first_of(s, rows[t].pos) < from[rows[t].slot]) from[rows[t].slot] = first_of(s, rows[t].pos);
+    }
     for (uint32_t slot = 0; slot < SLOTS; slot++)
-        for (uint32_t j = 0; j < len[slot]; j++)
+        for (uint32_t j = from[slot]; j < len[slot]; j++)
             for (uint32_t k = 0; k < s->n_kv_head; k++)
                 for (uint32_t i = 0; i < h; i++) {
                     put(&c.kv, k_at(&c.kv, block_of(&c, slot, j), k, j % s->block, i), test_rand_normal(seed) * 2);
@@ -191,6 +197,11 @@ static void decode_rows_equal_the_definition(void **state)
             for (uint32_t k = 0; k < SLOTS; k++) rows[k] = (row_at){ k, at[j][k] };
             run_attention(&shapes[i], rows, SLOTS, SLOTS + 2, &seed);
             run_attention(&shapes[i], rows + 1, 1, 1, &seed);
+            for (uint32_t w = 0; w < 3; w++) {             /* windows that end in a tile, at a span's end and in the first span */
+                shape s = shapes[i];
+                s.window = (const uint32_t[]){ 1, 8, 17, 100, 128, 129, 255, 700 }[(3 * (i + j) + w) % 8];
+                run_attention(&s, rows, SLOTS, SLOTS, &seed);
+            }
         }
 }
 
@@ -214,12 +225,27 @@ static void chunks_equal_the_definition(void **state)
             for (uint32_t k = 0; k < count; k++) rows[n++] = (row_at){ slot, from + k };
         }
         run_attention(&s, rows, n - (i % 2 && n > 1), max, &seed);
+        s.window = 1 + (uint32_t)(test_rand(&seed) % (i % 2 ? 20 : 300));
+        run_attention(&s, rows, n, max, &seed);
         if (i == 0) run_attention(&s, rows, 0, max, &seed);
     }
 }
 
 /* ---- rope and append ---- */
-static void run_rope(const shape *s, uint32_t live, uint32_t max, bool bad, uint64_t *seed)
+/* Head `n` of row t of x, with bias and norm, in double. */
+static void prepared(double *y, kern_buf x, uint32_t t, uint32_t n, uint32_t n_head, uint32_t h, kern_buf bias, kern_buf norm, float eps)
+{
+    double ss = 0;
+
+    for (uint32_t i = 0; i < h; i++) {
+        y[i] = (double)((float *)x.h)[((size_t)t * n_head + n) * h + i] + (bias.h ? (double)((float *)bias.h)[n * h + i] : 0.0);
+        ss += y[i] * y[i];
+    }
+    for (uint32_t i = 0; norm.h && i < h; i++) y[i] *= (double)((float *)norm.h)[i] / sqrt(ss / h + (double)eps);
+}
+
+/* bias, norm: of q and k, as some models have them. */
+static void run_rope(const shape *s, uint32_t live, uint32_t max, bool bad, bool bias, bool norm, uint64_t *seed)
 {
     cache c = cache_make(s, seed);
     uint32_t h = s->head_dim;
@@ -242,6 +268,21 @@ static void run_rope(const shape *s, uint32_t live, uint32_t max, bool bad, uint
             ((float *)a.v.h)[test_rand(seed) % (a.v.bytes / 4)] = values[i % 10];
             if (i % 4 == 0) ((float *)a.k.h)[test_rand(seed) % (a.k.bytes / 4)] = values[i % 10];
         }
+    }
+    a.eps = 1e-3f;
+    if (bias) {
+        a.q_bias = row_buf((size_t)s->n_head * h * 4);
+        a.k_bias = row_buf((size_t)s->n_kv_head * h * 4);
+        a.v_bias = row_buf(a.k_bias.bytes);
+        row_fill(a.q_bias, seed, 1.0f);
+        row_fill(a.k_bias, seed, 2.0f);
+        row_fill(a.v_bias, seed, 1.0f);
+    }
+    if (norm) {
+        a.q_norm = row_buf(h * 4);
+        a.k_norm = row_buf(h * 4);
+        row_fill(a.q_norm, seed, 1.0f);
+        row_fill(a.k_norm, seed, 3.0f);
     }
     a.cos = row_buf((size_t)s->n_ctx * h / 2 * 4);
     a.sin = row_buf(a.cos.bytes);
@@ -278,17 +319,21 @@ static void run_rope(const shape *s, uint32_t live, uint32_t max, bool bad, uint
     /* Against double: q, k, v as stored, the flags; then nothing else was written. */
     for (uint32_t t = 0; t < max; t++) {
         uint32_t want = 8, pos = ((uint32_t *)a.pos.h)[t], slot = ((uint32_t *)a.row_slot.h)[t];
-        for (uint32_t n = 0; n < s->n_head; n++)
+        double x[256], k[256], v256[256];
+        for (uint32_t n = 0; n < s->n_head; n++) {
+            prepared(x, q, t, n, s->n_head, h, t < live ? a.q_bias : (kern_buf){0}, t < live ? a.q_norm : (kern_buf){0}, a.eps);
             for (uint32_t i = 0; i < h / 2; i++) {
-                float *x = (float *)q.h + ((size_t)t * s->n_head + n) * h, *y = (float *)a.q.h + ((size_t)t * s->n_head + n) * h;
+                float *y = (float *)a.q.h + ((size_t)t * s->n_head + n) * h;
                 double f = t < live ? pos * pow(10000.0, -2.0 * i / h) : 0, w = t < live ? 1 / sqrt((double)h) : 1;
                 assert_true(fabs(y[i] - w * (x[i] * cos(f) - x[i + h / 2] * sin(f))) < 3e-4);
                 assert_true(fabs(y[i + h / 2] - w * (x[i + h / 2] * cos(f) + x[i] * sin(f))) < 3e-4);
             }
-        for (uint32_t n = 0; t < live && n < s->n_kv_head; n++)
+        }
+        for (uint32_t n = 0; t < live && n < s->n_kv_head; n++) {
+            prepared(k, a.k, t, n, s->n_kv_head, h, a.k_bias, a.k_norm, a.eps);
+            prepared(v256, a.v, t, n, s->n_kv_head, h, a.v_bias, (kern_buf){0}, 0);
             for (uint32_t i = 0; i < h; i++) {
-                const float *k = (float *)a.k.h + ((size_t)t * s->n_kv_head + n) * h;
-                float v = ((float *)a.v.h)[((size_t)t * s->n_kv_head + n) * h + i];
+                float v = (float)v256[i];
                 uint32_t block = block_of(&c, slot, pos), j = i % (h / 2);
                 float ks = get(&c.kv, k_at(&c.kv, block, n, pos % s->block, i));
                 float vs = get(&c.kv, v_at(&c.kv, block, n, pos % s->block, i));
@@ -310,10 +355,11 @@ static void run_rope(const shape *s, uint32_t live, uint32_t max, bool bad, uint
                 put(&old, k_at(&c.kv, block, n, pos % s->block, i), 0.0f);
                 put(&old, v_at(&c.kv, block, n, pos % s->block, i), 0.0f);
             }
+        }
         assert_int_equal(((uint32_t *)a.flags.h)[t], want);
     }
     row_equal(c.kv.pool, pool, "places of other keys", "cpu-scalar");
-    kern_buf *all[] = { &a.rows.live, &a.q, &a.k, &a.v, &a.cos, &a.sin, &a.pos, &a.row_slot, &a.flags, &q, &flags, &pool };
+    kern_buf *all[] = { &a.q_bias, &a.k_bias, &a.v_bias, &a.q_norm, &a.k_norm, &a.rows.live, &a.q, &a.k, &a.v, &a.cos, &a.sin, &a.pos, &a.row_slot, &a.flags, &q, &flags, &pool };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) row_drop(all[i]);
     cache_drop(&c);
 }
@@ -323,10 +369,10 @@ static void rope_append_equals_the_definition(void **state)
     static const uint32_t dims[] = { 64, 24, 16, 32, 128, 80, 256, 8, 20 }, blocks[] = { 16, 128, 64, 32 };
     uint64_t seed = 13;
     (void)state;
-    for (uint32_t i = 0; i < 45; i++) {
+    for (uint32_t i = 0; i < 72; i++) {
         shape s = { 5, 2, dims[i % 9], blocks[i % 4], 300, i % 3 ? KERN_KV_F16 : KERN_KV_F32, map_5_2 };
         uint32_t max = 1 + (uint32_t)(test_rand(&seed) % 40);
-        run_rope(&s, i == 7 ? 0 : max - (i % 2 && max > 1), max, i % 5 == 4, &seed);
+        run_rope(&s, i == 7 ? 0 : max - (i % 2 && max > 1), max, i % 5 == 4 && i % 3 != 2, i % 3 == 1, i % 3 == 2, &seed);
     }
 }
 
@@ -392,6 +438,14 @@ static void wrong_contents_are_named(void **state)
         r.cos.bytes = sizeof table;
         r.flags.bytes = 0;
         REFUSED(rope_append, r, "flags");
+        r.flags.bytes = 4;
+        kern_buf *const vector[] = { &r.q_bias, &r.k_bias, &r.v_bias, &r.q_norm, &r.k_norm };
+        static const char *const vector_name[] = { "q_bias", "k_bias", "v_bias", "q_norm", "k_norm" };
+        for (size_t i = 0; i < 5; i++) {
+            *vector[i] = (kern_buf){ q, (i == 0 ? 2 : 1) * 16 * 4 - 1 };
+            REFUSED(rope_append, r, vector_name[i]);
+            *vector[i] = (kern_buf){0};
+        }
         a.head_dim = 512;
         REFUSED(attention, a, "head_dim");
         a.head_dim = 16;

@@ -193,7 +193,8 @@ static void near_matmul(kern_matmul_args *a)
 static void near_rope_append(kern_rope_append_args *a)
 {
     near_rows(&a->rows);
-    BRING(&a->q, &a->k, &a->v, &a->cos, &a->sin, &a->pos, &a->row_slot, &a->block_table, &a->kv.pool, &a->flags);
+    BRING(&a->q, &a->k, &a->v, &a->cos, &a->sin, &a->pos, &a->row_slot, &a->block_table, &a->kv.pool, &a->flags,
+          &a->q_bias, &a->k_bias, &a->v_bias, &a->q_norm, &a->k_norm);
 }
 static void near_attention(kern_attention_args *a)
 {
