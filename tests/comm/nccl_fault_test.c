@@ -73,7 +73,7 @@ static void opening_says_what_failed(void **state)
         { FAKE_INIT, FAKE_REFUSES, 1, PX_EDEVICE, "ncclCommInitRankConfig: unhandled cuda error: the fake" },
         { FAKE_INIT, FAKE_REFUSES, 5, PX_EINTERNAL, "ncclCommInitRankConfig: invalid usage" },
         { FAKE_INIT, FAKE_LATER, 6, PX_EPEER, "ncclCommInitRankConfig: remote process" },
-        { FAKE_INIT, FAKE_HANGS, 0, PX_ETIMEOUT, "ncclCommInitRankConfig: still in progress after 300 ms on rank 1" },
+        { FAKE_INIT, FAKE_HANGS, 0, PX_ETIMEOUT, "ncclCommInitRankConfig: still in progress after 1000 ms on rank 1" },
         { FAKE_WINDOW, FAKE_REFUSES, 3, PX_EINTERNAL, "ncclCommWindowRegister: internal error" },
         { FAKE_WINDOW, FAKE_LATER, 2, PX_EIO, "ncclCommWindowRegister: unhandled system error" },
         { FAKE_WINDOW, FAKE_HANGS, 0, PX_ETIMEOUT, "ncclCommWindowRegister: still in progress" },
@@ -116,7 +116,7 @@ static void a_step_that_fails_ends_on_all_ranks(void **state)
         { FAKE_REFUSES, 3, PX_EINTERNAL, "ncclAllReduce: internal error" },
         { FAKE_LATER, 1, PX_EDEVICE, "ncclAllReduce: unhandled cuda error" },
         { FAKE_HANGS, 0, PX_ETIMEOUT, "" },                /* by the call's own deadline or by the watch's: both know */
-        { FAKE_STALLS, 0, PX_ETIMEOUT, "the step: rank 2 waited 300 ms" },
+        { FAKE_STALLS, 0, PX_ETIMEOUT, "the step: rank 2 waited 1000 ms" },
         { FAKE_BREAKS, 6, PX_EPEER, "ncclCommGetAsyncError: remote process" },
         { FAKE_BREAKS, 1, PX_EDEVICE, "ncclCommGetAsyncError: unhandled cuda error" },
     };

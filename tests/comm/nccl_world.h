@@ -10,7 +10,7 @@
 #define PARTIAL_FLOATS 1500u
 #define PARTIAL (PARTIAL_FLOATS * sizeof(float))
 #define WAIT_US (20 * (px_time_us)1000000)             /* where nothing may take so long */
-#define SOON_US (300 * (px_time_us)1000)               /* where something will */
+#define SOON_US (1000 * (px_time_us)1000)              /* where something will */
 
 typedef struct test_rank {
     uint32_t    rank, world;

@@ -229,7 +229,7 @@ static void reads_a_set(void **state)
     for (size_t i = 0; i < 2; i++) {
         assert_int_equal(shard_arch_read(&m, &t, &heap.a, paths[i], &e), PX_OK);
         assert_true(m.n_layer == 3 && m.d_model == 144 && m.tied && m.rope_theta == 1e5);
-        assert_int_equal(shard_type_of(&t, SHARD_FFN_UP, 0), KERN_F32);              /* stored types */
+        assert_int_equal(shard_type_of(&t, SHARD_FFN_UP, 0), KERN_F16);              /* stored types */
         shard_types_deinit(&t);
     }
     shard_checkpoint_close(c);
