@@ -131,6 +131,9 @@ def manifests():
         for key in ("n_layer", "n_embd", "n_vocab", "n_head", "head_dim"):
             if key in o["arch"]:
                 yield "%s %r" % (key, value), edited(arch=dict(o["arch"], **{key: value}))
+    for key, values in (("family", ("", "gemma", 3)), ("rms_eps", (0, -1e-5, 1e300, "x")), ("rope_theta", (0, -1.0, 1e300, None))):
+        for value in values:
+            yield "%s %r" % (key, value), edited(arch=dict(o["arch"], **{key: value}))
     for name in ("../rank", "/etc/passwd", "a/b", "", ".", "x" * 300):
         ranks = [dict(o["ranks"][0], file=name)] + o["ranks"][1:]
         yield "a rank's file %.20r" % name, edited(ranks=ranks)
