@@ -31,7 +31,7 @@ void daemon_model_info_message(daemon_call *c, const uint8_t *data, size_t n)
     Phalanx__V1__GetModelInfoRequest *req = (void *)daemon_service_unpack(c, &phalanx__v1__get_model_info_request__descriptor, data, n);
     Phalanx__V1__GetModelInfoResponse m = PHALANX__V1__GET_MODEL_INFO_RESPONSE__INIT;
     const daemon_model *model = req ? known_model(c) : NULL;
-    char source[65], plan[65];
+    char source[65], plan[65], kv[32];
     px_err e = {0};
 
     if (!model) return;
@@ -67,11 +67,11 @@ void daemon_model_info_message(daemon_call *c, const uint8_t *data, size_t n)
         m.bos_id = set->bos;
     }
     m.stored_bytes = set->stored_bytes;
+    proto_config_show(daemon_service_of(c)->config, proto_config_find("kv.dtype"), kv, sizeof kv);
     for (uint32_t r = 0; r < set->world; r++) {          /* replicated heads count where they lie */
         const shard_cut *cut = &set->split.cut[r];
         uint64_t bytes;
-        if (shard_kv_token_bytes(arch, daemon_service_of(c)->config->kv_dtype == PROTO_KV_F32 ? "f32" : "f16",
-                                 cut->kv_head.end - cut->kv_head.begin, &bytes, &e)) {
+        if (shard_kv_token_bytes(arch, kv, cut->kv_head.end - cut->kv_head.begin, &bytes, &e)) {
             daemon_service_refuse(c, &e, false, false);
             return;
         }

@@ -38,7 +38,14 @@ kern_path daemon_contract_cpu(const proto_config *c)
 
 static kern_kv_dtype kv_dtype(const proto_config *c)
 {
-    return c->kv_dtype == PROTO_KV_F32 ? KERN_KV_F32 : KERN_KV_F16;
+    switch (c->kv_dtype) {
+    case PROTO_KV_F32:  return KERN_KV_F32;
+    case PROTO_KV_BF16: return KERN_KV_BF16;
+    case PROTO_KV_INT8: return KERN_KV_INT8;
+    case PROTO_KV_FP8:  return KERN_KV_FP8;
+    case PROTO_KV_F16:  break;
+    }
+    return KERN_KV_F16;
 }
 
 shard_demand daemon_contract_demand(const proto_config *c, uint32_t world)
@@ -58,7 +65,7 @@ uint32_t daemon_contract_context(const proto_config *c, const shard_manifest *m)
 void daemon_contract_facts(const proto_config *c, const char *config_path, const shard_manifest *m, const char *dir,
                            void (*fn)(void *ctx, const daemon_fact *f), void *ctx)
 {
-    char value[256], hex[65], manifest[1100];
+    char value[256], kv[32], hex[65], manifest[1100];
 
     snprintf(value, sizeof value, "%u", PROTO_WIRE_VERSION);
     fn(ctx, &(daemon_fact){ daemon_field_name(DAEMON_FIELD_WIRE), value, "" });
@@ -66,7 +73,8 @@ void daemon_contract_facts(const proto_config *c, const char *config_path, const
     comm_mpi_version(value, sizeof value);
     fn(ctx, &(daemon_fact){ daemon_field_name(DAEMON_FIELD_MPI_VERSION), value, "" });
     snprintf(manifest, sizeof manifest, "%s/manifest.json", dir);
-    snprintf(value, sizeof value, "%s/%s", m->arith, c->kv_dtype == PROTO_KV_F32 ? "f32" : "f16");
+    proto_config_show(c, proto_config_find("kv.dtype"), kv, sizeof kv);
+    snprintf(value, sizeof value, "%s/%s", m->arith, kv);
     fn(ctx, &(daemon_fact){ daemon_field_name(DAEMON_FIELD_ARITHMETIC), value, manifest });
     snprintf(value, sizeof value, "%016" PRIx64, shard_rope_digest(&m->arch, daemon_contract_context(c, m)));
     fn(ctx, &(daemon_fact){ daemon_field_name(DAEMON_FIELD_ROPE), value, manifest });

@@ -10,7 +10,8 @@ typedef enum proto_transport { PROTO_TRANSPORT_AUTO, PROTO_TRANSPORT_SHM, PROTO_
 typedef enum proto_cpu { PROTO_CPU_AUTO, PROTO_CPU_SCALAR, PROTO_CPU_AVX2, PROTO_CPU_AVX512 } proto_cpu;
 typedef enum proto_device { PROTO_DEVICE_CPU, PROTO_DEVICE_CUDA } proto_device;
 typedef enum proto_reduce { PROTO_REDUCE_AUTO, PROTO_REDUCE_NCCL, PROTO_REDUCE_ORDERED } proto_reduce;
-typedef enum proto_kv_dtype { PROTO_KV_F16, PROTO_KV_F32 } proto_kv_dtype;
+/* Named as `phalanx plan` names them; on CPU the first two. */
+typedef enum proto_kv_dtype { PROTO_KV_F16, PROTO_KV_F32, PROTO_KV_BF16, PROTO_KV_INT8, PROTO_KV_FP8 } proto_kv_dtype;
 
 typedef struct proto_config {
     char     set[1024];          /* folder of the shard set; required */

@@ -18,7 +18,8 @@ static const char *const cpu_words[] = {
 static const char *const device_words[] = { [PROTO_DEVICE_CPU] = "cpu", [PROTO_DEVICE_CUDA] = "cuda", NULL };
 static const char *const reduce_words[] = {
     [PROTO_REDUCE_AUTO] = "auto", [PROTO_REDUCE_NCCL] = "nccl", [PROTO_REDUCE_ORDERED] = "ordered", NULL };
-static const char *const kv_dtype_words[] = { [PROTO_KV_F16] = "f16", [PROTO_KV_F32] = "f32", NULL };
+static const char *const kv_dtype_words[] = { [PROTO_KV_F16] = "f16", [PROTO_KV_F32] = "f32", [PROTO_KV_BF16] = "bf16",
+    [PROTO_KV_INT8] = "int8_th", [PROTO_KV_FP8] = "fp8", NULL };
 static const char *const level_words[] = { "debug", "info", "warn", "error", NULL };
 static const char *const verify_words[] = { "auto", "header", "sample", "full", NULL };
 static const uint32_t    kv_block_only[] = { 16, 32, 64, 128, 0 };
@@ -53,7 +54,7 @@ const proto_field proto_fields[] = {
     { .key = "check_sequence", PROTO_BOOL, PROTO_GLOBAL, AT(check_sequence), .fallback = "false",
       .doc = "for finding faults: after each step the ranks compare what they have done, call for call" },
     { .key = "kv.dtype", PROTO_ENUM, PROTO_GLOBAL, AT(kv_dtype), .words = kv_dtype_words, .fallback = "f16",
-      .doc = "number type of the KV cache" },
+      .doc = "number type of the KV cache; bf16, int8_th (a scale a token and head) and fp8 (e4m3) are of device: cuda" },
     { .key = "kv.tokens", PROTO_UINT, PROTO_GLOBAL, AT(kv_tokens), 1, MOST_KV, .fallback = "16384",
       .doc = "tokens that the KV cache holds, rounded up to whole blocks; a start where they do not fit is refused" },
     { .key = "kv.block", PROTO_UINT, PROTO_GLOBAL, AT(kv_block), .only = kv_block_only, .fallback = "16",
@@ -404,6 +405,8 @@ px_code proto_config_check(const proto_config *c, px_err *e)
     if ((rc = proto_config_device(c, 0, &ordinal, &listed, e))) return rc;
     if (c->deterministic && c->device == PROTO_DEVICE_CUDA && c->reduce == PROTO_REDUCE_NCCL)
         return px_refuse(e, PX_EINVAL, "reduce", "nccl", "auto or ordered", "NCCL adds in an order of its own: not with deterministic");
+    if (c->device == PROTO_DEVICE_CPU && c->kv_dtype > PROTO_KV_F32)
+        return px_refuse(e, PX_EUNSUP, "kv.dtype", kv_dtype_words[c->kv_dtype], "f16 or f32, or device: cuda", "a cache that no CPU kernel reads");
     if ((rc = proto_split_address(c->listen, host, sizeof host, &port, e))) return rc;
     if (!c->insecure && !is_loopback(host))
         return px_refuse(e, PX_EINVAL, "listen", c->listen, "a loopback address, or insecure: true",

@@ -549,6 +549,26 @@ static void only_loopback_is_served_without_keys(void **state)
     assert_string_equal(e.field, "listen");
 }
 
+/* Each key is good, together they mean nothing. */
+static void keys_that_exclude_each_other(void **state)
+{
+    static const struct { const char *text, *field; } rows[] = {
+        { "set: a\nkv.dtype: int8_th\n", "kv.dtype" }, { "set: a\nkv.dtype: bf16\ndevice: cpu\n", "kv.dtype" },
+        { "set: a\nkv.dtype: fp8\ndevice: cuda\n", NULL }, { "set: a\nkv.dtype: f32\n", NULL },
+        { "set: a\ndevice: cuda\ndeterministic: true\nreduce: nccl\n", "reduce" },
+        { "set: a\ndevice: cuda\ndeterministic: true\nreduce: ordered\n", NULL },
+        { "set: a\ndeterministic: true\nreduce: nccl\n", NULL },
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        result r = parse(rows[i].text);
+        px_err e = {0};
+        assert_int_equal(r.rc, PX_OK);
+        assert_int_equal(proto_config_check(&r.c, &e) != PX_OK, rows[i].field != NULL);
+        if (rows[i].field) assert_string_equal(e.field, rows[i].field);
+    }
+}
+
 /* ---- noise ---- */
 
 static void no_mutation_breaks_it(void **state)
@@ -630,6 +650,7 @@ int main(void)
         cmocka_unit_test(flags_are_set),
         cmocka_unit_test(addresses_are_split),
         cmocka_unit_test(only_loopback_is_served_without_keys),
+        cmocka_unit_test(keys_that_exclude_each_other),
         cmocka_unit_test(no_mutation_breaks_it),
         cmocka_unit_test(reading_survives_every_oom),
     };
