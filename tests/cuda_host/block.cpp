@@ -131,7 +131,7 @@ void run_block(block *b)
         fiber_make(&t->f, entry);
     }
     b->n_warps = (n + 31) / 32;
-    memset(b->warps, 0, sizeof b->warps);
+    for (warp &w : b->warps) w = warp();
     for (unsigned i = 0; i < n; i++) b->warps[i / 32].ready |= 1u << i % 32;
     for (unsigned w = 0; w < b->n_warps; w++) b->warps[w].there = b->warps[w].ready;
     b->ready_warps = b->n_warps == 32 ? ~0u : (1u << b->n_warps) - 1;

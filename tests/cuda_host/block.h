@@ -26,7 +26,11 @@ struct thread {
     unsigned uncommitted;
 };
 
-struct warp { unsigned there, ready, parked, exited; };
+struct warp {
+    unsigned there, ready, parked, exited;
+    bool alike;                    /* all that are parked came with the mask, the name and the place of `first` */
+    unsigned first_mask; const char *first_name; cu_site first_at;
+};
 
 struct shared_block { const void *key; const char *name; char *p; size_t bytes; };
 

@@ -15,6 +15,7 @@ struct CUevent_st { unsigned long ticket; CUgraph_st *recording; bool recorded; 
 namespace cuh {
 namespace {
 std::recursive_mutex lock_;
+std::recursive_mutex turn;         /* held while a work runs: who finds the queue empty knows that all of it is done */
 std::deque<std::function<void()>> queue;
 unsigned long put, done;           /* works ever put into the queue, and finished */
 std::vector<cudaStream_t> streams;
@@ -31,6 +32,7 @@ bool known(cudaStream_t s)
 
 bool run_one()
 {
+    std::lock_guard<std::recursive_mutex> alone(turn);
     std::function<void()> work;
     {
         std::lock_guard<std::recursive_mutex> lock(lock_);

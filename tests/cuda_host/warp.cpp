@@ -16,7 +16,9 @@ void warp_call(const char *name, unsigned mask, void *args, warp_fn fn, cu_site 
     if (!(mask >> self->lane & 1)) fail(at, "%s: lane %u is not in its own mask %08x", name, self->lane, mask);
     if (mask & ~w->there) fail(at, "%s: mask %08x names lanes that the block does not have (%08x)", name, mask, w->there);
     if (mask & w->exited) fail(at, "%s: mask %08x names lanes that have ended (%08x)", name, mask, w->exited);
-    for (unsigned bits = w->parked; bits; bits &= bits - 1) {
+    /* Addresses of texts tell quickly that two are the same; only where they differ is the text looked at. */
+    const bool alike = w->parked && w->alike && w->first_mask == mask && w->first_name == name && w->first_at.file == at.file && w->first_at.line == at.line;
+    for (unsigned bits = alike ? 0 : w->parked; bits; bits &= bits - 1) {
         const thread *o = &lanes[__builtin_ctz(bits)];
         const bool mine = mask >> o->lane & 1, theirs = o->mask >> self->lane & 1;
         if (!mine && !theirs) continue;
@@ -24,6 +26,12 @@ void warp_call(const char *name, unsigned mask, void *args, warp_fn fn, cu_site 
         if (strcmp(o->waits, name) || o->at.line != at.line || strcmp(o->at.file, at.file))
             fail(at, "%s: lane %u is here while lane %u of its mask waits in %s at %s:%d", name, self->lane, o->lane, o->waits, o->at.file, o->at.line);
     }
+    if (!w->parked) {
+        w->first_mask = mask;
+        w->first_name = name;
+        w->first_at = at;
+    }
+    w->alike = alike || !w->parked;
     self->args = args;
     self->mask = mask;
     w->parked |= 1u << self->lane;
