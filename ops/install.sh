@@ -14,8 +14,8 @@ packages=(
   libyaml-dev libjansson-dev libpcre2-dev libutf8proc-dev libxxhash-dev
   # ranks
   libopenmpi-dev openmpi-bin libgomp1
-  # tests
-  libcmocka-dev
+  # tests; clang, its runtime and symbolizer for MemorySanitizer, which gcc has not
+  libcmocka-dev clang libclang-rt-dev llvm
 )
 
 if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
