@@ -168,6 +168,7 @@ typedef struct kern_info {
 } kern_info;
 
 #define KERN_MAX_GRAPHS 64u
+#define KERN_MAX_HEAD_DIM 256u                /* of rope_append and attention, in every backend */
 
 typedef struct kern_ops {
     uint32_t size, abi;                       /* sizeof(kern_ops), KERN_ABI */

@@ -8,7 +8,6 @@
 
 #define KERN_SPAN 128u                       /* keys of an attention span (kernels/README.md) */
 #define KERN_TILE 16u                        /* keys of a K tile */
-#define KERN_MAX_HEAD_DIM 256u
 #define KERN_F16_OVERFLOW 65520.0f           /* from here on fp16 rounds to infinity */
 
 /* Each gives the live rows.  Errors: PX_EINTERNAL, field: the argument. */

@@ -6,7 +6,9 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "kernels/kernels.h"
 #include "proto/base/io.h"
+#include "shard/model/family.h"
 
 /* ---- roles ---- */
 
@@ -176,21 +178,33 @@ static px_code refuse(const char *field, const char *found, const char *expected
     return px_err_set_mismatch(e, PX_EUNSUP, __FILE__, __LINE__, field, found, expected);
 }
 
+static const char *truth(bool x) { return x ? "true" : "false"; }
+
 px_code shard_arch_check_served(const shard_arch *m, px_err *e)
 {
-    char n[32];
+    char n[64], known[160];
+    const shard_family *f = shard_family_find(SHARD_FAMILY_NAME, m->family, true);
 
-    if (strcmp(m->family, "llama")) return refuse("family", m->family, "llama", e);
+    if (!f) return refuse("family", m->family, shard_family_list(SHARD_FAMILY_NAME, true, known, sizeof known), e);
     if (m->n_expert) {
         snprintf(n, sizeof n, "%u experts", m->n_expert);
         return refuse("n_expert", n, "0 (a dense model)", e);
     }
-    if (m->qkv_bias) return refuse("qkv_bias", "true", "false", e);
-    if (m->qk_norm) return refuse("qk_norm", "true", "false", e);
+    if (m->qkv_bias != f->qkv_bias) return refuse("qkv_bias", truth(m->qkv_bias), truth(f->qkv_bias), e);
+    if (m->qk_norm != f->qk_norm) return refuse("qk_norm", truth(m->qk_norm), truth(f->qk_norm), e);
     if (m->sandwich_norms) return refuse("sandwich_norms", "true", "false", e);
-    if (m->sliding_window) {
+    if (m->sliding_window && !f->slides) {
         snprintf(n, sizeof n, "%u", m->sliding_window);
         return refuse("sliding_window", n, "0 (none)", e);
+    }
+    if (m->n_full_attention) {
+        snprintf(n, sizeof n, "%u of %u layers keep no window", m->n_full_attention, m->n_layer);
+        return refuse("n_full_attention", n, "all or none of them", e);
+    }
+    if (m->head_dim > KERN_MAX_HEAD_DIM) {
+        snprintf(n, sizeof n, "%u", m->head_dim);
+        snprintf(known, sizeof known, "%u at most", KERN_MAX_HEAD_DIM);
+        return refuse("head_dim", n, known, e);
     }
     return PX_OK;
 }

@@ -11,14 +11,16 @@
 
 typedef struct shard_arch {
     char     name[96];            /* what the checkpoint calls itself, "" if nothing */
-    char     family[32];          /* "llama"; the planner also knows others */
+    char     family[32];          /* "llama": a name of family.c */
     uint32_t n_layer, d_model, d_ff, n_head, n_kv_head, head_dim, n_vocab, n_ctx;
     float    rms_eps;
     bool     tied;                /* one table for embedding and output */
-    bool     qkv_bias, qk_norm, sandwich_norms;   /* planned, not served yet; sandwich: norms behind attention and FFN too */
-    uint32_t n_expert, n_expert_used;     /* 0: dense */
-    uint32_t sliding_window;      /* 0: none (planned, not served yet) */
-    uint32_t n_full_attention;    /* with a window: layers that see everything all the same; 0: every layer slides */
+    bool     qkv_bias;            /* of q, k and v; none of the output */
+    bool     qk_norm;             /* an RMS norm of every head of q and k, before the rotation */
+    bool     sandwich_norms;      /* norms behind attention and FFN too (planned, not served) */
+    uint32_t n_expert, n_expert_used;     /* 0: dense (experts are planned, not served) */
+    uint32_t sliding_window;      /* keys that a token sees, its own among them; 0: all before it */
+    uint32_t n_full_attention;    /* with a window: layers that see everything all the same (planned, not served); 0: every layer slides */
     kern_rope_kind rope_kind;
     double   rope_theta, rope_factor, rope_low_freq, rope_high_freq;
     uint32_t rope_ctx_orig;
@@ -55,7 +57,7 @@ void shard_arch_shape(const shard_arch *m, shard_role r, uint64_t *rows, uint64_
 px_code shard_arch_check(const shard_arch *m, px_err *e);
 /* Copy n bytes as the model's name: cut at a character's end; nothing is copied of what is not UTF-8. */
 void shard_arch_set_name(shard_arch *m, const char *name, size_t n);
-/* What the CPU serves today: refuses biases, qk norms, experts, sliding windows by field. */
+/* What is served: a family that is (family.h), dense, and with what its family has; e->field is what differs. */
 px_code shard_arch_check_served(const shard_arch *m, px_err *e);
 
 #endif

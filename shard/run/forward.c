@@ -87,7 +87,7 @@ px_code shard_forward_embed(shard_forward *f, uint32_t n, px_err *e)
                                                      .ids = f->id, .out = f->partial[f->turn] }, e);
 }
 
-/* normed -> q, k, v -> rope, KV append -> attention -> partial */
+/* normed -> q, k, v -> [biases, norms of heads], rope, KV append -> attention -> partial */
 px_code shard_forward_attend(shard_forward *f, uint32_t layer, uint32_t n, px_err *e)
 {
     const shard_layer *y = &f->w->layer[layer];
@@ -102,11 +102,13 @@ px_code shard_forward_attend(shard_forward *f, uint32_t layer, uint32_t n, px_er
     if ((rc = f->ops->rope_append(f->dev, &(kern_rope_append_args){
             .rows = rows, .n_head = heads, .n_kv_head = f->kv.n_kv_head, .head_dim = hd, .layer = layer, .q = f->q,
             .k = f->k, .v = f->v, .cos = f->cos, .sin = f->sin, .pos = f->pos, .row_slot = f->slot,
-            .block_table = f->block_table, .table_stride = f->table_stride, .kv = f->kv, .flags = f->flags }, e)))
+            .block_table = f->block_table, .table_stride = f->table_stride, .kv = f->kv, .flags = f->flags,
+            .q_bias = y->q_bias, .k_bias = y->k_bias, .v_bias = y->v_bias, .q_norm = y->q_norm, .k_norm = y->k_norm,
+            .eps = f->arch->rms_eps }, e)))
         return rc;
     if ((rc = f->ops->attention(f->dev, &(kern_attention_args){
-            .rows = rows, .n_head = heads, .n_kv_head = f->kv.n_kv_head, .head_dim = hd, .layer = layer, .q = f->q,
-            .head_map = f->head_map, .pos = f->pos, .row_slot = f->slot, .block_table = f->block_table,
+            .rows = rows, .n_head = heads, .n_kv_head = f->kv.n_kv_head, .head_dim = hd, .layer = layer,
+            .window = f->arch->sliding_window, .q = f->q, .head_map = f->head_map, .pos = f->pos, .row_slot = f->slot, .block_table = f->block_table,
             .table_stride = f->table_stride, .kv = f->kv, .out = f->attn, .workspace = f->workspace }, e)))
         return rc;
     return multiply_partial(f, rows, f->attn, &y->out, e);

@@ -49,10 +49,11 @@ static px_code view(const source *s, shard_role r, uint32_t layer, kern_weight *
     return s->ops->wrap(s->dev, (void *)(uintptr_t)data, bytes, &w->panels, e);
 }
 
+/* Left as it is, a buffer of nothing, where the architecture has none. */
 static px_code vector(const source *s, shard_role r, uint32_t layer, kern_buf *b, px_err *e)
 {
     kern_weight w = {0};
-    px_code rc = view(s, r, layer, &w, e);
+    px_code rc = shard_arch_has(&s->m->arch, r) ? view(s, r, layer, &w, e) : PX_OK;
     *b = w.panels;
     return rc;
 }
@@ -94,7 +95,9 @@ px_code shard_weights_map(shard_weights *w, const kern_ops *ops, kern_dev *dev, 
         shard_layer *y = &layer[l];
         if ((rc = vector(&s, SHARD_ATTN_NORM, l, &y->attn_norm, e)) || (rc = view(&s, SHARD_ATTN_Q, l, &y->q, e))
             || (rc = view(&s, SHARD_ATTN_K, l, &y->k, e)) || (rc = view(&s, SHARD_ATTN_V, l, &y->v, e))
-            || (rc = view(&s, SHARD_ATTN_OUT, l, &y->out, e)) || (rc = vector(&s, SHARD_FFN_NORM, l, &y->ffn_norm, e))
+            || (rc = vector(&s, SHARD_ATTN_Q_BIAS, l, &y->q_bias, e)) || (rc = vector(&s, SHARD_ATTN_K_BIAS, l, &y->k_bias, e))
+            || (rc = vector(&s, SHARD_ATTN_V_BIAS, l, &y->v_bias, e)) || (rc = vector(&s, SHARD_Q_NORM, l, &y->q_norm, e))
+            || (rc = vector(&s, SHARD_K_NORM, l, &y->k_norm, e)) || (rc = view(&s, SHARD_ATTN_OUT, l, &y->out, e)) || (rc = vector(&s, SHARD_FFN_NORM, l, &y->ffn_norm, e))
             || (rc = view(&s, SHARD_FFN_GATE, l, &y->gate, e)) || (rc = view(&s, SHARD_FFN_UP, l, &y->up, e))
             || (rc = view(&s, SHARD_FFN_DOWN, l, &y->down, e)))
             return rc;

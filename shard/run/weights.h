@@ -10,6 +10,8 @@
 typedef struct shard_layer {
     kern_buf    attn_norm, ffn_norm;       /* (d_model) f32 */
     kern_weight q, k, v;                   /* rows cut by heads */
+    kern_buf    q_bias, k_bias, v_bias;    /* one a row, f32; h = NULL: the family has none */
+    kern_buf    q_norm, k_norm;            /* (head_dim) f32; h = NULL: none */
     kern_weight out;                       /* columns cut by heads: leaves a partial sum */
     kern_weight gate, up;                  /* rows cut */
     kern_weight down;                      /* columns cut: leaves a partial sum */

@@ -8,6 +8,7 @@
 
 #include "kernels/dtype.h"
 #include "proto/base/io.h"
+#include "shard/model/family.h"
 #include "shard/store/gguf_arch.h"
 #include "shard/store/hfconfig.h"
 #include "shard/store/inventory.h"
@@ -87,6 +88,7 @@ static px_code bind(shard_checkpoint *c, px_err *e)
 {
     px_code rc;
     const shard_naming names = c->gguf ? SHARD_NAMES_GGUF : SHARD_NAMES_HF;
+    const bool pairs = c->gguf && shard_family_find(SHARD_FAMILY_NAME, c->arch.family, true)->gguf_pairs;   /* served: checked */
 
     /* A layer has more than one tensor: a number of layers that lies is found before memory is taken for it. */
     if (c->arch.n_layer > c->inventory.n)
@@ -100,7 +102,7 @@ static px_code bind(shard_checkpoint *c, px_err *e)
     for (shard_role r = 0; r < SHARD_N_ROLES; r++)
         for (uint32_t l = 0; shard_arch_has(&c->arch, r) && l < (shard_role_get(r)->per_layer ? c->arch.n_layer : 1); l++) {
             shard_source *s = &c->bound[shard_binding_at(r, l)];
-            s->qk_permuted = c->gguf && (r == SHARD_ATTN_Q || r == SHARD_ATTN_K);
+            s->qk_permuted = pairs && (r == SHARD_ATTN_Q || r == SHARD_ATTN_K);
             c->bytes += s->bytes;                       /* no overflow: extents of files that are mapped */
             if (r <= SHARD_OUTPUT) c->types.global[r] = s->dtype;
             else c->types.layer[(size_t)l * SHARD_N_ROLES + r] = s->dtype;

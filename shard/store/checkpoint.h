@@ -12,7 +12,7 @@ typedef struct shard_source {               /* one tensor of the checkpoint */
     const uint8_t *data;                    /* row-major, blocks along columns; at any address: memcpy, no casts */
     size_t         bytes;
     const char    *file;                    /* for messages */
-    bool           qk_permuted;             /* GGUF llama: rows of a head are interleaved pairs; the sharder undoes it */
+    bool           qk_permuted;             /* some GGUFs: rows of a head are interleaved pairs; the sharder undoes it */
 } shard_source;
 
 struct shard_gguf;

@@ -4,7 +4,9 @@
 #include <stdio.h>
 #include <string.h>
 
-typedef struct reader { const shard_gguf *g; char arch[32]; } reader;
+#include "shard/model/family.h"
+
+typedef struct reader { const shard_gguf *g; char arch[32]; const shard_family *family; } reader;
 typedef struct key { char s[96]; } key;
 
 static key key_of(const reader *r, const char *tail)
@@ -64,8 +66,6 @@ static px_code opt_f64(const reader *r, const char *tail, double *out, px_err *e
     return shard_gguf_has(r->g, k.s) ? shard_gguf_f64(r->g, k.s, out, e) : PX_OK;
 }
 
-static bool is_gemma(const reader *r) { return !strcmp(r->arch, "gemma2") || !strcmp(r->arch, "gemma3"); }
-
 static px_code refuse_what_differs(const reader *r, px_err *e)
 {
     /* Numbers with which other models of this architecture change the arithmetic; 0 and `neutral` do nothing. */
@@ -83,7 +83,7 @@ static px_code refuse_what_differs(const reader *r, px_err *e)
     for (size_t i = 0; i < sizeof number / sizeof *number; i++) {
         double v = 0;
         if ((rc = opt_f64(r, number[i].tail, &v, e))) return rc;
-        if (is_gemma(r) && strstr(number[i].tail, "softcapping")) continue;      /* planned, and part of the family */
+        if (r->family->sandwich_norms && strstr(number[i].tail, "softcapping")) continue;      /* planned, and part of the family */
         if (v != 0 && v != number[i].neutral)
             return refuse_real(key_of(r, number[i].tail).s, v, number[i].neutral != 0 ? "1" : "no such key", e);
     }
@@ -124,8 +124,10 @@ static px_code read_sizes(const reader *r, shard_arch *m, px_err *e)
         (rc = opt_u32(r, "rope.dimension_count", &rotary, e)) || (rc = opt_u32(r, "expert_count", &m->n_expert, e)) ||
         (rc = opt_u32(r, "attention.sliding_window", &m->sliding_window, e)))
         return rc;
-    /* the file tells the window; that every second (Gemma 2) or all but every sixth layer (Gemma 3) slides is the family's */
-    if (m->sliding_window && is_gemma(r)) m->n_full_attention = m->n_layer / (!strcmp(r->arch, "gemma2") ? 2 : 6);
+    if (m->sliding_window && r->family->asks_to_slide)           /* whether it counts, no key of a GGUF says */
+        return refuse_real(key_of(r, "attention.sliding_window").s, m->sliding_window, "no such key", e);
+    /* the file tells the window, the family which layers keep it */
+    if (m->sliding_window && r->family->full_every) m->n_full_attention = m->n_layer / r->family->full_every;
     if (m->n_expert && (rc = need_u32(r, "expert_used_count", &m->n_expert_used, e))) return rc;
     if (value_length != m->head_dim)
         return refuse_real(key_of(r, "attention.value_length").s, value_length, "attention.key_length", e);
@@ -204,26 +206,40 @@ static px_code read_ids(const reader *r, shard_arch *m, px_err *e)
     return PX_OK;
 }
 
-px_code shard_gguf_arch(shard_arch *m, const shard_gguf *g, bool served, px_err *e)
+/* A file of weights that go with those of another is no model. */
+static px_code check_kind(const shard_gguf *g, px_err *e)
 {
-    static const char *const families[] = { "llama", "qwen2", "qwen3", "gemma2", "gemma3" };
     px_code rc;
     const char *s;
     size_t n;
+    char word[32];
+
+    if (!shard_gguf_has(g, "general.type")) return PX_OK;
+    if ((rc = shard_gguf_str(g, "general.type", &s, &n, e))) return rc;
+    snprintf(word, sizeof word, "%.*s", n < sizeof word ? (int)n : (int)sizeof word - 1, s);
+    return strcmp(word, "model") ? refuse("general.type", word, "model", e) : PX_OK;
+}
+
+px_code shard_gguf_arch(shard_arch *m, const shard_gguf *g, bool served, px_err *e)
+{
+    px_code rc;
+    const char *s;
+    size_t n;
+    char known[160];
     reader r = { .g = g };
 
     *m = (shard_arch){ .bos = UINT32_MAX };
     if ((rc = shard_gguf_str(g, "general.architecture", &s, &n, e))) goto out;
     snprintf(r.arch, sizeof r.arch, "%.*s", n < sizeof r.arch ? (int)n : (int)sizeof r.arch - 1, s);
-    for (size_t i = 0; i < (served ? 1 : 5); i++)                                       /* the served one comes first */
-        if (!strcmp(r.arch, families[i])) snprintf(m->family, sizeof m->family, "%s", families[i]);
-    if (!m->family[0]) {
-        rc = refuse("general.architecture", r.arch, served ? "llama" : "llama, qwen2, qwen3, gemma2 or gemma3", e);
+    if (!(r.family = shard_family_find(SHARD_FAMILY_GGUF, r.arch, served))) {
+        rc = refuse("general.architecture", r.arch, shard_family_list(SHARD_FAMILY_GGUF, served, known, sizeof known), e);
         goto out;
     }
-    m->qkv_bias = !strcmp(m->family, "qwen2");
-    m->qk_norm = !strcmp(m->family, "qwen3") || !strcmp(m->family, "gemma3");
-    m->sandwich_norms = is_gemma(&r);
+    if ((rc = check_kind(g, e))) goto out;
+    snprintf(m->family, sizeof m->family, "%s", r.family->name);
+    m->qkv_bias = r.family->qkv_bias;
+    m->qk_norm = r.family->qk_norm;
+    m->sandwich_norms = r.family->sandwich_norms;
     if ((rc = refuse_what_differs(&r, e)) || (rc = read_sizes(&r, m, e)) || (rc = read_rope(&r, m, e)) ||
         (rc = read_ids(&r, m, e)))
         goto out;

@@ -6,7 +6,7 @@
 #include "shard/model/arch.h"
 #include "shard/store/gguf.h"
 
-/* Reads general.architecture llama, and unless `served` (the planner asks) qwen2 and qwen3.  n_vocab is the rows of token_embd.weight,
+/* Reads the families of shard/model/family.c: those that are served or, if not `served` (the planner asks), all.  n_vocab is the rows of token_embd.weight,
  * tied the absence of output.weight, rope_freqs.weight the divisors of the rope frequencies.
  * Errors: PX_EUNSUP (e->field is the key; found, expected), PX_EMISMATCH, PX_ENOTFOUND, PX_ERANGE.  Numbers are checked. */
 px_code shard_gguf_arch(shard_arch *m, const shard_gguf *g, bool served, px_err *e);

@@ -6,38 +6,9 @@
 #include <string.h>
 
 #include "proto/base/io.h"
+#include "shard/model/family.h"
 
 #define MAX_CONFIG_BYTES 1000000u
-
-/* What a family means where its config is silent (the defaults of transformers' configuration classes). */
-typedef struct family_sizes { uint32_t n_layer, d_model, d_ff, n_head, n_vocab; } family_sizes;
-
-typedef struct family {
-    const char *model_type, *architecture;
-    bool        qkv_bias, qk_norm, experts;
-    uint32_t    n_kv_head;        /* 0: as many as query heads */
-    uint32_t    head_dim;         /* 0: d_model / n_head */
-    uint32_t    n_ctx;
-    double      rope_theta;
-    uint32_t    window;           /* sliding window of a config that has no such key */
-    uint32_t    full_every;       /* of so many layers the last sees everything; 0: all slide, where any does */
-    bool        sandwich, tied;
-    const family_sizes *sizes;    /* of a config that leaves them out, else NULL */
-} family;
-
-static const family_sizes gemma3_sizes = { 26, 2304, 9216, 8, 262208 };
-
-static const family known[] = {
-    { "llama",   "LlamaForCausalLM",   false, false, false, 0,  0,   2048,   1e4 },
-    { "mistral", "MistralForCausalLM", false, false, false, 8,  0,   131072, 1e4, 4096, 0, false, false, NULL },
-    { "qwen2",   "Qwen2ForCausalLM",   true,  false, false, 32, 0,   32768,  1e4, 4096, 0, false, false, NULL },
-    { "qwen3",   "Qwen3ForCausalLM",   false, true,  false, 32, 128, 32768,  1e4, 4096, 0, false, false, NULL },
-    { "mixtral", "MixtralForCausalLM", false, false, true,  8,  0,   131072, 1e6 },
-    { "gemma2",  "Gemma2ForCausalLM",  false, false, false, 4,  256, 8192,   1e4, 4096, 2, true, true, NULL },
-    { "gemma3_text", "Gemma3ForCausalLM", false, true, false, 4, 256, 131072, 1e6, 4096, 6, true, true, &gemma3_sizes },
-    { "gemma3",  "Gemma3ForConditionalGeneration", false, true, false, 4, 256, 131072, 1e6, 4096, 6, true, true, &gemma3_sizes },
-};
-#define FAMILIES "llama, mistral, qwen2, qwen3, mixtral, gemma2 or gemma3"
 
 static px_code refuse(const char *field, const char *found, const char *expected, px_err *e)
 {
@@ -115,11 +86,12 @@ static px_code opt_str(json_t *o, const char *key, const char *field, const char
 
 /* ---- family, and what would change the arithmetic ---- */
 
-static px_code read_family(json_t *o, bool served, const family **out, px_err *e)
+static px_code read_family(json_t *o, bool served, const shard_family **out, px_err *e)
 {
     px_code rc;
     const char *type = NULL, *arch = NULL;
     json_t *list = get(o, "architectures");
+    char known[160];
 
     if ((rc = opt_str(o, "model_type", "model_type", &type, e))) return rc;
     if (list) {
@@ -128,35 +100,41 @@ static px_code read_family(json_t *o, bool served, const family **out, px_err *e
         arch = json_string_value(json_array_get(list, 0));
     }
     if (!type && !arch) return px_fail(e, PX_ENOTFOUND, "model_type", "the file names no architecture");
-    for (size_t i = 0; i < (served ? 1 : sizeof known / sizeof *known); i++) {          /* the served one comes first */
-        if (strcmp(type ? type : arch, type ? known[i].model_type : known[i].architecture)) continue;
-        /* the language model of a picture model goes by both names */
-        if (arch && strcmp(arch, known[i].architecture) && !(known[i].sizes && !strncmp(arch, "Gemma3For", 9)))
-            return refuse("architectures", arch, known[i].architecture, e);
-        *out = &known[i];
-        return PX_OK;
-    }
-    return type ? refuse("model_type", type, served ? "llama" : FAMILIES, e) : refuse("architectures", arch, "LlamaForCausalLM", e);
+    const shard_family_word word = type ? SHARD_FAMILY_MODEL_TYPE : SHARD_FAMILY_ARCHITECTURE;
+    if (!(*out = shard_family_find(word, type ? type : arch, served)))
+        return refuse(type ? "model_type" : "architectures", type ? type : arch, shard_family_list(word, served, known, sizeof known), e);
+    /* the language model of a picture model goes by both names */
+    if (arch && strcmp(arch, (*out)->architecture) && !((*out)->sizes && !strncmp(arch, "Gemma3For", 9)))
+        return refuse("architectures", arch, (*out)->architecture, e);
+    return PX_OK;
 }
 
-static px_code refuse_what_differs(json_t *o, const family *f, px_err *e)
+static px_code refuse_what_differs(json_t *o, const shard_family *f, bool served, px_err *e)
 {
-    static const char *const must_be_false[] = { "attention_bias", "mlp_bias" };
+    static const char *const must_be_false[] = { "attention_bias", "mlp_bias", "is_encoder_decoder", "use_mrope" };
     static const char *const must_be_absent[] = { "attn_logit_softcapping", "final_logit_softcapping", "logit_scale" };
+    /* of what is served: a part of the model that would be left out, or that its tensors alone would tell of */
+    static const char *const must_be_nothing[] = { "vision_config", "audio_config", "num_local_experts", "num_experts", "n_routed_experts" };
     px_code rc;
     const char *act = "silu", *word;
     double rotary = 1;
     json_t *v;
 
     if ((rc = opt_str(o, "hidden_act", "hidden_act", &act, e))) return rc;
-    if (!f->sandwich && strcmp(act, "silu") && strcmp(act, "swish")) return refuse("hidden_act", act, "silu", e);
-    for (size_t i = 0; i < 2; i++) {
+    if (!f->sandwich_norms && strcmp(act, "silu") && strcmp(act, "swish")) return refuse("hidden_act", act, "silu", e);
+    for (size_t i = 0; i < sizeof must_be_false / sizeof *must_be_false; i++) {
         bool on = false;
         if ((rc = opt_bool(o, must_be_false[i], &on, e))) return rc;
         if (on) return refuse(must_be_false[i], "true", "false", e);
     }
-    for (size_t i = 0; !f->sandwich && i < sizeof must_be_absent / sizeof *must_be_absent; i++)
+    for (size_t i = 0; !f->sandwich_norms && i < sizeof must_be_absent / sizeof *must_be_absent; i++)
         if (get(o, must_be_absent[i])) return refuse(must_be_absent[i], "a value", "no such key", e);
+    for (size_t i = 0; served && i < sizeof must_be_nothing / sizeof *must_be_nothing; i++)
+        if ((v = get(o, must_be_nothing[i])) && !(json_is_integer(v) && json_integer_value(v) == 0)) {
+            char n[32];
+            snprintf(n, sizeof n, "%" JSON_INTEGER_FORMAT, json_integer_value(v));
+            return refuse(must_be_nothing[i], json_is_integer(v) ? n : type_word(v), "no such key: a dense language model", e);
+        }
     if ((v = get(o, "quantization_config"))) {
         word = json_string_value(json_object_get(v, "quant_method"));
         return refuse("quantization_config", word ? word : type_word(v), "no such key: F32, F16 or BF16 tensors", e);
@@ -177,7 +155,7 @@ static px_code refuse_what_differs(json_t *o, const family *f, px_err *e)
 /* ---- numbers ---- */
 
 /* How many layers see everything although the model has a window: a list says it, a period, or (Qwen) where sliding begins. */
-static px_code read_pattern(json_t *o, const family *f, bool qwen, shard_arch *m, px_err *e)
+static px_code read_pattern(json_t *o, const shard_family *f, shard_arch *m, px_err *e)
 {
     px_code rc;
     json_t *list = get(o, "layer_types");
@@ -197,7 +175,7 @@ static px_code read_pattern(json_t *o, const family *f, bool qwen, shard_arch *m
     if (!m->sliding_window) return PX_OK;
     if (list) {
         if (!strcmp(f->model_type, "llama")) full = m->n_layer;          /* refused above unless all of them say so */
-    } else if (qwen) {
+    } else if (f->asks_to_slide) {
         if ((rc = opt_u32(o, "max_window_layers", &first, e))) return rc;
         full = first;
     } else if (every) {
@@ -209,18 +187,17 @@ static px_code read_pattern(json_t *o, const family *f, bool qwen, shard_arch *m
     return PX_OK;
 }
 
-static px_code read_sizes(json_t *o, const family *f, bool served, shard_arch *m, px_err *e)
+static px_code read_sizes(json_t *o, const shard_family *f, bool served, shard_arch *m, px_err *e)
 {
     px_code rc;
     double eps = 1e-6;
-    bool qwen = !strcmp(f->model_type, "qwen2") || !strcmp(f->model_type, "qwen3");
-    bool window = !qwen;                                          /* off there unless switched on */
+    bool window = !f->asks_to_slide;
     bool experts = f->experts || (!served && get(o, "num_local_experts"));
 
     m->n_ctx = f->n_ctx;
     m->head_dim = f->head_dim;
     m->tied = f->tied;
-    m->sandwich_norms = f->sandwich;
+    m->sandwich_norms = f->sandwich_norms;
     if (f->sizes) {
         m->n_layer = f->sizes->n_layer;
         m->d_model = f->sizes->d_model;
@@ -243,7 +220,7 @@ static px_code read_sizes(json_t *o, const family *f, bool served, shard_arch *m
         if (!json_object_get(o, "sliding_window")) m->sliding_window = f->window;        /* null is none, nothing is the default */
         if ((rc = opt_u32(o, "sliding_window", &m->sliding_window, e))) return rc;
     }
-    if ((rc = read_pattern(o, f, qwen, m, e))) return rc;
+    if ((rc = read_pattern(o, f, m, e))) return rc;
     m->rms_eps = (float)eps;
     m->qkv_bias = f->qkv_bias;
     m->qk_norm = f->qk_norm;
@@ -274,7 +251,7 @@ static px_code need_real(json_t *o, const char *group, const char *key, double *
 }
 
 /* rope_scaling (classic) or rope_parameters (transformers 5: it holds rope_theta too). */
-static px_code read_rope(json_t *o, const family *f, shard_arch *m, px_err *e)
+static px_code read_rope(json_t *o, const shard_family *f, shard_arch *m, px_err *e)
 {
     px_code rc;
     const char *group = get(o, "rope_parameters") ? "rope_parameters" : "rope_scaling", *type = NULL;
@@ -363,7 +340,7 @@ px_code shard_hfconfig_read(shard_arch *m, kern_dtype *dtype, char *revision, si
     size_t bytes;
     json_t *o = NULL, *root = NULL;
     json_error_t why;
-    const family *f = NULL;
+    const shard_family *f = NULL;
     const char *name = "", *commit = "";
 
     *m = (shard_arch){0};
@@ -377,13 +354,13 @@ px_code shard_hfconfig_read(shard_arch *m, kern_dtype *dtype, char *revision, si
         o = get(o, "text_config");
         if (!json_is_object(o)) { rc = px_mismatch(e, "text_config", type_word(o), "an object"); goto out; }
     }
-    if ((rc = refuse_what_differs(o, f, e)) || (rc = read_sizes(o, f, served, m, e)) ||
+    if ((rc = refuse_what_differs(o, f, served, e)) || (rc = read_sizes(o, f, served, m, e)) ||
         (rc = read_rope(o, f, m, e)) || (rc = read_ids(o, m, e)) ||
         (rc = read_dtype(get(o, "dtype") || get(o, "torch_dtype") ? o : root, dtype, e)) ||
         (rc = opt_str(root, "_name_or_path", "_name_or_path", &name, e)) ||
         (rc = opt_str(root, "_commit_hash", "_commit_hash", &commit, e)))
         goto out;
-    snprintf(m->family, sizeof m->family, "%s", f->sizes ? "gemma3" : f->model_type);
+    snprintf(m->family, sizeof m->family, "%s", f->name);
     shard_arch_set_name(m, name, strlen(name));
     if (cap) snprintf(revision, cap, "%s", commit);
     rc = shard_arch_check(m, e);

@@ -5,9 +5,8 @@
 
 #include "shard/model/arch.h"
 
-/* Reads llama, and unless `served` (the planner asks) mistral, qwen2, qwen3, mixtral, gemma2 and gemma3 (of a picture model
- * the language model).  dtype: what the file says of its tensors (F32 if
- * nothing).  revision (cap bytes): the commit, if the file names one, else "".
+/* Reads the families of shard/model/family.c: those that are served or, if not `served` (the planner asks), all of them, of a
+ * picture model the language model.  dtype: what the file says of its tensors (F32 if nothing).  revision (cap bytes): the commit, if the file names one, else "".
  * Errors: PX_EUNSUP (e->field is the key: model_type, architectures, hidden_act, attention_bias, rope_scaling.rope_type,
  * quantization_config ...; found, expected), PX_EMISMATCH (a value of another type), PX_ENOTFOUND (a key that must be
  * there), PX_ERANGE, PX_EINVAL (not JSON), and those of px_read_file.  The numbers are checked (shard_arch_check). */

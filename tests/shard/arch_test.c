@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "shard/model/arch.h"
+#include "shard/model/family.h"
 
 static const shard_arch SMALL = { .family = "llama", .n_layer = 3, .d_model = 96, .d_ff = 160, .n_head = 6, .n_kv_head = 2,
                                   .head_dim = 32, .n_vocab = 321, .n_ctx = 256, .rms_eps = 1e-5f, .rope_theta = 1e4,
@@ -121,12 +121,43 @@ static void checks_every_number(void **state)
 #define UNSERVED(change, name) do { m = SMALL; change; px_err_clear(&e); \
         assert_int_equal(shard_arch_check_served(&m, &e), PX_EUNSUP); assert_string_equal(e.field, name); \
         assert_true(e.found[0] && e.expected[0]); } while (0)
-    UNSERVED(strcpy(m.family, "qwen2"), "family");
+    UNSERVED(strcpy(m.family, "gemma2"), "family");
+    assert_string_equal(e.expected, "llama, mistral, qwen2 or qwen3");
     UNSERVED(m.n_expert = 4, "n_expert");
     UNSERVED(m.qkv_bias = true, "qkv_bias");
     UNSERVED(m.qk_norm = true, "qk_norm");
+    UNSERVED(strcpy(m.family, "qwen2"), "qkv_bias");                            /* it has to have them */
+    UNSERVED(strcpy(m.family, "qwen3"), "qk_norm");
     UNSERVED(m.sliding_window = 8, "sliding_window");
+    UNSERVED((strcpy(m.family, "mistral"), m.sliding_window = 8, m.n_full_attention = 1), "n_full_attention");
     UNSERVED(m.sandwich_norms = true, "sandwich_norms");
+    UNSERVED(m.head_dim = 258, "head_dim");
+#define SERVED(change) do { m = SMALL; change; assert_int_equal(shard_arch_check_served(&m, &e), PX_OK); } while (0)
+    SERVED((strcpy(m.family, "mistral"), m.sliding_window = 8));
+    SERVED((strcpy(m.family, "qwen2"), m.qkv_bias = true));
+    SERVED((strcpy(m.family, "qwen3"), m.qk_norm = true, m.sliding_window = 8));
+}
+
+static void finds_a_family_by_each_of_its_words(void **state)
+{
+    char list[160];
+
+    (void)state;
+    for (size_t i = 0; i < shard_n_families; i++) {
+        const shard_family *f = &shard_families[i];
+        assert_true(f->name && f->model_type && f->architecture && f->n_ctx && f->rope_theta > 0);
+        assert_ptr_equal(shard_family_find(SHARD_FAMILY_MODEL_TYPE, f->model_type, false), f);
+        assert_ptr_equal(shard_family_find(SHARD_FAMILY_MODEL_TYPE, f->model_type, true), f->served ? f : NULL);
+        assert_ptr_equal(shard_family_find(SHARD_FAMILY_ARCHITECTURE, f->architecture, false), f);
+        if (f->gguf) assert_ptr_equal(shard_family_find(SHARD_FAMILY_GGUF, f->gguf, false), f);
+        /* what is served needs nothing that the forward pass has not */
+        if (f->served) assert_false(f->sandwich_norms || f->experts || f->full_every);
+    }
+    assert_null(shard_family_find(SHARD_FAMILY_NAME, "bert", false));
+    assert_string_equal(shard_family_list(SHARD_FAMILY_GGUF, true, list, sizeof list), "llama, qwen2 or qwen3");
+    assert_string_equal(shard_family_list(SHARD_FAMILY_NAME, false, list, sizeof list),
+                        "llama, mistral, qwen2, qwen3, mixtral, gemma2 or gemma3");
+    assert_string_equal(shard_family_list(SHARD_FAMILY_NAME, false, list, 9), "llama, m");
 }
 
 static void cuts_a_name_at_a_character(void **state)
@@ -154,6 +185,7 @@ int main(void)
         cmocka_unit_test(shapes_follow_the_numbers),
         cmocka_unit_test(has_what_the_flags_say),
         cmocka_unit_test(checks_every_number),
+        cmocka_unit_test(finds_a_family_by_each_of_its_words),
         cmocka_unit_test(cuts_a_name_at_a_character),
     };
     return cmocka_run_group_tests_name("shard_arch", tests, NULL, NULL);

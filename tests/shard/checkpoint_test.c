@@ -50,7 +50,7 @@ static void check_whole(const shard_checkpoint *c)
             shard_arch_shape(a, r, &rows, &cols);
             assert_true(s->rows == rows && s->cols == cols);
             assert_int_equal(shard_type_of(shard_checkpoint_types(c), r, l), s->dtype);
-            assert_int_equal(s->qk_permuted, shard_checkpoint_gguf(c) && (r == SHARD_ATTN_Q || r == SHARD_ATTN_K));
+            assert_int_equal(s->qk_permuted, shard_checkpoint_gguf(c) && !strcmp(a->family, "llama") && (r == SHARD_ATTN_Q || r == SHARD_ATTN_K));
             bytes += s->bytes;
         }
     assert_int_equal(shard_checkpoint_bytes(c), bytes);
@@ -60,7 +60,7 @@ static void check_whole(const shard_checkpoint *c)
 
 static void opens_every_golden_folder(void **state)
 {
-    static const char *const names[] = { "llama", "llama3", "llama_linear", "smollm_like", "mqa" };
+    static const char *const names[] = { "llama", "llama3", "llama_linear", "smollm_like", "mqa", "mistral", "qwen2", "qwen3" };
     char path[64];
 
     (void)state;
@@ -69,7 +69,10 @@ static void opens_every_golden_folder(void **state)
         shard_checkpoint *c = open_good(test_golden(path));
         check_whole(c);
         assert_null(shard_checkpoint_gguf(c));
-        assert_int_equal(shard_checkpoint_arch(c)->tied, i == 3);
+        assert_int_equal(shard_checkpoint_arch(c)->tied, i == 3 || i == 6);
+        assert_int_equal(shard_checkpoint_arch(c)->sliding_window, i == 5 ? 8 : 0);
+        assert_int_equal(shard_checkpoint_tensor(c, SHARD_ATTN_K_BIAS, 1) != NULL, i == 6);
+        assert_int_equal(shard_checkpoint_tensor(c, SHARD_Q_NORM, 1) != NULL, i == 7);
         assert_int_equal(shard_checkpoint_tensor(c, SHARD_FFN_NORM, 2)->dtype, KERN_BF16);
         assert_string_equal(shard_checkpoint_revision(c), "");
         shard_checkpoint_close(c);
@@ -77,6 +80,27 @@ static void opens_every_golden_folder(void **state)
     shard_checkpoint *c = open_good(test_golden("tiny/arch/mqa/model.safetensors"));      /* the file in the folder */
     check_whole(c);
     shard_checkpoint_close(c);
+}
+
+/* Not what is like a Llama's: biases, norms of heads that are not d_model / n_head wide; rows are as they are rotated. */
+static void opens_the_golden_ggufs_of_qwen(void **state)
+{
+    static const char *const names[] = { "qwen2_q8_0/model.gguf", "qwen3_q4_0/model.gguf", "qwen3_q4_0/model.v2.gguf" };
+    char path[64];
+
+    (void)state;
+    for (size_t i = 0; i < 3; i++) {
+        snprintf(path, sizeof path, "tiny/gguf/%s", names[i]);
+        shard_checkpoint *c = open_good(test_golden(path));
+        const shard_arch *x = shard_checkpoint_arch(c);
+        check_whole(c);
+        assert_string_equal(x->family, i ? "qwen3" : "qwen2");
+        assert_true(x->qkv_bias == !i && x->qk_norm == (i > 0) && x->tied == !i && !x->sliding_window && x->rope_theta == 1e6);
+        assert_true(x->d_model == 96 && x->n_head == 6 && x->n_kv_head == 2 && x->head_dim == (i ? 32 : 16));
+        assert_int_equal(shard_checkpoint_tensor(c, SHARD_ATTN_Q, 0)->dtype, i ? KERN_Q4_0 : KERN_Q8_0);
+        assert_false(shard_checkpoint_tensor(c, SHARD_ATTN_Q, 0)->qk_permuted);
+        shard_checkpoint_close(c);
+    }
 }
 
 /* The same model as F16 GGUF and as safetensors: the numbers agree, k rows are permuted. */
@@ -119,8 +143,7 @@ static void opens_the_real_model(void **state)
 static void refuses_other_families_by_name(void **state)
 {
     static const char *const names[][2] = {
-        { "mistral", "mistral" }, { "qwen2", "qwen2" }, { "qwen3", "qwen3" }, { "later/mixtral", "mixtral" },
-        { "later/gemma3_text", "gemma3_text" }, { "later/qwen3_moe", "qwen3_moe" },
+        { "later/mixtral", "mixtral" }, { "later/gemma3_text", "gemma3_text" }, { "later/qwen3_moe", "qwen3_moe" },
     };
     char path[64], text[8192], name[64];
 
@@ -137,7 +160,7 @@ static void refuses_other_families_by_name(void **state)
         snprintf(name, sizeof name, "%s/model.safetensors", names[i][1]);
         px_err e = expect(safetensors_write("{}", 0, name), PX_EUNSUP, "model_type");
         assert_string_equal(e.found, names[i][1]);
-        assert_string_equal(e.expected, "llama");
+        assert_string_equal(e.expected, "llama, mistral, qwen2 or qwen3");
         assert_non_null(strstr(e.file, "config.json"));
     }
 }
@@ -307,7 +330,10 @@ static void k_bos(void)          { gguf_u32(&m, "tokenizer.ggml.bos_token_id", 4
 static void k_eos(void)          { gguf_key(&m, "tokenizer.ggml.eos_token_id", GG_I32); image_u32(&m, (uint32_t)-1); }
 static void k_theta(void)        { gguf_f32(&m, "llama.rope.freq_base", 0); }
 static void k_gemma(void)        { gguf_str(&m, "general.architecture", "gemma2"); }
-static void k_qwen(void)         { gguf_str(&m, "general.architecture", "qwen2"); }
+static void k_moe(void)          { gguf_str(&m, "general.architecture", "qwen3moe"); }
+static void k_adapter(void)      { gguf_str(&m, "general.type", "adapter"); }
+static void k_model(void)        { gguf_str(&m, "general.type", "model"); }
+static void k_type(void)         { gguf_u32(&m, "general.type", 1); }
 
 static void reads_and_refuses_metadata(void **state)
 {
@@ -324,7 +350,10 @@ static void reads_and_refuses_metadata(void **state)
         { "llama.attention.layer_norm_rms_epsilon", NULL, 0, PX_ENOTFOUND, "llama.attention.layer_norm_rms_epsilon" },
         { "general.architecture", NULL, 0, PX_ENOTFOUND, "general.architecture" },
         { "general.architecture", k_gemma, 1, PX_EUNSUP, "general.architecture" },
-        { "general.architecture", k_qwen, 1, PX_EUNSUP, "general.architecture" },
+        { "general.architecture", k_moe, 1, PX_EUNSUP, "general.architecture" },
+        { NULL, k_adapter, 1, PX_EUNSUP, "general.type" },
+        { NULL, k_model, 1, PX_OK, "" },
+        { NULL, k_type, 1, PX_EMISMATCH, "general.type" },
         { NULL, k_experts, 2, PX_EUNSUP, "n_expert" },
         { NULL, k_no_experts, 1, PX_OK, "" },
         { NULL, k_window, 1, PX_EUNSUP, "sliding_window" },
@@ -548,7 +577,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(opens_every_golden_folder),
-        cmocka_unit_test(opens_the_golden_gguf),
+        cmocka_unit_test(opens_the_golden_ggufs_of_qwen), cmocka_unit_test(opens_the_golden_gguf),
         cmocka_unit_test(opens_the_real_model),
         cmocka_unit_test(refuses_other_families_by_name),
         cmocka_unit_test(binds_a_gguf_exactly),

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "shard/model/family.h"
 #include "shard/store/hfconfig.h"
 #include "tests/shard/image.h"
 
@@ -43,6 +44,9 @@ static void reads_both_forms_of_every_golden_model(void **state)
         { "llama_linear", 96,  6, 3, 16, 160, 1e4, 1e-5f, false, KERN_ROPE_LINEAR, 4 },
         { "smollm_like",  144, 9, 3, 16, 160, 1e5, 1e-5f, true,  KERN_ROPE_NONE,   0 },
         { "mqa",          96,  4, 1, 24, 160, 1e4, 1e-5f, false, KERN_ROPE_NONE,   0 },
+        { "mistral",      96,  6, 2, 16, 160, 1e4, 1e-5f, false, KERN_ROPE_NONE,   0 },
+        { "qwen2",        96,  6, 2, 16, 160, 1e6, 1e-6f, true,  KERN_ROPE_NONE,   0 },
+        { "qwen3",        96,  6, 2, 32, 160, 1e6, 1e-6f, false, KERN_ROPE_NONE,   0 },
     };
     char name[64];
 
@@ -55,7 +59,8 @@ static void reads_both_forms_of_every_golden_model(void **state)
         assert_true(m.head_dim == want[i].hd && m.d_ff == want[i].ff && m.tied == want[i].tied);
         assert_true(m.rope_theta == want[i].theta && m.rms_eps == want[i].eps);
         assert_true(m.rope_kind == want[i].rope && m.rope_factor == want[i].factor);
-        assert_string_equal(m.family, "llama");
+        assert_string_equal(m.family, i < 5 ? "llama" : want[i].name);
+        assert_true(m.sliding_window == (i == 5 ? 8 : 0) && m.qkv_bias == (i == 6) && m.qk_norm == (i == 7));
         assert_int_equal(dtype, KERN_BF16);
         snprintf(name, sizeof name, "tiny/arch/%s/config.v5.json", want[i].name);
         shard_arch v5 = read_golden(name, true);
@@ -121,11 +126,19 @@ static void reads_windows_of_every_family(void **state)
         if (m.sliding_window != want[i].window || m.n_full_attention != want[i].full)
             fail_msg("%s: window %u, %u see all", want[i].text, m.sliding_window, m.n_full_attention);
         assert_true(m.tied == want[i].tied && m.sandwich_norms == want[i].sandwich && m.qk_norm == want[i].qk_norm);
-        /* the daemon still refuses each of them by name */
-        if (strcmp(want[i].family, "llama")) {
-            assert_int_equal(shard_hfconfig_read(&m, &dtype, revision, 96, true, &heap.a, text_write(want[i].text, "config.json"), &e),
-                             PX_EUNSUP);
+        /* what is served: windows of all layers or none, in families that have them; others are refused by name */
+        const shard_family *f = shard_family_find(SHARD_FAMILY_NAME, want[i].family, true);
+        px_code rc = shard_hfconfig_read(&m, &dtype, revision, 96, true, &heap.a, text_write(want[i].text, "config.json"), &e);
+        if (!f) {
+            assert_int_equal(rc, PX_EUNSUP);
             assert_string_equal(e.field, "model_type");
+        } else if (want[i].full || (want[i].window && !f->slides)) {
+            assert_int_equal(rc, PX_OK);
+            assert_int_equal(shard_arch_check_served(&m, &e), PX_EUNSUP);
+            assert_string_equal(e.field, want[i].full ? "n_full_attention" : "sliding_window");
+        } else {
+            assert_int_equal(rc, PX_OK);
+            assert_int_equal(shard_arch_check_served(&m, &e), PX_OK);
         }
     }
     /* a picture model's config leaves heads and vocabulary to its family */
@@ -197,6 +210,16 @@ static void refuses_by_name(void **state)
         { "{\"model_type\":7}", PX_EMISMATCH, "model_type", "an integer" },
         { "{\"attention_bias\":true}", PX_EUNSUP, "attention_bias", "true" },
         { "{\"mlp_bias\":true}", PX_EUNSUP, "mlp_bias", "true" },
+        { "{\"model_type\":\"qwen3\",\"architectures\":null,\"attention_bias\":true}", PX_EUNSUP, "attention_bias", "true" },
+        { "{\"model_type\":\"qwen2_vl\",\"architectures\":null}", PX_EUNSUP, "model_type", "qwen2_vl" },
+        { "{\"model_type\":\"bert\",\"architectures\":[\"BertModel\"]}", PX_EUNSUP, "model_type", "bert" },
+        { "{\"model_type\":\"qwen2\",\"architectures\":[\"Qwen2ForTokenClassification\"]}", PX_EUNSUP, "architectures", "Qwen2ForTokenClassification" },
+        { "{\"is_encoder_decoder\":true}", PX_EUNSUP, "is_encoder_decoder", "true" },
+        { "{\"use_mrope\":true}", PX_EUNSUP, "use_mrope", "true" },
+        { "{\"vision_config\":{}}", PX_EUNSUP, "vision_config", "an object" },
+        { "{\"num_experts\":128}", PX_EUNSUP, "num_experts", "128" },
+        { "{\"num_local_experts\":4}", PX_EUNSUP, "num_local_experts", "4" },
+        { "{\"num_local_experts\":0,\"num_experts\":\"many\"}", PX_EUNSUP, "num_experts", "a string" },
         { "{\"mlp_bias\":\"no\"}", PX_EMISMATCH, "mlp_bias", "a string" },
         { "{\"hidden_act\":\"gelu\"}", PX_EUNSUP, "hidden_act", "gelu" },
         { "{\"quantization_config\":{\"quant_method\":\"gptq\"}}", PX_EUNSUP, "quantization_config", "gptq" },
