@@ -89,7 +89,7 @@ static __device__ __forceinline__ uint64_t nth_largest(const uint64_t (&key)[N],
     return floor ? floor : 1;
 }
 
-/* gate: tile regs=128 shared=448 some=ld128 */
+/* gate: tile regs=128 shared=644 some=ld128 */
 static __global__ void __launch_bounds__(THREADS) tile(const cand_job j)
 {
     CU_SHARED(uint64_t, keys, 32);
