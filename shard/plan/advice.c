@@ -113,8 +113,9 @@ size_t shard_advise(const shard_plan *p, const shard_change changes[SHARD_N_LEVE
     if (bits(p) < 6 && !shard_kv_vector_bytes(d->kv_dtype, p->model.m->head_dim, &vector, NULL) &&
         vector >= 2ull * p->model.m->head_dim && !shard_kv_vector_bytes("int8_th", p->model.m->head_dim, &narrow, NULL))
         say(&l, "wide_cache", w->line[SHARD_LINE_KV] / vector * (vector - narrow), "weights of %.2f bits beside a cache of %llu: int8_th "
-            "would save %s of the pool's %s on rank %u", bits(p), (unsigned long long)(vector * 8 / p->model.m->head_dim),
-            shard_human(w->line[SHARD_LINE_KV] / vector * (vector - narrow), a), shard_human(w->line[SHARD_LINE_KV], b), p->worst);
+            "would save %s of the pool's %s on rank %u%s", bits(p), (unsigned long long)(vector * 8 / p->model.m->head_dim),
+            shard_human(w->line[SHARD_LINE_KV] / vector * (vector - narrow), a), shard_human(w->line[SHARD_LINE_KV], b), p->worst,
+            shard_kv_kept(d->backend, "int8_th") ? "" : ", where it is kept: on GPUs, not on CPU");
     say(&l, "host_at_load", p->host[SHARD_LOAD_NAIVE].anonymous, "ranks that each read the checkpoint would take %s of a host's memory at "
         "load; %s takes %s, and %s of page cache makes the next start warm", shard_human(p->host[SHARD_LOAD_NAIVE].anonymous, a),
         shard_load_name(p->load), shard_human(p->host[p->load].anonymous, b), shard_human(p->host[p->load].page_cache, c));

@@ -141,6 +141,7 @@ static px_code narrower_cache(const shard_plan *p, shard_change *c, px_err *e)
         shard_deploy d = p->d;
         bool fits;
         if (shard_kv_vector_bytes(shard_fit_kv_dtypes[i], p->model.m->head_dim, &bytes, NULL) || bytes >= have) continue;
+        if ((p->carved || d.backend == SHARD_ON_CUDA) && !shard_kv_kept(d.backend, shard_fit_kv_dtypes[i])) continue;
         d.kv_dtype = shard_fit_kv_dtypes[i];
         if ((rc = attempt(p, &p->model, &d, &now, &fits, e))) return rc;
         if (!now.tried) continue;

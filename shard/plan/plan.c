@@ -29,12 +29,22 @@ static bool sum_over(uint64_t *sum, uint64_t n) { return __builtin_add_overflow(
 
 /* ---- a rank that is carved ---- */
 
-static bool kv_of(const char *word, kern_kv_dtype *out)
+static const struct { const char *word; kern_kv_dtype dtype; bool cpu; } KEPT[] = {
+    { "f16", KERN_KV_F16, true }, { "f32", KERN_KV_F32, true }, { "bf16", KERN_KV_BF16, false }, { "int8_th", KERN_KV_INT8, false },
+    { "fp8", KERN_KV_FP8, false },
+};
+
+static bool kv_of(shard_backend backend, const char *word, kern_kv_dtype *out)
 {
-    if (!strcmp(word, "f16")) *out = KERN_KV_F16;
-    else if (!strcmp(word, "f32")) *out = KERN_KV_F32;
-    else return false;
-    return true;
+    for (size_t i = 0; i < sizeof KEPT / sizeof *KEPT; i++)
+        if (!strcmp(word, KEPT[i].word) && (KEPT[i].cpu || backend == SHARD_ON_CUDA)) return *out = KEPT[i].dtype, true;
+    return false;
+}
+
+bool shard_kv_kept(shard_backend backend, const char *word)
+{
+    kern_kv_dtype dtype;
+    return kv_of(backend, word, &dtype);
 }
 
 static px_code carve(shard_plan *p, uint32_t r, px_err *e)
@@ -43,7 +53,7 @@ static px_code carve(shard_plan *p, uint32_t r, px_err *e)
     shard_demand demand = { .kv_tokens = d->kv_tokens, .kv_block = d->page, .max_sequences = d->max_sequences,
                             .token_budget = d->token_budget, .threads = d->threads };
 
-    if (!kv_of(d->kv_dtype, &demand.kv_dtype))
+    if (!kv_of(SHARD_ON_CPU, d->kv_dtype, &demand.kv_dtype))
         return px_fail(e, PX_EUNSUP, "kv.dtype", "the CPU keeps f16 or f32, not %s", d->kv_dtype);
     if (d->pool) return px_fail(e, PX_EUNSUP, "pool", "a pool given in bytes is no configuration");
     return shard_rank_bytes_of(p->model.m, p->model.stored, &p->split, r, &demand, d->transport, &p->rank[r].carved, e);
@@ -57,7 +67,7 @@ static px_code choose_carving(shard_plan *p, px_err *e)
     p->carved = false;
     if (p->d.backend != SHARD_ON_CPU) return PX_OK;
     if (!p->model.stored) {
-        px_fail(&p->why_not, PX_EUNSUP, "format", "the CPU does not multiply with %s", p->model.format);
+        px_fail(&p->why_not, PX_EUNSUP, "format", "the CPU does not multiply with %s, or not with columns as this model has them", p->model.format);
         return PX_OK;
     }
     if (p->d.ffn == SHARD_SPLIT_ALIGNED) {

@@ -88,6 +88,9 @@ typedef struct shard_plan {
     bool     memory_fits, p95_fits, p99_fits, fits;
 } shard_plan;
 
+/* Whether ranks on it keep a cache of this type; the others are planned by the formulas alone. */
+bool shard_kv_kept(shard_backend backend, const char *kv_dtype);
+
 /* Errors: those of the split (field ranks), of classes, of the KV dtype, of shard_rank_bytes_of for the deployment's numbers,
  * PX_ENOMEM. */
 px_code shard_plan_make(shard_plan *p, px_alloc *a, const shard_plan_model *model, const shard_deploy *d, px_err *e);
