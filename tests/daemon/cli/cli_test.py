@@ -193,7 +193,7 @@ class Plan(Case):
         self.nothing_left()
 
     def test_models_that_are_not_served(self):
-        p = run("plan", os.path.join(TINY, "arch", "qwen2", "config.json"), "--ranks", "2")
+        p = run("plan", os.path.join(TINY, "arch", "later", "gemma3_text", "config.json"), "--ranks", "2")
         self.expect(p, OK)
         self.assertIn("not served", p.err)
 
@@ -210,10 +210,30 @@ class Shard(Case):
     def test_bytes_are_told(self):
         p = run("shard", GGUF, "--ranks", "2", "--out", self.path("set"))
         self.expect(p, OK)
-        for w in ("source", "stored", "mapped", "rank 0", "rank 1", "F16 weights are stored as F32"):
+        for w in ("source", "stored", "mapped", "rank 0", "rank 1"):
             self.assertIn(w, p.out)
+        self.assertNotIn("another type", p.out)
         self.assertEqual(p.err.count("\r"), 0)              # no bar without a terminal
         self.expect(run("verify", self.path("set")), OK)
+
+    def test_what_a_format_changes_is_told(self):
+        """Per class: types, bytes, and an error that is as large as the format's steps make it."""
+        bounds = {"w8a16": (0.002, 0.02), "w4a16": (0.03, 0.2), "Q8_0": (0.002, 0.02), "Q4_0": (0.03, 0.2), "Q4_1": (0.03, 0.2), "F32": (0, 0)}
+        layers = {"attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"}
+        for fmt, (least, most) in bounds.items():
+            _, made, _ = self.shard(LLAMA, 1 if fmt[0] == "w" else 2, "--format", fmt, name=fmt)
+            self.assertEqual(set(made["converted"]), layers | {"token_embd", "output"}, fmt)
+            for name, c in made["converted"].items():
+                self.assertEqual((c["from"], c["tensors"]), ("BF16", 3 if name in layers else 1), name)
+                if c["to"] == "F16":
+                    self.assertTrue(fmt[0] == "w" and c["rounding"] < 1e-6 and c["source_bytes"] == c["stored_bytes"], (fmt, name, c))
+                    continue
+                self.assertTrue(least <= c["rounding"] <= most, (fmt, name, c))
+                self.assertEqual(c["stored_bytes"] < c["source_bytes"], fmt != "F32", (fmt, name, c))
+        p = run("shard", LLAMA, "--ranks", "1", "--format", "Q4_1", "--out", self.path("text"))
+        self.expect(p, OK)
+        self.assertRegex(p.out, r"stored as another type")
+        self.assertRegex(p.out, r"ffn_down +3  BF16 +to Q4_1 .* rounding +0\.\d+ of its size")
 
     def test_sets_of_safetensors_have_no_tokenizer(self):
         out, made, p = self.shard(LLAMA, 2)
