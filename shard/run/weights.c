@@ -1,5 +1,4 @@
 #include "shard/run/weights.h"
-#include "shard/store/shardfile.h"
 
 #include <stdio.h>
 

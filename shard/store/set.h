@@ -48,6 +48,7 @@ void    shard_file_close(shard_file *f);
 const char *shard_file_path(const shard_file *f);
 uint64_t shard_file_bytes(const shard_file *f);
 const void *shard_file_map(const shard_file *f, size_t *bytes);
+const uint8_t *shard_file_data(const shard_file *f);       /* the first tensor: data lie in one piece */
 /* A tensor of this rank in panels (vectors: plain F32); borrowed from the mapping. */
 px_code shard_file_tensor(const shard_file *f, shard_role r, uint32_t layer, const void **data, kern_dtype *t,
                           uint64_t *rows, uint64_t *cols, size_t *bytes, px_err *e);

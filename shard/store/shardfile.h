@@ -30,7 +30,6 @@ px_code shard_header_text(const shard_manifest *m, uint32_t rank, const shard_en
 
 /* The tensors of an open shard, in file order, with the digests that its header records. */
 const shard_entry *shard_file_entries(const shard_file *f, size_t *n);
-const uint8_t     *shard_file_data(const shard_file *f);
 const shard_manifest *shard_file_manifest(const shard_file *f);
 uint32_t           shard_file_rank(const shard_file *f);
 px_alloc          *shard_file_alloc(const shard_file *f);
