@@ -68,21 +68,41 @@ static uint64_t pop(daemon_bpe *b)
 static bool pair_key(const daemon_bpe *b, const daemon_merges *m, uint32_t i, uint64_t *key)
 {
     uint32_t next = b->sym[i].next;
-    if (next == NONE) return false;
-    uint32_t rank = daemon_merges_rank(m, b->sym[i].id, b->sym[next].id);
-    *key = (uint64_t)rank << 32 | i;
-    return rank != DAEMON_NO_ID;
+    const daemon_merge *g = next == NONE ? NULL : daemon_merges_find(m, b->sym[i].id, b->sym[next].id);
+
+    if (g) *key = (uint64_t)g->rank << 32 | i;
+    return g != NULL;
 }
 
+/* The merge that a key stands for; NULL if it is stale: either side has been merged since (dead symbols have the id NONE,
+ * which merges with nothing), and what is there now has another rank. */
+static const daemon_merge *merge_of(const daemon_bpe *b, const daemon_merges *m, uint64_t key)
+{
+    const struct daemon_symbol *s = &b->sym[(uint32_t)key];
+    const daemon_merge *g = s->id == NONE || s->next == NONE ? NULL : daemon_merges_find(m, s->id, b->sym[s->next].id);
+
+    return g && g->rank == key >> 32 ? g : NULL;
+}
+
+static uint32_t put(daemon_bpe *b, uint32_t k, uint32_t id)
+{
+    b->sym[k] = (struct daemon_symbol){ .id = id, .prev = k - 1, .next = k + 1 };    /* 0 - 1 is NONE */
+    return k + 1;
+}
+
+/* Byte-level: a symbol a byte.  SentencePiece: a symbol a character that is a token, else its bytes'. */
 static uint32_t fill(daemon_bpe *b, const daemon_vocab *v, const char *p, size_t n)
 {
     uint32_t k = 0;
 
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0, each = 1; i < n; i += each) {
         uint32_t id = v->byte_id[(uint8_t)p[i]];
-        if (id == DAEMON_NO_ID) continue;
-        b->sym[k] = (struct daemon_symbol){ .id = id, .prev = k - 1, .next = k + 1 };    /* 0 - 1 is NONE */
-        k++;
+        if (v->kind == DAEMON_SENTENCEPIECE) {
+            for (each = 1; i + each < n && ((uint8_t)p[i + each] & 0xc0) == 0x80; ) each++;
+            id = daemon_vocab_find(v, DAEMON_CLASS_TEXT, p + i, each);
+            for (size_t c = 0; c < each && id == DAEMON_NO_ID; c++) k = put(b, k, v->byte_id[(uint8_t)p[i + c]]);
+        }
+        if (id != DAEMON_NO_ID) k = put(b, k, id);
     }
     if (k) b->sym[k - 1].next = NONE;
     return k;
@@ -94,7 +114,7 @@ px_code daemon_bpe_piece(daemon_bpe *b, const daemon_vocab *v, const daemon_merg
     px_code rc;
     uint64_t key;
 
-    if (n == 1) {
+    if (n == 1 && v->kind == DAEMON_BYTELEVEL) {
         const uint32_t *id = &v->byte_id[(uint8_t)*p];
         return *id == DAEMON_NO_ID ? PX_OK : daemon_ids_push(out, id, 1, e);
     }
@@ -109,12 +129,11 @@ px_code daemon_bpe_piece(daemon_bpe *b, const daemon_vocab *v, const daemon_merg
         if (i < b->n_heap) sift_down(b, i, b->heap[i]);
 
     while (b->n_heap) {
-        key = pop(b);
-        uint32_t i = (uint32_t)key, next;
-        const daemon_merge *g = &m->merge[key >> 32];
+        const daemon_merge *g = merge_of(b, m, key = pop(b));
+        uint32_t i = (uint32_t)key;
         struct daemon_symbol *s = &b->sym[i];
-        /* Stale if either side has been merged since: dead symbols have the id NONE, grown ones another id. */
-        if (s->id != g->left || (next = s->next) == NONE || b->sym[next].id != g->right) continue;
+        if (!g) continue;
+        uint32_t next = s->next;
         s->id = g->result;
         s->next = b->sym[next].next;
         b->sym[next].id = NONE;

@@ -1,5 +1,6 @@
 #include "daemon/text/bytelevel.h"
 
+#include <string.h>
 #include <utf8proc.h>
 
 #include "proto/base/io.h"
@@ -30,6 +31,24 @@ bool daemon_bytelevel_decode(const char *s, size_t n, char *out, size_t *out_byt
     }
     *out_bytes = w;
     return true;
+}
+
+size_t daemon_spaces_decode(const char *s, size_t n, char *out)
+{
+    static const char mark[3] = "\xe2\x96\x81";
+    size_t w = 0;
+
+    for (size_t i = 0; i < n; ) {
+        const char *at = memmem(s + i, n - i, mark, sizeof mark);
+        size_t plain = at ? (size_t)(at - (s + i)) : n - i;
+        memcpy(out + w, s + i, plain);
+        w += plain;
+        i += plain;
+        if (!at) break;
+        out[w++] = ' ';
+        i += sizeof mark;
+    }
+    return w;
 }
 
 size_t daemon_utf8_prefix(const char *s, size_t n)

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "daemon/text/bytelevel.h"
+#include "daemon/text/normal.h"
 
 void daemon_bytes_init(daemon_bytes *b, px_alloc *a)
 {
@@ -63,7 +64,8 @@ px_code daemon_detok_init(daemon_detok *d, px_alloc *a, const daemon_tokenizer *
 {
     px_code rc;
 
-    *d = (daemon_detok){ .t = t, .a = a, .skip_special = skip_special, .include_stop = include_stop };
+    *d = (daemon_detok){ .t = t, .a = a, .skip_special = skip_special, .include_stop = include_stop,
+                         .begins = true };
     daemon_bytes_init(&d->hold, a);
     if (n_stop && !(d->stop = px_new(a, daemon_stop, n_stop))) {
         rc = px_fail(e, PX_ENOMEM, "stop_strings", "%zu stop strings", n_stop);
@@ -140,21 +142,24 @@ static bool may_follow(const uint8_t *s, uint32_t n, uint8_t c)
     return c >= 0x80 && c <= 0xbf;
 }
 
-static px_code replacement_put(daemon_detok *d, px_err *e)
+/* The unfinished sequence will not become a character. */
+static px_code give_up_tail(daemon_detok *d, px_err *e)
 {
-    return text_put(d, "\xef\xbf\xbd", 3, e);
+    px_code rc = PX_OK;
+    uint32_t n = d->n_tail && d->t->vocab.kind == DAEMON_BYTELEVEL ? 1 : d->n_tail;
+
+    d->n_tail = 0;
+    for (uint32_t i = 0; i < n && !rc; i++) rc = text_put(d, "\xef\xbf\xbd", 3, e);
+    return rc;
 }
 
 static px_code byte_put(daemon_detok *d, uint8_t c, px_err *e)
 {
     px_code rc;
 
-    if (d->n_tail && !may_follow(d->tail, d->n_tail, c)) {
-        d->n_tail = 0;                              /* a maximal invalid part; c begins anew */
-        if ((rc = replacement_put(d, e))) return rc;
-    }
-    if (d->n_tail == 0 && sequence_bytes(c) == 0) return replacement_put(d, e);
+    if (d->n_tail && !may_follow(d->tail, d->n_tail, c) && (rc = give_up_tail(d, e))) return rc;     /* c begins anew */
     d->tail[d->n_tail++] = c;
+    if (d->n_tail == 1 && sequence_bytes(c) == 0) return give_up_tail(d, e);
     if (d->n_tail < sequence_bytes(d->tail[0])) return PX_OK;
     uint32_t n = d->n_tail;
     d->n_tail = 0;
@@ -198,6 +203,10 @@ px_code daemon_detok_push(daemon_detok *d, uint32_t id, daemon_bytes *out, bool 
     if (!p)
         return px_fail(e, PX_ERANGE, "token_ids", "id %u of a vocabulary of %u", id, daemon_tokenizer_n_vocab(d->t));
     if (d->skip_special && daemon_tokenizer_is_special(d->t, id)) n = 0;
+    if (n && d->begins) {
+        d->begins = false;
+        if (d->t->prefix != DAEMON_PREFIX_NEVER && d->t->vocab.token[id].class == DAEMON_CLASS_TEXT && *p == ' ') p++, n--;
+    }
     for (size_t i = 0; i < n && !d->stopped; i++)
         if ((rc = byte_put(d, (uint8_t)p[i], e))) return rc;
     if (!already && (rc = release(d, out, false, e))) return rc;
@@ -211,9 +220,6 @@ px_code daemon_detok_finish(daemon_detok *d, daemon_bytes *out, px_err *e)
     px_code rc;
 
     if (d->stopped) return PX_OK;
-    if (d->n_tail) {
-        d->n_tail = 0;
-        if ((rc = replacement_put(d, e))) return rc;
-    }
+    if ((rc = give_up_tail(d, e))) return rc;
     return release(d, out, true, e);
 }

@@ -1,6 +1,7 @@
 /* detok.h - incremental detokenizer and stop strings for one stream.
  * Layer: daemon/text.  One thread.  Never cuts a UTF-8 sequence: bytes that may still become a character are held
- * back; one U+FFFD per maximal invalid part.  Text that could begin a stop string is held back: the longest end of
+ * back; one U+FFFD per maximal invalid part, of a SentencePiece vocabulary per byte, as its makers do; the space that such
+ * a tokenizer puts in front of a text is dropped.  Text that could begin a stop string is held back: the longest end of
  * the text that is a beginning of a stop string, not more.  The work is linear in the text times the stop strings. */
 #ifndef DAEMON_DETOK_H
 #define DAEMON_DETOK_H
@@ -30,6 +31,8 @@ typedef struct daemon_detok {
     daemon_stop *stop;             /* (n_stop) owned */
     size_t    n_stop;
     bool      include_stop;        /* the stop string itself is part of the text */
+    bool      begins;              /* nothing was decoded yet, and this is a text's beginning: set true by init; a caller
+                                    * whose text goes on from another one (a completion) sets it false */
     bool      deaf;                /* set by the caller: stop strings that end in this token do not count */
     bool      stopped;
     size_t    which;               /* the stop string that was completed */

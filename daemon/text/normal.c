@@ -1,9 +1,14 @@
 #include "daemon/text/normal.h"
 
 #include <jansson.h>
+#include <stdio.h>
 #include <string.h>
 
+#include "daemon/text/ranks.h"
 #include "proto/base/log.h"
+
+const char *const daemon_prefix_name[DAEMON_N_PREFIXES] = { "never", "first", "always" };
+const char *const daemon_vocab_kind_name[2] = { "bpe-bytelevel", "bpe-sentencepiece" };
 
 /* The member of an object, checked for its type. */
 static px_code member(const json_t *o, const char *key, json_type type, json_t **out, px_err *e)
@@ -61,25 +66,46 @@ static px_code only_known_keys(const json_t *o, const char *const *known, size_t
     return PX_OK;
 }
 
-static px_code read_head(const json_t *doc, px_err *e)
+/* Which of the words a text member is. */
+static px_code word_of(const json_t *o, const char *key, const char *const *words, size_t n, px_code code, size_t *out, px_err *e)
 {
-    static const char *const keys[] = { "format", "kind", "pre", "ignore_merges", "add_bos", "bos", "eos", "unk", "pad",
-                                        "eog", "types", "tokens", "merges" };
     px_code rc;
     json_t *j;
+    char found[64], want[96];
+    size_t at = 0;
+
+    if ((rc = member(o, key, JSON_STRING, &j, e))) return rc;
+    for (*out = 0; *out < n; (*out)++)
+        if (!strcmp(json_string_value(j), words[*out])) return PX_OK;
+    for (size_t i = 0; i < n; i++) at += (size_t)snprintf(want + at, sizeof want - at, "%s%s", i ? " or " : "", words[i]);
+    return px_err_set_mismatch(e, code, __FILE__, __LINE__, key, px_log_quote(json_string_value(j), -1, found, sizeof found), want);
+}
+
+static px_code read_head(daemon_tokenizer *t, const json_t *doc, px_err *e)
+{
+    static const char *const keys[] = { "format", "kind", "pre", "ignore_merges", "add_bos", "bos", "eos", "unk", "pad",
+                                        "eog", "types", "tokens", "merges", "nfc", "space_prefix", "ranks" };
+    px_code rc;
+    json_t *j;
+    size_t kind, prefix = DAEMON_PREFIX_NEVER;
     char found[64], want[32];
 
     if ((rc = member(doc, "format", JSON_INTEGER, &j, e))) return rc;
-    if (json_integer_value(j) != DAEMON_NORMAL_FORMAT) {
-        snprintf(found, sizeof found, "%lld", (long long)json_integer_value(j));
-        snprintf(want, sizeof want, "%d", DAEMON_NORMAL_FORMAT);
+    json_int_t format = json_integer_value(j);
+    if (format < 1 || format > DAEMON_NORMAL_FORMAT) {
+        snprintf(found, sizeof found, "%lld", (long long)format);
+        snprintf(want, sizeof want, "1 to %d", DAEMON_NORMAL_FORMAT);
         return px_err_set_mismatch(e, PX_EUNSUP, __FILE__, __LINE__, "format", found, want);
     }
-    if ((rc = member(doc, "kind", JSON_STRING, &j, e))) return rc;
-    if (strcmp(json_string_value(j), DAEMON_NORMAL_KIND))
-        return px_err_set_mismatch(e, PX_EUNSUP, __FILE__, __LINE__, "kind",
-                                   px_log_quote(json_string_value(j), -1, found, sizeof found), DAEMON_NORMAL_KIND);
-    return only_known_keys(doc, keys, sizeof keys / sizeof *keys, e);
+    if ((rc = word_of(doc, "kind", daemon_vocab_kind_name, format == 1 ? 1 : 2, PX_EUNSUP, &kind, e)) ||
+        (rc = only_known_keys(doc, keys, format == 1 ? 13 : sizeof keys / sizeof *keys, e)))
+        return rc;
+    if (format > 1 && ((rc = flag(doc, "nfc", &t->nfc, e)) ||
+                       (rc = word_of(doc, "space_prefix", daemon_prefix_name, DAEMON_N_PREFIXES, PX_ECORRUPT, &prefix, e))))
+        return rc;
+    t->vocab.kind = (daemon_vocab_kind)kind;
+    t->prefix = (daemon_prefix)prefix;
+    return PX_OK;
 }
 
 static px_code read_pre(daemon_tokenizer *t, const json_t *doc, px_err *e)
@@ -96,6 +122,29 @@ static px_code read_pre(daemon_tokenizer *t, const json_t *doc, px_err *e)
         j = json_array_get(stages, i);
         if (!json_is_string(j)) return px_fail(e, PX_ECORRUPT, "pre.stages", "stage %zu is not a string", i);
         if ((rc = daemon_split_add(&t->pre, json_string_value(j), json_string_length(j), e))) return rc;
+    }
+    return PX_OK;
+}
+
+/* Every byte must have a token, or there would be text without ids. */
+static px_code check_sentencepiece(daemon_tokenizer *t, px_err *e)
+{
+    const daemon_vocab *v = &t->vocab;
+    unsigned n = 0;
+    char found[48];
+
+    if (v->kind != DAEMON_SENTENCEPIECE) return PX_OK;
+    for (size_t i = 0; i < 256; i++) n += v->byte_id[i] != DAEMON_NO_ID;
+    if (n < 256) {
+        snprintf(found, sizeof found, "%u bytes", n);
+        return px_err_set_mismatch(e, PX_EUNSUP, __FILE__, __LINE__, "tokens", found, "a token for each of the 256 bytes");
+    }
+    t->cut_at_spaces = true;
+    for (uint32_t id = 0; id < v->n && t->cut_at_spaces; id++) {
+        const char *p = v->pool + v->token[id].at;
+        if (v->token[id].class != DAEMON_CLASS_TEXT) continue;
+        for (uint32_t i = 1; i < v->token[id].bytes; i++)
+            if (p[i] == ' ' && p[i - 1] != ' ') t->cut_at_spaces = false;
     }
     return PX_OK;
 }
@@ -123,25 +172,59 @@ static px_code read_tokens(daemon_tokenizer *t, const json_t *doc, px_err *e)
         if (!json_is_string(s)) return px_fail(e, PX_ECORRUPT, field, "not a string");
         total += json_string_length(s);                 /* bounded by the document */
     }
-    if ((rc = daemon_vocab_init(&t->vocab, t->a, (uint32_t)n, total, e))) return rc;
+    if ((rc = daemon_vocab_init(&t->vocab, t->a, t->vocab.kind, (uint32_t)n, total, e))) return rc;
     for (size_t i = 0; i < n; i++) {
         const json_t *s = json_array_get(tokens, i);
         int type = json_string_value(types)[i] - '0';
         rc = daemon_vocab_add(&t->vocab, json_string_value(s), json_string_length(s), type, e);
         if (rc) return rc;
     }
+    if ((rc = check_sentencepiece(t, e))) return rc;
     return daemon_trie_init(&t->added, t->a, &t->vocab, e);
+}
+
+static px_code read_ranks(daemon_tokenizer *t, const json_t *ranks, px_err *e)
+{
+    px_code rc;
+    uint32_t n = t->vocab.n, *rank;
+    char field[40];
+
+    if (json_array_size(ranks) != n)
+        return px_fail(e, PX_ECORRUPT, "ranks", "%zu ranks of %u tokens", json_array_size(ranks), n);
+    if (!(rank = px_new(t->a, uint32_t, n))) return px_fail(e, PX_ENOMEM, "ranks", "%u ranks", n);
+    for (uint32_t i = 0; i < n; i++) {
+        const json_t *j = json_array_get(ranks, i);
+        json_int_t r = json_integer_value(j);
+        if (json_is_integer(j) && r >= -1 && r < (json_int_t)n) {
+            rank[i] = r < 0 ? DAEMON_NO_ID : (uint32_t)r;
+            continue;
+        }
+        snprintf(field, sizeof field, "ranks[%u]", i);
+        rc = px_fail(e, PX_ECORRUPT, field, "a rank is expected: -1 to %u", n - 1);
+        goto done;
+    }
+    rc = daemon_ranks_merges(&t->merges, t->a, &t->vocab, rank, e);
+
+done:
+    px_del(t->a, rank, n);
+    return rc;
 }
 
 static px_code read_merges(daemon_tokenizer *t, const json_t *doc, px_err *e)
 {
     px_code rc;
     json_t *merges;
+    const json_t *ranks = json_object_get(doc, "ranks");
     char field[40];
 
     if ((rc = member(doc, "merges", JSON_ARRAY, &merges, e))) return rc;
     if (json_array_size(merges) > UINT32_MAX)
         return px_fail(e, PX_ECORRUPT, "merges", "%zu merges", json_array_size(merges));
+    if (ranks && !json_is_null(ranks)) {
+        if (!json_is_array(ranks)) return px_fail(e, PX_ECORRUPT, "ranks", "an array or null is expected");
+        if (json_array_size(merges)) return px_fail(e, PX_ECORRUPT, "ranks", "ranks and merges exclude each other");
+        return read_ranks(t, ranks, e);
+    }
     if ((rc = daemon_merges_init(&t->merges, t->a, (uint32_t)json_array_size(merges), e))) return rc;
     for (size_t i = 0; i < json_array_size(merges); i++) {
         const json_t *s = json_array_get(merges, i);
@@ -196,7 +279,7 @@ px_code daemon_normal_read(daemon_tokenizer *t, px_alloc *a, const char *json, s
                      doc ? 1 : why.column);
         goto done;
     }
-    if ((rc = read_head(doc, e)) || (rc = read_pre(t, doc, e)) || (rc = read_tokens(t, doc, e)) ||
+    if ((rc = read_head(t, doc, e)) || (rc = read_pre(t, doc, e)) || (rc = read_tokens(t, doc, e)) ||
         (rc = read_merges(t, doc, e)))
         goto done;
     rc = read_ids(t, doc, e);

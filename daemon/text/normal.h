@@ -1,16 +1,21 @@
 /* normal.h - the inside of a tokenizer, and its normal form: the one JSON document that a set stores.
  * Layer: daemon/text, private to the room.
  *
- *   {"format": 1,                              another number is refused
- *    "kind": "bpe-bytelevel",                  other kinds are refused by name
- *    "pre": {"name": "smollm", "stages": ["\\p{N}", "..."]},     see split.h; the name is for people
+ *   {"format": 2,                              1 is read too: it lacks nfc, space_prefix, ranks; others are refused
+ *    "kind": "bpe-bytelevel",                  or "bpe-sentencepiece"; other kinds are refused by name
+ *    "pre": {"name": "smollm", "stages": ["\\p{N}", "..."]},     see split.h; the name is for people; SentencePiece: no stages
+ *    "nfc": false,                             text is composed first
+ *    "space_prefix": "never",                  SentencePiece: a space is put in front of "always" every part between added
+ *                                              tokens, or only the "first"; decoding drops it
  *    "ignore_merges": false,                   a piece that is a token is that token, whatever the merges say
  *    "add_bos": false,                         begin-of-text in front when add_special is asked for
  *    "bos": 1, "eos": 2, "unk": 0, "pad": 2,   ids or null
  *    "eog": [0, 2],                            ids that end generation
  *    "types": "333111...",                     a digit a token (daemon_token_type)
- *    "tokens": ["<|endoftext|>", ...],         normal ones in the byte alphabet, others as they are; index = id
- *    "merges": ["Ġ t", ...]}                   in the byte alphabet; index = rank
+ *    "tokens": ["<|endoftext|>", ...],         normal ones as vocab.h's kind writes them, others as they are; index = id
+ *    "merges": ["Ġ t", ...],              written as tokens are; index = rank
+ *    "ranks": null}                            or, with no merges: a rank a token, -1 for none: any two tokens that make a
+ *                                              token merge with its rank (SentencePiece's own rule)
  *
  * All keys are needed, no other is allowed.  The document is hostile until it has been opened. */
 #ifndef DAEMON_NORMAL_H
@@ -21,9 +26,13 @@
 #include "daemon/text/trie.h"
 #include "daemon/text/vocab.h"
 
-#define DAEMON_NORMAL_FORMAT 1
-#define DAEMON_NORMAL_KIND   "bpe-bytelevel"
+#define DAEMON_NORMAL_FORMAT 2
+#define DAEMON_RANK_BYTES    256                    /* of the longest token with a rank: every place in it is tried as a cut */
 #define DAEMON_NORMAL_BYTES  ((size_t)256 << 20)    /* largest document that is opened */
+
+typedef enum daemon_prefix { DAEMON_PREFIX_NEVER, DAEMON_PREFIX_FIRST, DAEMON_PREFIX_ALWAYS, DAEMON_N_PREFIXES } daemon_prefix;
+extern const char *const daemon_prefix_name[DAEMON_N_PREFIXES];
+extern const char *const daemon_vocab_kind_name[2];
 
 struct daemon_tokenizer {
     px_alloc      *a;                  /* borrowed */
@@ -33,7 +42,9 @@ struct daemon_tokenizer {
     daemon_split   pre;
     bool          *eog;                /* (vocab.n) owned */
     uint32_t       bos, eos, unk, pad; /* DAEMON_NO_TOKEN: none */
-    bool           ignore_merges, add_bos;
+    bool           ignore_merges, add_bos, nfc;
+    bool           cut_at_spaces;      /* no token has a space behind another character */
+    daemon_prefix  prefix;
 };
 
 /* Fill a zeroed *t from the document; the caller deinits it, also after a failure.

@@ -13,6 +13,7 @@ typedef struct daemon_tokenizer daemon_tokenizer;
 typedef struct daemon_encode_args {
     bool parse_special;     /* control tokens in the text become their ids; else they are text */
     bool add_special;       /* add BOS where the tokenizer adds it */
+    bool continues;         /* more text stands before this one: no space is put in front where only a text's beginning has one */
     size_t max_ids;         /* PX_ERANGE when *out, with what was in it, gets longer (0: no bound) */
 } daemon_encode_args;
 
@@ -41,12 +42,24 @@ uint32_t daemon_tokenizer_find(const daemon_tokenizer *t, const char *token, siz
 /* Bytes of one token as they enter the text (special tokens: their name); not terminated; borrowed.  NULL: no such id. */
 const char *daemon_tokenizer_bytes(const daemon_tokenizer *t, uint32_t id, size_t *bytes);
 
-/* Import: the normal form out of a GGUF's metadata; json is put with px_put-size bytes+1.
+/* Import: the normal form out of a model's own files; json is put with px_put-size bytes+1.
  * The document was opened once before it is returned.
- * Errors: PX_ENOTFOUND (the file has no tokenizer: legal, the set is then without one), PX_EUNSUP (model or
- * pre-tokenizer of an unknown name: e->field is the key, e->found the name), PX_EMISMATCH (a key of another type),
- * PX_ECORRUPT, PX_ERANGE, PX_ENOMEM. */
+ * Errors: PX_ENOTFOUND (a GGUF without a tokenizer: legal, the set is then without one), PX_EUNSUP (a model, a step or an
+ * option of an unknown name: e->field is the key, e->found the name), PX_EMISMATCH (a key of another type), PX_ECORRUPT,
+ * PX_ERANGE, PX_ENOMEM. */
 struct shard_gguf;
 px_code daemon_tokenizer_from_gguf(px_alloc *a, const struct shard_gguf *g, char **json, size_t *bytes, px_err *e);
+
+/* What stands beside a tokenizer's own file; all may be absent. */
+typedef struct daemon_hints {
+    const char *config; size_t config_bytes;        /* the text of tokenizer_config.json; NULL: none */
+    const uint32_t *eos; size_t n_eos;              /* ids that end a generation, as the model's configuration says */
+} daemon_hints;
+/* tokenizer.json of the tokenizers library: byte-level BPE, or SentencePiece's BPE in either layout.  hints may be NULL. */
+px_code daemon_tokenizer_from_json(px_alloc *a, const char *text, size_t n, const daemon_hints *hints, char **json,
+                                   size_t *bytes, px_err *e);
+/* tokenizer.model of SentencePiece: BPE with byte fallback. */
+px_code daemon_tokenizer_from_model(px_alloc *a, const void *data, size_t n, const daemon_hints *hints, char **json,
+                                    size_t *bytes, px_err *e);
 
 #endif

@@ -26,11 +26,11 @@ static bool token_is(const daemon_vocab *v, uint32_t id, daemon_token_class c, c
     return t->class == c && t->bytes == n && !memcmp(v->pool + t->at, bytes, n);
 }
 
-px_code daemon_vocab_init(daemon_vocab *v, px_alloc *a, uint32_t n, size_t pool_bytes, px_err *e)
+px_code daemon_vocab_init(daemon_vocab *v, px_alloc *a, daemon_vocab_kind kind, uint32_t n, size_t pool_bytes, px_err *e)
 {
     px_code rc;
 
-    *v = (daemon_vocab){ .a = a, .n = n, .pool_bytes = pool_bytes, .n_slot = slots_for(n) };
+    *v = (daemon_vocab){ .a = a, .kind = kind, .n = n, .pool_bytes = pool_bytes, .n_slot = slots_for(n) };
     memset(v->byte_id, 0xff, sizeof v->byte_id);
     if (n == 0 || n > DAEMON_MAX_VOCAB || pool_bytes > UINT32_MAX) {
         rc = px_fail(e, PX_ECORRUPT, "tokens", "%u tokens of %zu bytes; 1 to %u tokens below 4 GiB are possible", n,
@@ -49,35 +49,82 @@ fail:
     return rc;
 }
 
+/* A token's text as the vocabulary writes it -> the bytes that stand in a text; out has room for n. */
+static bool text_bytes(daemon_vocab_kind kind, const char *s, size_t n, char *out, size_t *bytes)
+{
+    if (kind == DAEMON_BYTELEVEL) return daemon_bytelevel_decode(s, n, out, bytes);
+    *bytes = daemon_spaces_decode(s, n, out);
+    return true;
+}
+
+/* "<0x41>" -> 0x41, or -1. */
+static int byte_of_name(const char *s, size_t n)
+{
+    static const char digits[] = "0123456789ABCDEF";
+    const char *high, *low;
+
+    if (n != 6 || memcmp(s, "<0x", 3) || s[5] != '>') return -1;
+    if (!s[3] || !s[4] || !(high = strchr(digits, s[3])) || !(low = strchr(digits, s[4]))) return -1;
+    return (int)((high - digits) * 16 + (low - digits));
+}
+
+/* The token's bytes and class; false: a byte that is not written as one. */
+static bool describe(daemon_vocab_kind kind, const char *text, size_t bytes, int type, char *to, size_t *n, daemon_token_class *c)
+{
+    int byte;
+
+    *c = DAEMON_CLASS_SPECIAL;
+    switch (type) {
+    case DAEMON_TOKEN_BYTE:
+        *c = DAEMON_CLASS_OTHER;
+        if ((byte = byte_of_name(text, bytes)) < 0) return false;
+        *to = (char)byte;
+        *n = 1;
+        return true;
+    case DAEMON_TOKEN_NORMAL:
+        *c = DAEMON_CLASS_TEXT;
+        if (text_bytes(kind, text, bytes, to, n)) return true;
+        *c = DAEMON_CLASS_OTHER;                     /* unreachable by merges; decodes as written */
+        break;
+    case DAEMON_TOKEN_USER:
+        *c = DAEMON_CLASS_TEXT;
+        break;
+    case DAEMON_TOKEN_UNUSED:
+        *c = DAEMON_CLASS_OTHER;
+        break;
+    }
+    memcpy(to, text, *n = bytes);
+    return true;
+}
+
 px_code daemon_vocab_add(daemon_vocab *v, const char *text, size_t bytes, int type, px_err *e)
 {
     uint32_t id = v->n_added;
     daemon_token *t = &v->token[id];
-    char field[40];
+    daemon_token_class c;
+    char field[40], quoted[64];
 
     snprintf(field, sizeof field, "tokens[%u]", id);
     if (id >= v->n || bytes == 0 || bytes > v->pool_bytes - v->pool_used)
         return px_fail(e, PX_ECORRUPT, field, "a token of %zu bytes", bytes);
-    if (type < DAEMON_TOKEN_NORMAL || type > DAEMON_TOKEN_UNUSED)
-        return px_fail(e, PX_ECORRUPT, field, "token type %d; 1 to %d are known", type, DAEMON_TOKEN_UNUSED);
+    if (type < DAEMON_TOKEN_NORMAL || type > DAEMON_TOKEN_BYTE)
+        return px_fail(e, PX_ECORRUPT, field, "token type %d; 1 to %d are known", type, DAEMON_TOKEN_BYTE);
 
     char *to = v->pool + v->pool_used;
     size_t n = 0;
-    daemon_token_class c = type == DAEMON_TOKEN_UNUSED ? DAEMON_CLASS_OTHER
-                         : type == DAEMON_TOKEN_NORMAL || type == DAEMON_TOKEN_USER ? DAEMON_CLASS_TEXT
-                         : DAEMON_CLASS_SPECIAL;
-    if (type != DAEMON_TOKEN_NORMAL || !daemon_bytelevel_decode(text, bytes, to, &n)) {
-        if (type == DAEMON_TOKEN_NORMAL) c = DAEMON_CLASS_OTHER;   /* unreachable by merges; decodes as written */
-        memcpy(to, text, n = bytes);
-    }
+    if (!describe(v->kind, text, bytes, type, to, &n, &c))
+        return px_err_set_mismatch(e, PX_ECORRUPT, __FILE__, __LINE__, field,
+                                   px_log_quote(text, (long)bytes, quoted, sizeof quoted), "a byte, \"<0x00>\" to \"<0xFF>\"");
     *t = (daemon_token){ .at = (uint32_t)v->pool_used, .bytes = (uint32_t)n, .type = (uint8_t)type,
                          .class = (uint8_t)c };
     v->pool_used += n;
     v->n_added++;
     if (n > v->longest) v->longest = n;
 
-    if (n == 1 && type == DAEMON_TOKEN_NORMAL && c == DAEMON_CLASS_TEXT && v->byte_id[(uint8_t)*to] == DAEMON_NO_ID)
-        v->byte_id[(uint8_t)*to] = id;
+    /* Byte-level: every byte is a token; SentencePiece: bytes have tokens of their own, beside the characters'. */
+    bool byte = v->kind == DAEMON_BYTELEVEL ? n == 1 && type == DAEMON_TOKEN_NORMAL && c == DAEMON_CLASS_TEXT
+                                            : type == DAEMON_TOKEN_BYTE;
+    if (byte && v->byte_id[(uint8_t)*to] == DAEMON_NO_ID) v->byte_id[(uint8_t)*to] = id;
     size_t s = home(v, c, to, n);
     for (; v->slot[s]; s = (s + 1) & (v->n_slot - 1))
         if (token_is(v, v->slot[s] - 1, c, to, n)) return PX_OK;
@@ -100,42 +147,29 @@ void daemon_vocab_deinit(daemon_vocab *v)
     *v = (daemon_vocab){0};
 }
 
-static size_t pair_home(const daemon_merges *m, uint32_t left, uint32_t right)
-{
-    uint64_t x = ((uint64_t)left << 32 | right) * 0x9e3779b97f4a7c15u;    /* Fibonacci hashing: the high bits mix best */
-    return (size_t)(x >> 32) & (m->n_slot - 1);
-}
-
 px_code daemon_merges_init(daemon_merges *m, px_alloc *a, uint32_t n, px_err *e)
 {
-    px_code rc;
-
     *m = (daemon_merges){ .a = a, .n = n, .n_slot = slots_for(n) };
-    if (n > 2 * DAEMON_MAX_VOCAB) {
-        rc = px_fail(e, PX_ECORRUPT, "merges", "%u merges; at most %u are possible", n, 2 * DAEMON_MAX_VOCAB);
-        goto fail;
+    if (n > DAEMON_MAX_MERGES) {
+        *m = (daemon_merges){0};
+        return px_fail(e, PX_ECORRUPT, "merges", "%u merges; at most %u are possible", n, DAEMON_MAX_MERGES);
     }
-    if (!(m->merge = px_new(a, daemon_merge, n)) || !(m->slot = px_new(a, struct daemon_merge_slot, m->n_slot))) {
-        rc = px_fail(e, PX_ENOMEM, "merges", "%u merges", n);
-        goto fail;
+    if (!(m->slot = px_new(a, daemon_merge, m->n_slot))) {
+        *m = (daemon_merges){0};
+        return px_fail(e, PX_ENOMEM, "merges", "%u merges", n);
     }
     for (size_t s = 0; s < m->n_slot; s++) m->slot[s].rank = DAEMON_NO_ID;
     return PX_OK;
-
-fail:
-    daemon_merges_deinit(m);
-    return rc;
 }
 
-/* Ids of "left right" and of what they make; false if one of the three is not a token that text can reach. */
-static bool resolve(const daemon_vocab *v, const char *text, size_t bytes, char *both, daemon_merge *out)
+bool daemon_merge_resolve(const daemon_vocab *v, const char *text, size_t bytes, char *both, daemon_merge *out)
 {
     const char *space = memchr(text, ' ', bytes);
     size_t left, right;
 
     if (!space || memchr(space + 1, ' ', (size_t)(text + bytes - space - 1))) return false;
-    if (!daemon_bytelevel_decode(text, (size_t)(space - text), both, &left) || left == 0) return false;
-    if (!daemon_bytelevel_decode(space + 1, (size_t)(text + bytes - space - 1), both + left, &right) || right == 0)
+    if (!text_bytes(v->kind, text, (size_t)(space - text), both, &left) || left == 0) return false;
+    if (!text_bytes(v->kind, space + 1, (size_t)(text + bytes - space - 1), both + left, &right) || right == 0)
         return false;
     out->left = daemon_vocab_find(v, DAEMON_CLASS_TEXT, both, left);
     out->right = daemon_vocab_find(v, DAEMON_CLASS_TEXT, both + left, right);
@@ -147,36 +181,47 @@ px_code daemon_merges_add(daemon_merges *m, const daemon_vocab *v, const char *t
 {
     char field[40], small[256], quoted[120];
     char *both = small;
-    daemon_merge *g = &m->merge[m->n_added];
+    daemon_merge g = { .rank = m->n_added };
 
     snprintf(field, sizeof field, "merges[%u]", m->n_added);
     if (m->n_added >= m->n) return px_fail(e, PX_ECORRUPT, field, "more merges than announced");
     if (bytes > sizeof small && !(both = px_new(m->a, char, bytes)))
         return px_fail(e, PX_ENOMEM, field, "a merge of %zu bytes", bytes);
-    bool known = resolve(v, text, bytes, both, g);
+    bool known = daemon_merge_resolve(v, text, bytes, both, &g);
     if (both != small) px_del(m->a, both, bytes);
     if (!known)
         return px_fail(e, PX_ECORRUPT, field, "%s is not two tokens that make a third",
                        px_log_quote(text, (long)bytes, quoted, sizeof quoted));
-
-    uint32_t rank = m->n_added++;
-    size_t s = pair_home(m, g->left, g->right);
-    for (; m->slot[s].rank != DAEMON_NO_ID; s = (s + 1) & (m->n_slot - 1))
-        if (m->slot[s].left == g->left && m->slot[s].right == g->right) return PX_OK;
-    m->slot[s] = (struct daemon_merge_slot){ g->left, g->right, rank };
+    daemon_merges_put(m, &g);
     return PX_OK;
 }
 
-uint32_t daemon_merges_rank(const daemon_merges *m, uint32_t left, uint32_t right)
+/* Where the pair is, or where it would go. */
+static daemon_merge *place(const daemon_merges *m, uint32_t left, uint32_t right)
 {
-    for (size_t s = pair_home(m, left, right); m->slot[s].rank != DAEMON_NO_ID; s = (s + 1) & (m->n_slot - 1))
-        if (m->slot[s].left == left && m->slot[s].right == right) return m->slot[s].rank;
-    return DAEMON_NO_ID;
+    uint64_t x = ((uint64_t)left << 32 | right) * 0x9e3779b97f4a7c15u;    /* Fibonacci hashing: the high bits mix best */
+    size_t s = (size_t)(x >> 32) & (m->n_slot - 1);
+
+    while (m->slot[s].rank != DAEMON_NO_ID && (m->slot[s].left != left || m->slot[s].right != right)) s = (s + 1) & (m->n_slot - 1);
+    return &m->slot[s];
+}
+
+void daemon_merges_put(daemon_merges *m, const daemon_merge *x)
+{
+    daemon_merge *to = place(m, x->left, x->right);
+
+    m->n_added++;
+    if (to->rank == DAEMON_NO_ID) *to = *x;
+}
+
+const daemon_merge *daemon_merges_find(const daemon_merges *m, uint32_t left, uint32_t right)
+{
+    const daemon_merge *x = place(m, left, right);
+    return x->rank == DAEMON_NO_ID ? NULL : x;
 }
 
 void daemon_merges_deinit(daemon_merges *m)
 {
     if (m->slot) px_del(m->a, m->slot, m->n_slot);
-    if (m->merge) px_del(m->a, m->merge, m->n);
     *m = (daemon_merges){0};
 }

@@ -12,26 +12,44 @@ px_alloc *fixture_heap(void)
     return &heap.a;
 }
 
-char *fixture_json(const char *gguf, size_t *bytes)
+static px_code import(const char *path, char **json, size_t *bytes, px_err *e)
+{
+    const char *dot = strrchr(path, '.');
+    shard_gguf *g;
+    char *data;
+    size_t n;
+    px_code rc;
+
+    if (!strcmp(dot, ".gguf")) {
+        if ((rc = shard_gguf_open(&g, fixture_heap(), path, e))) return rc;
+        rc = daemon_tokenizer_from_gguf(fixture_heap(), g, json, bytes, e);
+        shard_gguf_close(g);
+        return rc;
+    }
+    if ((rc = px_read_file(fixture_heap(), path, 64 << 20, &data, &n, e))) return rc;
+    rc = !strcmp(dot, ".json") ? daemon_tokenizer_from_json(fixture_heap(), data, n, NULL, json, bytes, e)
+                               : daemon_tokenizer_from_model(fixture_heap(), data, n, NULL, json, bytes, e);
+    px_del(fixture_heap(), data, n + 1);
+    return rc;
+}
+
+char *fixture_json(const char *path, size_t *bytes)
 {
     px_err e = {0};
-    shard_gguf *g;
     char *json;
 
-    if (shard_gguf_open(&g, fixture_heap(), gguf, &e)) fail_msg("%s: %s: %s", gguf, e.field, e.text);
-    if (daemon_tokenizer_from_gguf(fixture_heap(), g, &json, bytes, &e)) fail_msg("%s: %s: %s", gguf, e.field, e.text);
-    shard_gguf_close(g);
+    if (import(path, &json, bytes, &e)) fail_msg("%s: %s: %s (found %s)", path, e.field, e.text, e.found);
     return json;
 }
 
-daemon_tokenizer *fixture_open(const char *gguf)
+daemon_tokenizer *fixture_open(const char *path)
 {
     px_err e = {0};
     size_t bytes;
-    char *json = fixture_json(gguf, &bytes);
+    char *json = fixture_json(path, &bytes);
     daemon_tokenizer *t;
 
-    if (daemon_tokenizer_open(&t, fixture_heap(), json, bytes, &e)) fail_msg("%s: %s: %s", gguf, e.field, e.text);
+    if (daemon_tokenizer_open(&t, fixture_heap(), json, bytes, &e)) fail_msg("%s: %s: %s", path, e.field, e.text);
     px_del(fixture_heap(), json, bytes + 1);
     return t;
 }

@@ -10,13 +10,15 @@
 
 #define SMOLLM "tiny/tokenizers/smollm/vocab.gguf"
 #define LLAMA3 "tiny/tokenizers/llama3/vocab.gguf"
+#define QWEN2  "tiny/tokenizers/qwen2/vocab.gguf"
+#define LLAMA2 "tiny/tokenizers/llama2/model.gguf"
 #define REAL_MODEL "models/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 /* The process's heap: tests that count memory take a debug allocator of their own. */
 px_alloc *fixture_heap(void);
-/* The normal form of a GGUF file's tokenizer; put with px_del(heap, json, bytes + 1).  Fails the test on an error. */
-char *fixture_json(const char *gguf, size_t *bytes);
-daemon_tokenizer *fixture_open(const char *gguf);           /* likewise, opened; close with daemon_tokenizer_close */
+/* The normal form of the tokenizer in a .gguf, .json or .model file; put with px_del(heap, json, bytes + 1).  Fails the test on an error. */
+char *fixture_json(const char *path, size_t *bytes);
+daemon_tokenizer *fixture_open(const char *path);           /* likewise, opened; close with daemon_tokenizer_close */
 
 /* fn for every line of a .jsonl file; returns how many there were. */
 size_t fixture_each_line(const char *path, void (*fn)(void *ctx, const json_t *line), void *ctx);

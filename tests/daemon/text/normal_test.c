@@ -35,7 +35,8 @@ static void every_mistake_has_its_key(void **state)
     static const struct { const char *key, *value; px_code code; const char *field; } bad[] = {
         { "format", NULL, PX_ECORRUPT, "format" },
         { "format", "\"1\"", PX_ECORRUPT, "format" },
-        { "format", "2", PX_EUNSUP, "format" },
+        { "format", "3", PX_EUNSUP, "format" },
+        { "format", "0", PX_EUNSUP, "format" },
         { "kind", "\"spm\"", PX_EUNSUP, "kind" },
         { "kind", "7", PX_ECORRUPT, "kind" },
         { "extra", "1", PX_ECORRUPT, "tokenizer" },

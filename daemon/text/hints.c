@@ -1,0 +1,83 @@
+#include "daemon/text/hints.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "proto/base/log.h"
+
+#define FILE_NAME "tokenizer_config.json"
+
+/* The first token of a name; DAEMON_NO_ID64: none. */
+static uint64_t find(const daemon_draft *d, const char *name)
+{
+    for (size_t i = 0; i < d->n; i++) {
+        const json_t *s = json_array_get(d->tokens, i);
+        if (!strcmp(json_string_value(s), name)) return i;
+    }
+    return DAEMON_NO_ID64;
+}
+
+/* "<s>", {"content": "<s>", ...}, null or nothing. */
+static px_code named(const daemon_draft *d, const json_t *config, const char *key, uint64_t *id, px_err *e)
+{
+    const json_t *v = json_object_get(config, key);
+    char field[64], found[64];
+
+    if (json_is_object(v)) v = json_object_get(v, "content");
+    if (!v || json_is_null(v)) return PX_OK;
+    snprintf(field, sizeof field, FILE_NAME ": %s", key);
+    if (!json_is_string(v)) return px_fail(e, PX_ECORRUPT, field, "neither a token nor null");
+    uint64_t at = find(d, json_string_value(v));
+    if (at == DAEMON_NO_ID64)
+        return px_err_set_mismatch(e, PX_ECORRUPT, __FILE__, __LINE__, field,
+                                   px_log_quote(json_string_value(v), -1, found, sizeof found), "a token of the vocabulary");
+    *id = at;
+    return PX_OK;
+}
+
+static px_code read_config(const daemon_hints *h, json_t **out, px_err *e)
+{
+    json_error_t why;
+    char quoted[160];
+
+    *out = NULL;
+    if (!h || !h->config) return PX_OK;
+    *out = json_loadb(h->config, h->config_bytes, JSON_REJECT_DUPLICATES, &why);
+    if (json_is_object(*out)) return PX_OK;
+    px_fail(e, PX_ECORRUPT, FILE_NAME, "not a JSON object: %s (line %d)",
+            px_log_quote(*out ? "another value" : why.text, -1, quoted, sizeof quoted), *out ? 1 : why.line);
+    json_decref(*out);
+    *out = NULL;
+    return PX_ECORRUPT;
+}
+
+px_code daemon_hints_apply(const daemon_hints *h, daemon_draft *d, const char *bos, px_err *e)
+{
+    static const char *const ends[] = { "</s>", "<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>" };
+    px_code rc;
+    json_t *config;
+    const json_t *add;
+
+    if ((rc = read_config(h, &config, e))) return rc;
+    if (d->bos == DAEMON_NO_ID64 && bos && (d->bos = find(d, bos)) == DAEMON_NO_ID64) {
+        rc = px_fail(e, PX_ECORRUPT, "post_processor.single", "begins with a token that the vocabulary lacks");
+        goto done;
+    }
+    if (d->kind == DAEMON_SENTENCEPIECE && d->bos == DAEMON_NO_ID64) d->bos = find(d, "<s>");
+    if ((rc = named(d, config, "bos_token", &d->bos, e)) || (rc = named(d, config, "eos_token", &d->eos, e)) ||
+        (rc = named(d, config, "unk_token", &d->unk, e)) || (rc = named(d, config, "pad_token", &d->pad, e)))
+        goto done;
+    for (size_t i = 0; h && i < h->n_eos; i++) {
+        if (h->eos[i] >= d->n) continue;                  /* the architecture's own check names it */
+        if (d->eos == DAEMON_NO_ID64) d->eos = h->eos[i];
+        d->eog[h->eos[i]] = true;
+    }
+    for (size_t i = 0; d->eos == DAEMON_NO_ID64 && i < sizeof ends / sizeof *ends; i++) d->eos = find(d, ends[i]);
+    add = json_object_get(config, "add_bos_token");
+    d->add_bos = json_is_boolean(add) ? json_is_true(add) : bos || d->kind == DAEMON_SENTENCEPIECE;
+    if (d->bos == DAEMON_NO_ID64) d->add_bos = false;
+
+done:
+    json_decref(config);
+    return rc;
+}

@@ -1,0 +1,13 @@
+/* hints.h - what a checkpoint's folder says about its tokenizer beside the tokenizer's own file.
+ * Layer: daemon/text, private to the room. */
+#ifndef DAEMON_HINTS_H
+#define DAEMON_HINTS_H
+
+#include "daemon/text/draft.h"
+
+/* Ids and add_bos of the draft: tokenizer_config.json first, then what the file itself says (bos: the token that its
+ * post-processor puts in front, NULL: none), then the architecture's ids, then well-known names.  h may be NULL.
+ * Errors: PX_ECORRUPT (not JSON; a token that the vocabulary lacks), e->field "tokenizer_config.json: eos_token". */
+px_code daemon_hints_apply(const daemon_hints *h, daemon_draft *d, const char *bos, px_err *e);
+
+#endif
