@@ -1,0 +1,182 @@
+/* quantise_test.c - fp32 rows into the stored types: what can be held exactly is, all else within half a step, and what cannot be is
+ * refused. */
+#include "tests/testlib.h"
+
+#include "kernels/dtype.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { MOST = 416 };
+static const kern_dtype TYPE[] = { KERN_Q8_0, KERN_Q4_0, KERN_Q4_1, KERN_W8, KERN_W4 };
+#define N_TYPES (sizeof TYPE / sizeof *TYPE)
+
+static bool nibbles(kern_dtype t) { return t != KERN_Q8_0 && t != KERN_W8; }
+static size_t group(kern_dtype t) { return t == KERN_W8 || t == KERN_W4 ? 128 : 32; }
+
+static float uniform(uint64_t *seed) { return (float)((double)(test_rand(seed) >> 11) * 0x1p-52 - 1); }
+
+/* A row there and back; behind it nothing may be written. */
+static bool back(kern_dtype t, const float *x, size_t n, float *out)
+{
+    uint8_t quants[MOST * 2 + 64];
+    uint64_t bytes;
+
+    assert_true(kern_matrix_bytes(t, 1, n, &bytes));
+    memset(quants, 0xa5, sizeof quants);
+    bool ok = kern_row_quantise(t, x, n, quants);
+    for (size_t i = 0; i < 64; i++) assert_int_equal(quants[bytes + i], 0xa5);
+    if (ok) kern_row_to_f32(t, quants, n, out);
+    return ok;
+}
+
+/* Values that are a scale times quants, with the largest quant in each group. */
+static void what_a_type_holds_comes_back(void **state)
+{
+    uint64_t seed = 3;
+
+    (void)state;
+    for (size_t k = 0; k < N_TYPES; k++)
+        for (size_t n = 32; n <= MOST; n += 32) {
+            kern_dtype t = TYPE[k];
+            float x[MOST], got[MOST], d = 0, m = 0;
+            for (size_t i = 0; i < n; i++) {
+                uint64_t r = test_rand(&seed) >> 8;
+                if (i % group(t) == 0) {
+                    d = kern_f16_to_f32((uint16_t)(0x1000 + r % 0x2000));      /* 0.0005 to 0.125 */
+                    m = t == KERN_Q4_1 ? -8 * d : 0;
+                }
+                int q = t == KERN_Q4_1 ? (int)(r % 16) : nibbles(t) ? (int)(r % 16) - 8 : (int)(r % 255) - 127;
+                if (i % group(t) == 1) q = t == KERN_Q4_1 ? 0 : nibbles(t) ? -8 : 127;
+                if (i % group(t) == 2 && t == KERN_Q4_1) q = 15;
+                x[i] = d * (float)q + m;
+            }
+            assert_true(back(t, x, n, got));
+            for (size_t i = 0; i < n; i++) assert_true(got[i] == x[i]);
+        }
+}
+
+/* The step is what the type's own text says; a scale is rounded to fp16, by 2^-11 of itself at most. */
+static void rounding_is_half_a_step(void **state)
+{
+    uint64_t seed = 4;
+
+    (void)state;
+    for (size_t k = 0; k < N_TYPES; k++)
+        for (int round = 0; round < 300; round++) {
+            kern_dtype t = TYPE[k];
+            float x[MOST], got[MOST], scale = ldexpf(1, round % 20 - 10), shift = t == KERN_Q4_1 ? uniform(&seed) * scale : 0;
+            for (size_t i = 0; i < MOST; i++) x[i] = (uniform(&seed) + uniform(&seed)) * scale + shift;
+            assert_true(back(t, x, MOST, got));
+            for (size_t g = 0; g < MOST; g += group(t)) {
+                size_t n = MOST - g < group(t) ? MOST - g : group(t);
+                float top = 0, low = x[g], high = x[g], step;
+                for (size_t i = g; i < g + n; i++) top = fmaxf(top, fabsf(x[i])), low = fminf(low, x[i]), high = fmaxf(high, x[i]);
+                step = t == KERN_Q4_1 ? (high - low) / 15 : top / (nibbles(t) ? 7 : 127);
+                /* the scale that uses -8 clamps what is near +8: a whole step there */
+                float bound = step * (nibbles(t) && t != KERN_Q4_1 ? 1.0f : 0.5f) + 0x1p-10f * (top + fabsf(low));
+                for (size_t i = g; i < g + n; i++)
+                    if (fabsf(got[i] - x[i]) > bound) fail_msg("%s: %g came back as %g", kern_dtype_get(t)->name, (double)x[i], (double)got[i]);
+            }
+        }
+}
+
+static double squared_error(const float *x, float d)
+{
+    double sum = 0;
+
+    for (size_t i = 0; i < 32; i++) {
+        double q = d == 0 ? 0 : nearbyint((double)x[i] / (double)d), r;
+        q = q < -8 ? -8 : q > 7 ? 7 : q;
+        r = (double)x[i] - q * (double)d;
+        sum += r * r;
+    }
+    return sum;
+}
+
+/* Of two scales the better one, each block on its own: with either alone some blocks are worse. */
+static void nibbles_take_the_better_scale(void **state)
+{
+    uint64_t seed = 5;
+    int full = 0, even = 0;
+
+    (void)state;
+    for (int round = 0; round < 400; round++) {
+        float x[32], got[32], top = 0;
+        double found = 0, a, b;
+        for (size_t i = 0; i < 32; i++) {
+            x[i] = uniform(&seed) * uniform(&seed);
+            if (fabsf(x[i]) > fabsf(top)) top = x[i];
+        }
+        assert_true(back(KERN_Q4_0, x, 32, got));
+        for (size_t i = 0; i < 32; i++) found += ((double)got[i] - (double)x[i]) * ((double)got[i] - (double)x[i]);
+        a = squared_error(x, kern_f16_to_f32(kern_f32_to_f16(top / -8)));
+        b = squared_error(x, kern_f16_to_f32(kern_f32_to_f16(fabsf(top) / 7)));
+        assert_true(found <= (a < b ? a : b) * 1.000001);
+        a < b ? full++ : even++;
+    }
+    assert_true(full > 40 && even > 40);
+}
+
+static void constant_and_tiny_rows(void **state)
+{
+    static const float value[] = { 0, -0.0f, 1, -1, 0.1f, 1e-7f, -3e-8f, 1e-30f, 65504 };
+
+    (void)state;
+    for (size_t k = 0; k < N_TYPES; k++)
+        for (size_t v = 0; v < sizeof value / sizeof *value; v++) {
+            float x[128], got[128];
+            for (size_t i = 0; i < 128; i++) x[i] = value[v];
+            assert_true(back(TYPE[k], x, 128, got));
+            for (size_t i = 0; i < 128; i++) assert_true(fabsf(got[i] - x[i]) <= fabsf(x[i]) * 0x1p-8f + 5e-7f);
+        }
+}
+
+static void halves_are_the_nearest(void **state)
+{
+    const float x[] = { 1, 2049, 2051, -65519, 1e-9f, 0.333333f };
+    uint16_t h[6];
+
+    (void)state;
+    assert_true(kern_row_quantise(KERN_F16, x, 6, h));
+    for (int i = 0; i < 6; i++) assert_int_equal(h[i], kern_f32_to_f16(x[i]));
+}
+
+static void what_cannot_be_held_is_refused(void **state)
+{
+    static const struct { kern_dtype t; float most; } LIMIT[] = {
+        { KERN_F16, 65519 }, { KERN_Q4_1, 65504 }, { KERN_Q4_0, 7.0f * 65504 }, { KERN_W4, 7.0f * 65504 }, { KERN_Q8_0, 127.0f * 65504 },
+        { KERN_W8, 127.0f * 65504 },
+    };
+    static const kern_dtype other[] = { KERN_F32, KERN_BF16, KERN_Q6_K, KERN_FP8, KERN_W4Z, KERN_N_DTYPES };
+    float x[MOST] = { 0 };
+    uint8_t out[MOST * 2];
+
+    (void)state;
+    for (size_t k = 0; k < sizeof LIMIT / sizeof *LIMIT; k++) {
+        const float bad[] = { NAN, INFINITY, -INFINITY, 1e38f, LIMIT[k].most * 1.001f, -LIMIT[k].most * 1.001f };
+        for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+            for (size_t at = 0; at < MOST; at += 45) {
+                x[at] = bad[i];
+                assert_false(kern_row_quantise(LIMIT[k].t, x, MOST, out));
+                x[at] = -LIMIT[k].most;
+                assert_true(kern_row_quantise(LIMIT[k].t, x, MOST, out));
+                x[at] = 0;
+            }
+        if (LIMIT[k].t != KERN_F16) assert_false(kern_row_quantise(LIMIT[k].t, x, 33, out));
+    }
+    for (size_t k = 0; k < sizeof other / sizeof *other; k++) assert_false(kern_row_quantise(other[k], x, 32, out));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_a_type_holds_comes_back),
+        cmocka_unit_test(rounding_is_half_a_step),
+        cmocka_unit_test(nibbles_take_the_better_scale),
+        cmocka_unit_test(constant_and_tiny_rows),
+        cmocka_unit_test(halves_are_the_nearest),
+        cmocka_unit_test(what_cannot_be_held_is_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
