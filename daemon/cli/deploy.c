@@ -85,11 +85,62 @@ static px_code values(daemon_deploy *d, yaml_parser_t *p, const char *key, px_er
     return PX_OK;
 }
 
-static px_code read_map(daemon_deploy *d, yaml_parser_t *p, px_err *e)
+/* Pairs of the map whose start has been read, to its end. */
+static px_code read_pairs(daemon_deploy *d, yaml_parser_t *p, px_err *e)
+{
+    char key[64], flag[72];
+    yaml_event_t v;
+    px_code rc;
+
+    for (;;) {
+        bool last;
+        size_t before = d->n;
+        if ((rc = next(p, &v, e))) return rc;
+        last = v.type == YAML_MAPPING_END_EVENT;
+        if (!last) rc = scalar(&v, key, sizeof key, "document", e);
+        yaml_event_delete(&v);
+        if (last || rc) return rc;
+        snprintf(flag, sizeof flag, "--%s=", key);
+        for (size_t i = 0; i < before; i++)
+            if (!strncmp(d->arg[i], flag, strlen(flag))) return px_fail(e, PX_EEXIST, key, "the key stands twice");
+        if (strchr(key, '=') || !*key) return px_fail(e, PX_EINVAL, "document", "\"%s\" is no key", key);
+        if ((rc = values(d, p, key, e))) return rc;
+    }
+}
+
+/* Pairs of the map whose start has been read: the value of `section` is a map of options, all others are passed over. */
+static px_code read_section(daemon_deploy *d, yaml_parser_t *p, const char *section, px_err *e)
+{
+    bool key = true, seen = false;
+    unsigned depth = 0;
+    yaml_event_t v;
+    px_code rc;
+
+    for (;;) {
+        bool found = false, end = false;
+        if ((rc = next(p, &v, e))) return rc;
+        if (v.type == YAML_MAPPING_START_EVENT || v.type == YAML_SEQUENCE_START_EVENT) depth++;
+        else if (v.type == YAML_SEQUENCE_END_EVENT || (v.type == YAML_MAPPING_END_EVENT && depth)) depth--;
+        else if (v.type == YAML_MAPPING_END_EVENT) end = true;
+        else if (v.type == YAML_SCALAR_EVENT && !depth && key) found = !strcmp((const char *)v.data.scalar.value, section);
+        if (!depth) key = !key;                    /* a node has ended: keys and values in turn */
+        yaml_event_delete(&v);
+        if (end) return PX_OK;
+        if (!found) continue;
+        if (seen) return px_fail(e, PX_EEXIST, section, "the key stands twice");
+        seen = true;
+        if ((rc = next(p, &v, e))) return rc;
+        if (v.type != YAML_MAPPING_START_EVENT) rc = px_fail(e, PX_EINVAL, section, "line %zu: a map of options stands here", v.start_mark.line + 1);
+        yaml_event_delete(&v);
+        if (rc || (rc = read_pairs(d, p, e))) return rc;
+        key = true;
+    }
+}
+
+static px_code read_document(daemon_deploy *d, yaml_parser_t *p, const char *section, px_err *e)
 {
     static const yaml_event_type_t begin[] = { YAML_STREAM_START_EVENT, YAML_DOCUMENT_START_EVENT, YAML_MAPPING_START_EVENT },
                                    end[] = { YAML_DOCUMENT_END_EVENT, YAML_STREAM_END_EVENT };
-    char key[64], flag[72];
     yaml_event_t v;
     px_code rc;
 
@@ -99,20 +150,7 @@ static px_code read_map(daemon_deploy *d, yaml_parser_t *p, px_err *e)
         yaml_event_delete(&v);
         if (rc) return rc;
     }
-    for (;;) {
-        bool last;
-        size_t before = d->n;
-        if ((rc = next(p, &v, e))) return rc;
-        last = v.type == YAML_MAPPING_END_EVENT;
-        if (!last) rc = scalar(&v, key, sizeof key, "document", e);
-        yaml_event_delete(&v);
-        if (last || rc) break;
-        snprintf(flag, sizeof flag, "--%s=", key);
-        for (size_t i = 0; i < before; i++)
-            if (!strncmp(d->arg[i], flag, strlen(flag))) return px_fail(e, PX_EEXIST, key, "the key stands twice");
-        if (strchr(key, '=') || !*key) return px_fail(e, PX_EINVAL, "document", "\"%s\" is no key", key);
-        if ((rc = values(d, p, key, e))) return rc;
-    }
+    rc = section ? read_section(d, p, section, e) : read_pairs(d, p, e);
     for (size_t i = 0; !rc && i < 2; i++) {
         if ((rc = next(p, &v, e))) return rc;
         if (v.type != end[i]) rc = px_fail(e, PX_EINVAL, "document", "there is a second document");
@@ -121,7 +159,7 @@ static px_code read_map(daemon_deploy *d, yaml_parser_t *p, px_err *e)
     return rc;
 }
 
-px_code daemon_deploy_read(daemon_deploy *d, px_alloc *a, const char *path, px_err *e)
+px_code daemon_deploy_read(daemon_deploy *d, px_alloc *a, const char *path, const char *section, px_err *e)
 {
     yaml_parser_t p;
     px_code rc;
@@ -130,7 +168,7 @@ px_code daemon_deploy_read(daemon_deploy *d, px_alloc *a, const char *path, px_e
     if ((rc = px_read_file(a, path, MAX_BYTES, &d->text, &d->bytes, e))) goto fail;
     if (!(d->arg = px_new(a, char *, d->cap)) || !yaml_parser_initialize(&p)) { rc = px_fail(e, PX_ENOMEM, "document", "no memory"); goto fail; }
     yaml_parser_set_input_string(&p, (const unsigned char *)d->text, d->bytes);
-    rc = read_map(d, &p, e);
+    rc = read_document(d, &p, section, e);
     yaml_parser_delete(&p);
     if (!rc) return PX_OK;
 

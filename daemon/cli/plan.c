@@ -21,10 +21,11 @@ typedef struct asked {
     bool         is_set, has_ranks, has_format, has_split, has_vocab, has_pool, has_memory, has_device, has_channels;
     bool         json, explain, sweep, gib, cuts, finetune, checkpointing, list, sizes;
     uint32_t     ranks, hosts, channels, headroom, batch, sequence, replicas, zero, tp, lora;
-    const char  *format, *split, *vocab, *backend, *kv_dtype, *pool, *memory, *device, *headroom_least, *disk, *link, *populate, *svg, *file, *compare;
+    const char  *format, *split, *vocab, *backend, *kv_dtype, *pool, *memory, *device, *headroom_least, *disk, *link, *populate, *svg, *file, *served, *name, *compare;
     daemon_texts classes;
     proto_config config;
-    daemon_deploy given;             /* of --deployment; the texts above may lie in it */
+    char         of_config[3][64];   /* options that are made of -c */
+    daemon_deploy given;             /* of --deployment or the map of -c; the texts above may lie in it */
 
     bool         policy_given;       /* the format is a set's policy, and no named format */
     shard_policy policy;
@@ -36,9 +37,19 @@ typedef struct asked {
 
 static const char *const keys[] = { "kv.tokens", "kv.block", "max_sequences", "token_budget", "threads", "transport", NULL };
 
-static px_code store_as_file(shard_types *stored, px_alloc *a, const shard_arch *m, const shard_types *file, px_err *e)
+/* Of a named format the plan is of that format: a set that would store another type is none of it. */
+static px_code store_as_named(shard_types *stored, px_alloc *a, const shard_arch *m, const shard_types *named, px_err *e)
 {
-    return shard_types_stored(stored, a, m, file, SHARD_AS_FILE, e);
+    px_code rc = shard_types_stored(stored, a, m, named, SHARD_AS_FILE, e);
+
+    for (shard_role r = 0; !rc && r < SHARD_N_ROLES; r++) {
+        if (!shard_arch_has(m, r) || shard_role_get(r)->vector) continue;
+        for (uint32_t i = 0; !rc && i < (shard_role_get(r)->per_layer ? m->n_layer : 1); i++)
+            if (shard_type_of(stored, r, i) != shard_type_of(named, r, i))
+                rc = px_fail(e, PX_EUNSUP, "format", "no backend multiplies with %s", kern_dtype_get(shard_type_of(named, r, i))->name);
+    }
+    if (rc) shard_types_deinit(stored);
+    return rc;
 }
 
 /* ---- what was asked ---- */
@@ -105,16 +116,17 @@ static int take_words(asked *q, const daemon_command *c)
 /* A name of golden.json, if it is no policy: the nearest of both kinds is told. */
 static int take_format(const asked *q, const daemon_command *c)
 {
-    const char *words[32] = { "as_file", "F32", "BF16" }, *near;
-    size_t n = 3;
+    const char *words[32], *near;
+    size_t n = 0;
 
     if (q->policy_given) return -1;
+    for (shard_policy p = SHARD_AS_FILE; p < SHARD_N_POLICIES; p++) words[n++] = shard_policy_name(p);
     for (size_t i = 0; shard_fit_formats[i]; i++) {
         if (!strcmp(q->format, shard_fit_formats[i])) return -1;
         words[n++] = shard_fit_formats[i];
     }
     near = px_nearest(q->format, words, n);
-    return daemon_options_complain(c, "--format: \"%.40s\" is no storage format%s%s: as_file, F32, BF16, or f32 f16 bf16 q8_0 q6_k q5_k_m q4_k_m q4_0 "
+    return daemon_options_complain(c, "--format: \"%.40s\" is no storage format%s%s: " SHARD_POLICIES ", or f32 f16 bf16 q8_0 q6_k q5_k_m q4_k_m q4_0 "
                                    "iq2_xs fp8 w8a16_g128 w4a16_g128 w4a16_g128_awq, or pure_q4_k and so on", q->format, near ? "; the nearest is " : "",
                                    near ? near : "");
 }
@@ -134,7 +146,7 @@ static int parse(asked *q, int argc, char **argv)
     const daemon_option options[] = {
         { "ranks", DAEMON_OPT_U32, "N", "ranks to cut for; a set's own number if not given", &q->ranks, &q->has_ranks },
         { "hosts", DAEMON_OPT_U32, "N", "hosts that the ranks are dealt to (default 1)", &q->hosts, NULL },
-        { "format", DAEMON_OPT_TEXT, "FORMAT", "as_file (default; F16 is stored as F32), F32, BF16, or a named format: q4_k_m, fp8, w8a16_g128 ...",
+        { "format", DAEMON_OPT_TEXT, "FORMAT", "as_file (default), F32, BF16, w8a16, w4a16, Q8_0, Q4_0, Q4_1: what shard stores, or a named format: q4_k_m, fp8 ...",
           &q->format, &q->has_format },
         { "split", DAEMON_OPT_TEXT, "HOW", "balanced (default) or even: how FFN columns are dealt; aligned: eight leaves (planned, not served yet)", &q->split, &q->has_split },
         { "vocab", DAEMON_OPT_TEXT, "HOW", "padded64 (default, as sets are) or unpadded", &q->vocab, &q->has_vocab },
@@ -151,6 +163,9 @@ static int parse(asked *q, int argc, char **argv)
         { "link", DAEMON_OPT_TEXT, "SIZE", "a second from host to device (default 55GB)", &q->link, NULL },
         { "populate", DAEMON_OPT_TEXT, "SIZE", "a second that a core fills (default 2GB)", &q->populate, NULL },
         { "deployment", DAEMON_OPT_TEXT, "FILE", "YAML with any of these options; the command line wins", &q->file, NULL },
+        { "config", DAEMON_OPT_TEXT, "FILE", "a configuration of phalanx serve, also -c FILE: its keys, and its map \"" PROTO_CONFIG_PLAN "\" of these options",
+          &q->served, NULL },
+        { "model", DAEMON_OPT_TEXT, "MODEL", "MODEL, for a file; a MODEL of the command line wins", &q->name, NULL },
         { "explain", DAEMON_OPT_FLAG, NULL, "also every line of the worst rank as formula, numbers, bytes", &q->explain, NULL },
         { "json", DAEMON_OPT_FLAG, NULL, "one JSON object instead of the table", &q->json, NULL },
         { "cuts", DAEMON_OPT_FLAG, NULL, "with --json: weights of every format on 1-8 and 16 ranks, too", &q->cuts, NULL },
@@ -170,7 +185,7 @@ static int parse(asked *q, int argc, char **argv)
           &q->compare, NULL },
         { "models", DAEMON_OPT_FLAG, NULL, "list the names that are known without a file", &q->list, NULL },
     };
-    daemon_command c = { .name = "plan", .line = "MODEL --ranks N [--format FORMAT] [--KEY VALUE ...] [--json] | --compare ADDRESS [--json]",
+    daemon_command c = { .name = "plan", .line = "MODEL --ranks N [--format FORMAT] [--KEY VALUE ...] [--json] | -c FILE.yaml ... | --compare ADDRESS [--json]",
         .about = "What every rank will hold in memory: the same function carves the arenas when the set is served.\n"
                  "MODEL is a GGUF file, a Hugging Face folder, a config.json, a shard set, a .yaml of architecture numbers, or a known\n"
                  "name (--models), of which no file is needed.  --compare ends with 3 if a running service holds anything but its plan.",
@@ -188,7 +203,8 @@ static int parse(asked *q, int argc, char **argv)
         if (!compare_alone(argc, argv)) return daemon_options_complain(&c, "--compare ADDRESS takes --json and nothing else: the service knows its plan");
         return daemon_cli_become("plan", DAEMON_CLI_CLIENT, (char *[]){ NULL, "compare", (char *)(uintptr_t)q->compare, q->json ? "--json" : NULL, NULL });
     }
-    if (!c.n_args) return daemon_options_complain(&c, "MODEL is needed");
+    if (!c.n_args) q->path = q->name ? q->name : q->config.set;
+    if (!*q->path) return daemon_options_complain(&c, "MODEL is needed");
     if ((code = take_words(q, &c)) >= 0 || (code = take_format(q, &c)) >= 0) return code;
     if (read_set(q, &e)) return daemon_cli_fail("plan", &e);
     if (q->is_set && (!q->policy_given || q->policy != SHARD_AS_FILE))
@@ -206,31 +222,64 @@ static int parse(asked *q, int argc, char **argv)
     return -1;
 }
 
+static int read_config(asked *q, const char *path)
+{
+    char line[1024];
+    px_err errs[16];
+    size_t n = 0;
+
+    if (!proto_config_read(&q->config, q->a, path, errs, sizeof errs / sizeof *errs, &n)) return -1;
+    for (size_t i = 0; i < n; i++) fprintf(stderr, "phalanx plan: %s\n", px_err_format(&errs[i], line, sizeof line));
+    return DAEMON_EXIT_USAGE;
+}
+
+/* What a configuration says in words of its own, as options. */
+static size_t config_options(const proto_config *c, char arg[3][64])
+{
+    char kv[32];
+    size_t n = 0;
+
+    proto_config_show(c, proto_config_find("kv.dtype"), kv, sizeof kv);
+    snprintf(arg[n++], 64, "--kv.dtype=%s", kv);
+    snprintf(arg[n++], 64, "--backend=%s", c->device == PROTO_DEVICE_CUDA ? "cuda" : "cpu");
+    if (c->ranks) snprintf(arg[n++], 64, "--ranks=%u", c->ranks);
+    return n;
+}
+
 /* Options of a file stand before those of the command line. */
 static int parse_all(asked *q, int argc, char **argv)
 {
-    const char *path = NULL;
-    px_err e = { 0 };
+    const char *path = NULL, *served = NULL;
     char **all;
+    size_t n = 1, room, n_config = 0;
+    px_err e = { 0 };
     int code;
-    size_t n;
 
     for (int i = 1; i < argc && strcmp(argv[i], "--"); i++) {
         if (!strncmp(argv[i], "--deployment=", 13)) path = argv[i] + 13;
         if (!strcmp(argv[i], "--deployment") && i + 1 < argc) path = argv[i + 1];
+        if (!strcmp(argv[i], "-c")) argv[i] = "--config";
+        if (!strncmp(argv[i], "--config=", 9)) served = argv[i] + 9;
+        if (!strcmp(argv[i], "--config") && i + 1 < argc) served = argv[i + 1];
     }
-    if (!path) return parse(q, argc, argv);
-    if (daemon_deploy_read(&q->given, q->a, path, &e)) return daemon_cli_fail("plan", &e);
-    n = q->given.n + (size_t)argc + 1;
-    if (!(all = px_new(q->a, char *, n))) {
+    if (!path && !served) return parse(q, argc, argv);
+    if (path && served) return fputs("phalanx plan: --deployment and -c are two files of the same options: one of them\n", stderr), DAEMON_EXIT_USAGE;
+    if (served) {
+        if ((code = read_config(q, served)) >= 0) return code;
+        n_config = config_options(&q->config, q->of_config);
+    }
+    if (daemon_deploy_read(&q->given, q->a, served ? served : path, served ? PROTO_CONFIG_PLAN : NULL, &e)) return daemon_cli_fail("plan", &e);
+    room = n_config + q->given.n + (size_t)argc + 1;
+    if (!(all = px_new(q->a, char *, room))) {
         px_fail(&e, PX_ENOMEM, "", "no memory");
         return daemon_cli_fail("plan", &e);
     }
     all[0] = argv[0];
-    if (q->given.n) memcpy(all + 1, q->given.arg, q->given.n * sizeof *all);
-    for (int i = 1; i < argc; i++) all[q->given.n + (size_t)i] = argv[i];
-    code = parse(q, (int)(q->given.n + (size_t)argc), all);
-    px_del(q->a, all, n);
+    for (size_t i = 0; i < n_config; i++) all[n++] = q->of_config[i];
+    for (size_t i = 0; i < q->given.n; i++) all[n++] = q->given.arg[i];
+    for (int i = 1; i < argc; i++) all[n++] = argv[i];
+    code = parse(q, (int)n, all);
+    px_del(q->a, all, room);
     return code;
 }
 
@@ -267,12 +316,13 @@ static px_code load(asked *q, px_err *e)
     px_code rc;
 
     if ((rc = shard_arch_read(&q->arch, &q->source, q->a, q->path, e)) || (rc = shard_arch_check(&q->arch, e))) return rc;
-    q->model = (shard_plan_model){ .m = &q->arch, .source = &q->source, .file = &q->source, .format = q->format, .store = store_as_file };
+    q->model = (shard_plan_model){ .m = &q->arch, .source = &q->source, .file = &q->source, .format = q->format, .store = store_as_named };
     if (!q->policy_given) {
         if ((rc = shard_types_format(&q->named, q->a, &q->arch, q->format, e))) return rc;
         q->model.file = q->model.source = &q->named;
     }
-    rc = shard_types_stored(&q->stored, q->a, &q->arch, q->model.file, q->policy_given ? q->policy : SHARD_AS_FILE, &why);
+    rc = q->policy_given ? shard_types_stored(&q->stored, q->a, &q->arch, q->model.file, q->policy, &why)
+                         : store_as_named(&q->stored, q->a, &q->arch, &q->named, &why);
     if (rc == PX_ENOMEM) {
         *e = why;
         return rc;

@@ -1,5 +1,6 @@
 /* shard: a checkpoint becomes a shard set. */
 #include <jansson.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -42,7 +43,7 @@ static int parse(job *j, int argc, char **argv)
     const daemon_option options[] = {
         { "ranks", DAEMON_OPT_U32, "N", "ranks to cut for, 1 to 64", &j->ranks, &j->has_ranks },
         { "out", DAEMON_OPT_TEXT, "DIR", "folder to make; an existing one is never written over", &j->out, NULL },
-        { "format", DAEMON_OPT_TEXT, "FORMAT", "as_file (default; F16 is stored as F32), F32 or BF16; norms are F32 always",
+        { "format", DAEMON_OPT_TEXT, "FORMAT", "as_file (default), F32, BF16, or quantised: w8a16, w4a16, Q8_0, Q4_0, Q4_1; norms are F32 always",
           &j->format, NULL },
         { "split", DAEMON_OPT_TEXT, "HOW", "balanced (default) or even: how FFN columns are dealt", &j->split, NULL },
         { "digest", DAEMON_OPT_TEXT, "KIND", "xxh3 (default) or sha256", &j->digest, NULL },
@@ -130,6 +131,27 @@ static void say_what_lacks(const job *j)
                 j->assets.why_no_template);
 }
 
+static const char *class_name(shard_role k)
+{
+    const char *name = shard_role_get(k)->name, *dot = strrchr(name, '.');
+
+    return dot ? dot + 1 : name;
+}
+
+/* What rounding changed in a class of tensors, relative to its values, root mean square. */
+static double rounding(const shard_conversion *c)
+{
+    return c->size > 0 ? sqrt(c->error / c->size) : 0;
+}
+
+static void print_conversion(shard_role r, const shard_conversion *c)
+{
+    char was[32], is[32];
+
+    printf("  %-16s%5u  %-6s to %-6s%15s to %15s bytes, rounding %9.3g of its size\n", class_name(r), c->n, kern_dtype_get(c->from)->name,
+           kern_dtype_get(c->to)->name, daemon_cli_grouped(c->source_bytes, was), daemon_cli_grouped(c->stored_bytes, is), rounding(c));
+}
+
 static void print_text(const job *j, const shard_pack_result *r)
 {
     char n[32];
@@ -140,19 +162,32 @@ static void print_text(const job *j, const shard_pack_result *r)
     printf("mapped    %15s bytes over all ranks\n", daemon_cli_grouped(r->mapped_bytes, n));
     for (uint32_t k = 0; k < j->ranks; k++)
         printf("  rank %-3u%15s bytes mapped\n", k, daemon_cli_grouped(r->rank_mapped[k], n));
-    if (r->converted_f16_bytes)
-        printf("F16 weights are stored as F32: that added %s bytes\n", daemon_cli_grouped(r->converted_f16_bytes, n));
+    for (shard_role k = 0, said = 0; k < SHARD_N_ROLES; k++)
+        if (r->converted[k].n) {
+            if (!said++) puts("stored as another type: class, tensors, types of the first, bytes, rounding as root mean square");
+            print_conversion(k, &r->converted[k]);
+        }
+}
+
+static json_t *json_conversion(const shard_conversion *c)
+{
+    return json_pack("{s:i, s:s, s:s, s:I, s:I, s:f}", "tensors", (int)c->n, "from", kern_dtype_get(c->from)->name, "to",
+                     kern_dtype_get(c->to)->name, "source_bytes", (json_int_t)c->source_bytes, "stored_bytes",
+                     (json_int_t)c->stored_bytes, "rounding", rounding(c));
 }
 
 static px_code print_json(const job *j, const shard_pack_result *r, px_err *e)
 {
-    json_t *ranks = json_array(), *doc;
+    json_t *ranks = json_array(), *classes = json_object(), *doc;
 
     for (uint32_t k = 0; ranks && k < j->ranks; k++) json_array_append_new(ranks, json_integer((json_int_t)r->rank_mapped[k]));
-    doc = json_pack("{s:s%, s:i, s:s, s:I, s:I, s:I, s:I, s:o, s:b, s:b}", "out", j->out, strlen(j->out), "ranks",
+    for (shard_role k = 0; classes && k < SHARD_N_ROLES; k++)
+        if (r->converted[k].n)
+            json_object_set_new(classes, class_name(k), json_conversion(&r->converted[k]));
+    doc = json_pack("{s:s%, s:i, s:s, s:I, s:I, s:I, s:o, s:o, s:b, s:b}", "out", j->out, strlen(j->out), "ranks",
                     (int)j->ranks, "format", shard_policy_name(j->args.policy), "source_bytes", (json_int_t)r->source_bytes,
                     "stored_bytes", (json_int_t)r->stored_bytes, "mapped_bytes", (json_int_t)r->mapped_bytes,
-                    "converted_f16_bytes", (json_int_t)r->converted_f16_bytes, "rank_mapped_bytes", ranks,
+                    "converted", classes, "rank_mapped_bytes", ranks,
                     "has_tokenizer", !j->assets.why_no_tokenizer, "has_chat_template", !j->assets.why_no_template);
     if (!doc) return px_fail(e, PX_ENOMEM, "json", "no memory for the answer, or DIR is not UTF-8; the set is written");
     json_dumpf(doc, stdout, JSON_INDENT(1));

@@ -61,6 +61,9 @@ typedef struct proto_field {
     const char  *doc;            /* one line */
 } proto_field;
 
+/* A map of this name is of `phalanx plan`, which reads it as its options: here it must be plain YAML and is passed over. */
+#define PROTO_CONFIG_PLAN "plan"
+
 extern const proto_field proto_fields[];
 extern const size_t      proto_n_fields;
 

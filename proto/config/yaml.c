@@ -24,6 +24,7 @@ typedef struct parse {
     char           key[KEY_MAX];        /* the key being read, dotted; "" at the root */
     bool           seen[FIELDS_MAX];            /* a value of this field */
     bool           seen_map[FIELDS_MAX];        /* a map that begins with this field's first part */
+    bool           seen_plan;
 } parse;
 
 /* Lists an error with its place in the file, as long as the caller has room. */
@@ -147,15 +148,15 @@ static bool take_value(parse *p, yaml_mark_t key_at)
     size_t map = f ? proto_n_fields : map_of(p->key);
     char expected[128];
     yaml_event_type_t type = p->event.type;
-    bool *seen;
+    bool *seen, plan = !strcmp(p->key, PROTO_CONFIG_PLAN);
 
-    if (!f && map == proto_n_fields) {
+    if (!f && map == proto_n_fields && !plan) {
         px_err e = {0};
         px_code rc = proto_key_unknown(p->key, &e);
         placed(p, &e, rc, key_at);
         return skip(p, p->key);
     }
-    seen = f ? &p->seen[f - proto_fields] : &p->seen_map[map];
+    seen = plan ? &p->seen_plan : f ? &p->seen[f - proto_fields] : &p->seen_map[map];
     if (*seen) {
         wrong(p, key_at, PX_EEXIST, p->key, "", "", "the key stands twice");
         return skip(p, p->key);
@@ -163,6 +164,7 @@ static bool take_value(parse *p, yaml_mark_t key_at)
     *seen = true;
     if (type == YAML_ALIAS_EVENT) return true;          /* listed by check_plain */
     if (f && type == YAML_SCALAR_EVENT) return take_scalar(p, f);
+    if (plan && type == YAML_MAPPING_START_EVENT) return skip(p, p->key);
     if (!f && type == YAML_MAPPING_START_EVENT) return take_map(p);
     if (f) proto_field_expects(f, expected, sizeof expected);
     wrong(p, p->event.start_mark, PX_EINVAL, p->key, kind(&p->event), f ? expected : "a map", "of another type");

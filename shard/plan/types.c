@@ -47,6 +47,7 @@ static const format FORMAT[] = {
     { "q8_0",           KERN_Q8_0,   KERN_Q8_0,   KERN_Q8_0,   false, MIX_PURE },
     { "q6_k",           KERN_Q6_K,   KERN_Q6_K,   KERN_Q6_K,   false, MIX_PURE },
     { "pure_q4_0",      KERN_Q4_0,   KERN_Q4_0,   KERN_Q4_0,   false, MIX_PURE },
+    { "pure_q4_1",      KERN_Q4_1,   KERN_Q4_1,   KERN_Q4_1,   false, MIX_PURE },
     { "pure_q4_k",      KERN_Q4_K,   KERN_Q4_K,   KERN_Q4_K,   false, MIX_PURE },
     { "pure_q5_k",      KERN_Q5_K,   KERN_Q5_K,   KERN_Q5_K,   false, MIX_PURE },
     { "pure_q6_k",      KERN_Q6_K,   KERN_Q6_K,   KERN_Q6_K,   false, MIX_PURE },

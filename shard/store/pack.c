@@ -6,50 +6,76 @@
 
 #define BATCH_BYTES (4u << 20)
 
-const char *shard_policy_name(shard_policy p)
-{
-    return p == SHARD_TO_F32 ? "F32" : p == SHARD_TO_BF16 ? "BF16" : "as_file";
-}
+/* A policy and the planner's format that says which types it stores; NULL: the same for every tensor. */
+static const struct { const char *name, *format; } POLICY[SHARD_N_POLICIES] = {
+    [SHARD_AS_FILE]  = { "as_file", NULL },        [SHARD_TO_F32]   = { "F32", NULL },
+    [SHARD_TO_BF16]  = { "BF16", NULL },           [SHARD_TO_W8A16] = { "w8a16", "w8a16_g128" },
+    [SHARD_TO_W4A16] = { "w4a16", "w4a16_g128" },  [SHARD_TO_Q8_0]  = { "Q8_0", "q8_0" },
+    [SHARD_TO_Q4_0]  = { "Q4_0", "pure_q4_0" },    [SHARD_TO_Q4_1]  = { "Q4_1", "pure_q4_1" },
+};
+
+const char *shard_policy_name(shard_policy p) { return (unsigned)p < SHARD_N_POLICIES ? POLICY[p].name : "?"; }
 
 px_code shard_policy_parse(const char *word, shard_policy *out, px_err *e)
 {
-    for (shard_policy p = SHARD_AS_FILE; p <= SHARD_TO_BF16; p++)
-        if (!strcasecmp(word, shard_policy_name(p))) {
+    for (shard_policy p = SHARD_AS_FILE; p < SHARD_N_POLICIES; p++)
+        if (!strcasecmp(word, POLICY[p].name)) {
             *out = p;
             return PX_OK;
         }
-    return px_fail(e, PX_EINVAL, "format", "\"%.32s\" is no storage format: as_file, F32 or BF16", word);
+    return px_fail(e, PX_EINVAL, "format", "\"%.32s\" is no storage format: " SHARD_POLICIES, word);
 }
 
-static px_code stored_type(kern_dtype file, shard_policy policy, kern_dtype *out)
+/* A matrix as a file keeps it: what has no kernels of its own yet becomes Q8_0, or BF16 where that has no whole blocks. */
+static kern_dtype kept_as(kern_dtype file, uint64_t cols)
+{
+    return kern_dtype_get(file)->weight ? file : cols % 32 ? KERN_BF16 : KERN_Q8_0;
+}
+
+/* The type of one matrix of `cols` columns; `chosen`: what the policy's format has for it. */
+static px_code stored_type(kern_dtype file, uint64_t cols, shard_policy policy, kern_dtype chosen, kern_dtype *out)
 {
     const kern_dtype_info *f = kern_dtype_get(file);
 
     if (!f || !f->readable) return PX_EUNSUP;
-    *out = policy == SHARD_TO_F32 ? KERN_F32 : policy == SHARD_TO_BF16 ? KERN_BF16 : file == KERN_F16 ? KERN_F32 : file;
-    return kern_dtype_get(*out)->weight ? PX_OK : PX_EUNSUP;
+    if (policy == SHARD_TO_F32 || policy == SHARD_TO_BF16) {
+        *out = policy == SHARD_TO_F32 ? KERN_F32 : KERN_BF16;
+        return PX_OK;
+    }
+    if (policy == SHARD_AS_FILE) {
+        *out = kept_as(file, cols);
+        return kern_dtype_get(*out)->block > 1 && cols % 32 ? PX_ERANGE : PX_OK;       /* W8 or W4 whose last group has no panels */
+    }
+    *out = kern_dtype_get(chosen)->block > 1 && cols % 32 ? KERN_F16 : chosen;
+    /* quantised twice is worse than either, and is done only where as_file has to */
+    return f->block > 1 && *out != kept_as(file, cols) ? PX_EUNSUP : PX_OK;
 }
 
 px_code shard_types_stored(shard_types *stored, px_alloc *a, const shard_arch *m, const shard_types *file,
                            shard_policy policy, px_err *e)
 {
+    const char *format = POLICY[policy].format;
+    char name[64];
     px_code rc;
 
-    if (file->n_layer != m->n_layer) {
-        *stored = (shard_types){ 0 };
+    *stored = (shard_types){ 0 };
+    if (file->n_layer != m->n_layer)
         return px_fail(e, PX_EINVAL, "n_layer", "types of %u layers for a model of %u", file->n_layer, m->n_layer);
-    }
-    if ((rc = shard_types_init(stored, a, m->n_layer, e))) return rc;
+    rc = format ? shard_types_format(stored, a, m, format, e) : shard_types_init(stored, a, m->n_layer, e);
+    if (rc) return rc;
     for (shard_role r = 0; r < SHARD_N_ROLES; r++) {
         const shard_role_info *info = shard_role_get(r);
+        uint64_t rows, cols;
         if (!shard_arch_has(m, r) || info->vector) continue;
+        shard_arch_shape(m, r, &rows, &cols);
         for (uint32_t i = 0; i < (info->per_layer ? m->n_layer : 1); i++) {
             kern_dtype was = shard_type_of(file, r, i), is;
-            if (stored_type(was, policy, &is)) {
+            if ((rc = stored_type(was, cols, policy, shard_type_of(stored, r, i), &is))) {
                 const kern_dtype_info *f = kern_dtype_get(was);
-                char name[64];
-                rc = px_fail(e, PX_EUNSUP, shard_tensor_name(r, i, name, sizeof name), "type %s cannot be stored as %s",
-                             f ? f->name : "?", shard_policy_name(policy));
+                rc = px_fail(e, rc, shard_tensor_name(r, i, name, sizeof name), "type %s with %llu columns cannot be stored as %s",
+                             f ? f->name : "?", (unsigned long long)cols, shard_policy_name(policy));
+            }
+            if (rc) {
                 shard_types_deinit(stored);
                 return rc;
             }
@@ -67,6 +93,7 @@ void shard_packer_deinit(shard_packer *p)
     if (p->panels) px_del(p->a, p->panels, p->panels_bytes);
     if (p->rows) px_del(p->a, p->rows, p->rows_bytes);
     if (p->wide) px_del(p->a, p->wide, p->wide_n);
+    if (p->back) px_del(p->a, p->back, p->back_n);
     *p = (shard_packer){ .a = p->a };
 }
 
@@ -106,7 +133,23 @@ static px_code check(const shard_source *src, const shard_extent *x, bool rows_m
     return PX_OK;
 }
 
-/* One row's columns as `type`: a pointer into the source where nothing changes, else converted into `out`. */
+/* x as `type` into out, and by how much that changed it. */
+static bool convert(shard_packer *p, const float *x, size_t n, kern_dtype type, uint8_t *out)
+{
+    if (type == KERN_F32 || type == KERN_BF16) kern_row_from_f32(type, x, n, out);
+    else if (!kern_row_quantise(type, x, n, out)) return false;
+    if (type == KERN_F32) return true;
+    kern_row_to_f32(type, out, n, p->back);
+    for (size_t i = 0; i < n; i++) {
+        double d = (double)p->back[i] - (double)x[i];
+        p->error += d * d;
+        p->size += (double)x[i] * (double)x[i];
+    }
+    return true;
+}
+
+/* One row's columns as `type`: a pointer into the source where nothing changes, else converted into `out`; NULL: it holds a value
+ * that the type does not. */
 static const void *fetch(shard_packer *p, const shard_source *src, uint64_t row, const shard_extent *x, kern_dtype type,
                          uint8_t *out)
 {
@@ -118,8 +161,7 @@ static const void *fetch(shard_packer *p, const shard_source *src, uint64_t row,
     if (type == src->dtype && x->col0 % f->block == 0) return at;
     /* whole blocks, also where the cut goes through one */
     kern_row_to_f32(src->dtype, at, (size_t)((last - first) * f->block), p->wide);
-    kern_row_from_f32(type, p->wide + (x->col0 - first * f->block), (size_t)x->cols, out);
-    return out;
+    return convert(p, p->wide + (x->col0 - first * f->block), (size_t)x->cols, type, out) ? out : NULL;
 }
 
 px_code shard_packer_matrix(shard_packer *p, const shard_source *src, const shard_extent *x, kern_dtype type,
@@ -139,7 +181,8 @@ px_code shard_packer_matrix(shard_packer *p, const shard_source *src, const shar
     if (batch > n_panels) batch = n_panels;
     if ((rc = ROOM(p, p->panels, p->panels_bytes, uint8_t, (size_t)(batch * stride), e)) ||
         (rc = ROOM(p, p->rows, p->rows_bytes, uint8_t, (size_t)row_bytes * KERN_PANEL_ROWS, e)) ||
-        (rc = ROOM(p, p->wide, p->wide_n, float, (size_t)src->cols, e)))
+        (rc = ROOM(p, p->wide, p->wide_n, float, (size_t)src->cols, e)) ||
+        (rc = ROOM(p, p->back, p->back_n, float, (size_t)x->cols, e)))
         return rc;
 
     for (uint64_t first = 0; first < n_panels; first += batch) {
@@ -148,9 +191,12 @@ px_code shard_packer_matrix(shard_packer *p, const shard_source *src, const shar
             const void *from[KERN_PANEL_ROWS];
             uint64_t row = (first + k) * KERN_PANEL_ROWS;
             uint32_t have = 0;
-            for (; have < KERN_PANEL_ROWS && row + have < x->rows && x->row0 + row + have < src->rows; have++)
-                from[have] = fetch(p, src, source_row(src, x->row0 + row + have, head_dim), x, type,
-                                   p->rows + have * row_bytes);
+            for (; have < KERN_PANEL_ROWS && row + have < x->rows && x->row0 + row + have < src->rows; have++) {
+                uint64_t at = source_row(src, x->row0 + row + have, head_dim);
+                if (!(from[have] = fetch(p, src, at, x, type, p->rows + have * row_bytes)))
+                    return px_fail(e, PX_ERANGE, "", "row %llu has a value that %s does not hold", (unsigned long long)at,
+                                   kern_dtype_get(type)->name);
+            }
             if (have) kern_panel_pack(type, from, have, x->cols, p->panels + k * stride);
             else memset(p->panels + k * stride, 0, (size_t)stride);     /* padding of the vocabulary */
         }

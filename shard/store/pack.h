@@ -7,11 +7,15 @@
 
 #define SHARD_LAYOUT "cpu-panel16-v1"
 
-const char *shard_policy_name(shard_policy p);                       /* "as_file" "F32" "BF16" */
+const char *shard_policy_name(shard_policy p);                       /* "as_file" "F32" "BF16" "w8a16" "w4a16" "Q8_0" "Q4_0" "Q4_1" */
 px_code     shard_policy_parse(const char *word, shard_policy *out, px_err *e);   /* field "format" */
 
-/* The types of a set cut from a checkpoint of types `file`: vectors F32; as_file keeps what the kernels multiply with and
- * stores F16 as F32.  Errors: PX_EUNSUP (field: the tensor), PX_ENOMEM. */
+#define SHARD_POLICIES "as_file, F32, BF16, w8a16, w4a16, Q8_0, Q4_0 or Q4_1"
+
+/* The types of a set cut from a checkpoint of types `file`: vectors F32; as_file keeps what the kernels multiply with, and makes
+ * Q8_0 of types that are only read; a policy that quantises stores what the planner's format of that name says (types.c), and F16
+ * where columns are no multiple of 32.  Errors (field: the tensor): PX_EUNSUP (a type that cannot be stored, or is quantised
+ * already), PX_ERANGE (as_file: W8 and W4 whose columns are no multiple of 32), PX_ENOMEM. */
 px_code shard_types_stored(shard_types *stored, px_alloc *a, const shard_arch *m, const shard_types *file,
                            shard_policy policy, px_err *e);
 
@@ -23,6 +27,8 @@ typedef struct shard_packer {
     uint8_t  *panels;  size_t panels_bytes;   /* a batch of packed panels; owned */
     uint8_t  *rows;    size_t rows_bytes;     /* 16 converted rows; owned */
     float    *wide;    size_t wide_n;         /* one source row in fp32; owned */
+    float    *back;    size_t back_n;         /* a row as its quants say; owned */
+    double    error, size;                    /* sums of squares: of what rounding changed, of the values; the caller resets them */
 } shard_packer;
 
 void shard_packer_init(shard_packer *p, px_alloc *a);
@@ -30,7 +36,7 @@ void shard_packer_deinit(shard_packer *p);    /* idempotent */
 
 /* Matrix: the rows and columns of x in panels of `type`; rows beyond the source's are zero rows.
  * Vector: fp32, padded with zeros to 64 bytes.  head_dim is for undoing the interleaving of q and k rows.
- * Errors: PX_ECORRUPT (x is not inside the source), PX_ENOMEM, and what the sink says. */
+ * Errors: PX_ECORRUPT (x is not inside the source), PX_ERANGE (a value that the type cannot hold), PX_ENOMEM, and what the sink says. */
 px_code shard_packer_matrix(shard_packer *p, const shard_source *src, const shard_extent *x, kern_dtype type,
                             uint32_t head_dim, shard_sink sink, void *ctx, px_err *e);
 px_code shard_packer_vector(shard_packer *p, const shard_source *src, const shard_extent *x, shard_sink sink, void *ctx,

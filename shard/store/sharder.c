@@ -251,6 +251,26 @@ static void forget(const shard_source *src)
     if (to > from) madvise((void *)from, to - from, MADV_DONTNEED);
 }
 
+/* What rank k's part of a tensor adds to its class. */
+static void count_conversion(shard_conversion *c, const shard_source *src, const shard_entry *x, uint32_t k, const shard_packer *p)
+{
+    uint64_t bytes = 0, rows = x->x.row0 + x->x.rows <= src->rows ? x->x.rows : x->x.row0 < src->rows ? src->rows - x->x.row0 : 0;
+
+    if (x->vector || x->type == src->dtype) return;
+    if (!c->n) {
+        c->from = src->dtype;
+        c->to = x->type;
+    }
+    if (!k) {
+        c->n++;
+        c->source_bytes += src->bytes;
+    }
+    kern_matrix_bytes(x->type, rows, x->x.cols, &bytes);        /* it was laid out with no less: it fits */
+    c->stored_bytes += bytes;
+    c->error += p->error;
+    c->size += p->size;
+}
+
 static px_code write_tensor(run *s, shard_role r, uint32_t layer, size_t index, shard_pack_result *out, px_err *e)
 {
     const shard_source *src = shard_checkpoint_tensor(s->args->source, r, layer);
@@ -263,8 +283,6 @@ static px_code write_tensor(run *s, shard_role r, uint32_t layer, size_t index, 
     for (uint32_t k = 0; k < s->m.world; k++) {
         rank_out *to = &s->rank[k];
         shard_entry *x = &to->entry[index];
-        if (src->dtype == KERN_F16 && x->type == KERN_F32 && !x->vector)
-            out->converted_f16_bytes += x->x.rows * x->x.cols * 2;
         if (s->args->sparse) {
             if ((rc = zero_digest(s, x->bytes, &x->digest, e))) return rc;
             continue;
@@ -272,6 +290,7 @@ static px_code write_tensor(run *s, shard_role r, uint32_t layer, size_t index, 
         s->to = to;
         s->at = to->data_at + x->offset;
         shard_hash_reset(&s->hash);
+        s->packer.error = s->packer.size = 0;
         rc = x->vector ? shard_packer_vector(&s->packer, src, &x->x, sink, s, e)
                        : shard_packer_matrix(&s->packer, src, &x->x, x->type, s->arch->head_dim, sink, s, e);
         if (!rc && s->at != to->data_at + x->offset + x->bytes)
@@ -283,6 +302,7 @@ static px_code write_tensor(run *s, shard_role r, uint32_t layer, size_t index, 
             return rc;
         }
         shard_hash_final(&s->hash, &x->digest);
+        count_conversion(&out->converted[r], src, x, k, &s->packer);
     }
     forget(src);
     return PX_OK;

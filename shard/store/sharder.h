@@ -6,7 +6,12 @@
 #include "shard/store/checkpoint.h"
 
 typedef enum shard_digest_kind { SHARD_XXH3_128, SHARD_SHA256 } shard_digest_kind;
-typedef enum shard_policy { SHARD_AS_FILE, SHARD_TO_F32, SHARD_TO_BF16 } shard_policy;
+/* What the matrices of a set are stored as.  The last five quantise F32, F16 and BF16 sources (kern_row_quantise); w8a16 and w4a16
+ * are mixtures: matrices of the layers in groups of 128, the table (tied or not) in F16, the head in W8 or F16. */
+typedef enum shard_policy {
+    SHARD_AS_FILE, SHARD_TO_F32, SHARD_TO_BF16, SHARD_TO_W8A16, SHARD_TO_W4A16, SHARD_TO_Q8_0, SHARD_TO_Q4_0, SHARD_TO_Q4_1,
+    SHARD_N_POLICIES
+} shard_policy;
 
 typedef struct shard_asset { const char *name; const void *data; size_t bytes; } shard_asset;   /* "tokenizer.json", "chat_template.txt" ... */
 
@@ -14,7 +19,7 @@ typedef struct shard_pack_args {
     const shard_checkpoint *source;
     const char *out;                        /* folder to make; refused if it exists */
     uint32_t ranks;
-    shard_policy policy;                    /* as_file stores F16 as F32 */
+    shard_policy policy;
     shard_ffn_split split;
     shard_vocab_split vocab;                /* padded64 */
     shard_digest_kind digest;
@@ -26,9 +31,17 @@ typedef struct shard_pack_args {
     const volatile int *cancel;             /* set from a signal handler: PX_ECANCELLED, nothing is left */
 } shard_pack_args;
 
+/* The matrices of a class that are stored as another type than the checkpoint has. */
+typedef struct shard_conversion {
+    uint32_t   n;                           /* of them; 0: all are stored as they were */
+    kern_dtype from, to;                    /* of the first one */
+    uint64_t   source_bytes, stored_bytes;  /* the latter over all ranks, without padding */
+    double     error, size;                 /* sums of squares: of what rounding changed, of the values; 0: exact */
+} shard_conversion;
+
 typedef struct shard_pack_result {
     uint64_t source_bytes, stored_bytes, mapped_bytes;     /* over all ranks for the last two */
-    uint64_t converted_f16_bytes;                            /* F16 stored as F32: how much the set grew */
+    shard_conversion converted[SHARD_N_ROLES];
     uint64_t rank_mapped[64];
 } shard_pack_result;
 

@@ -184,7 +184,7 @@ static void a_full_file_is_taken(void **state)
 static void empty_files_are_all_defaults(void **state)
 {
     static const char *const texts[] = { "", "# nothing\n", "---\n", "---\n...\n", "{}\n", "%YAML 1.1\n---\n{}\n",
-                                         "kv: {}\n", "\xef\xbb\xbf# a mark at the start\n", "\r\n\r\n" };
+                                         "kv: {}\n", "plan: {}\n", "plan: {ranks: 4, class: [a, b], x: {y: z}}\n", "\xef\xbb\xbf# a mark at the start\n", "\r\n\r\n" };
     (void)state;
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         result r = parse(texts[i]);
@@ -235,6 +235,9 @@ static const bad table[] = {
     { "set: \"a\\nb\"\n", PX_EINVAL, "x.yaml:1:6", "set", "a?b", "control character" },
     { "set: \"a\\0b\"\n", PX_EINVAL, "x.yaml:1:6", "set", "a", "control character" },
     { "kv: 3\n", PX_EINVAL, "x.yaml:1:5", "kv", "a value", "of another type" },
+    { "plan: 3\n", PX_EINVAL, "x.yaml:1:7", "plan", "a value", "of another type" },
+    { "plan: [a]\n", PX_EINVAL, "x.yaml:1:7", "plan", "a list", "of another type" },
+    { "kv: {plan: {a: b}}\n", PX_ENOTFOUND, "x.yaml:1:6", "kv.plan", "", NULL },
     { "kv: [dtype, f16]\n", PX_EINVAL, "x.yaml:1:5", "kv", "a list", NULL },
     { "- ranks\n", PX_EINVAL, "x.yaml:1:1", "document", "a list", "of another type" },
     { "ranks\n", PX_EINVAL, "x.yaml:1:1", "document", "a value", NULL },
@@ -263,9 +266,11 @@ static const bad table[] = {
     /* twice */
     { "ranks: 2\nranks: 2\n", PX_EEXIST, "x.yaml:2:1", "ranks", "", "twice" },
     { "kv.dtype: f16\nkv: {dtype: f32}\n", PX_EEXIST, "x.yaml:2:6", "kv.dtype", "", "twice" },
+    { "plan: {a: b}\nplan: {c: d}\n", PX_EEXIST, "x.yaml:2:1", "plan", "", "twice" },
     { "kv: {dtype: f16}\nkv: {block: 16}\n", PX_EEXIST, "x.yaml:2:1", "kv", "", "twice" },
     /* what means another thing than it shows */
     { "ranks: &a 2\n", PX_EINVAL, "x.yaml:1:8", "ranks", "a", "an anchor" },
+    { "plan: {a: [b, &c d]}\n", PX_EINVAL, "x.yaml:1:15", "plan", "c", "an anchor" },
     { "&a ranks: 2\n", PX_EINVAL, "x.yaml:1:1", "document", "a", "an anchor" },
     { "ranks: !!int 2\n", PX_EINVAL, "x.yaml:1:8", "ranks", "tag:yaml.org,2002:int", "a tag" },
     { "kv: !x {dtype: f16}\n", PX_EINVAL, "x.yaml:1:5", "kv", "!x", "a tag" },

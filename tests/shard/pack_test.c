@@ -32,6 +32,17 @@ static void source_row(const shard_source *s, uint64_t row, uint32_t head_dim, f
     kern_row_to_f32(s->dtype, s->data + at * bytes, s->cols, out);
 }
 
+/* A row as the set should hold it: what the cut's columns are worth as type t.  The quantisers have tests of their own. */
+static void as_stored(kern_dtype t, const shard_source *s, float *row, uint64_t cols)
+{
+    uint8_t quants[4096];
+
+    if (t == s->dtype || t == KERN_F32) return;
+    if (t == KERN_BF16) kern_row_from_f32(t, row, cols, quants);
+    else assert_true(kern_row_quantise(t, row, cols, quants));
+    kern_row_to_f32(t, quants, cols, row);
+}
+
 static void compare_tensor(const shard_checkpoint *c, const shard_file *f, const shard_manifest *m, uint32_t rank, shard_role r,
                            uint32_t layer)
 {
@@ -61,8 +72,7 @@ static void compare_tensor(const shard_checkpoint *c, const shard_file *f, const
             kern_panel_row_to_f32(t, panel, i % KERN_PANEL_ROWS, cols, found);
             if (x.row0 + i < src->rows) {
                 source_row(src, x.row0 + i, m->arch.head_dim, want);
-                if (m->policy == SHARD_TO_BF16)
-                    for (uint64_t k = 0; k < src->cols; k++) want[k] = kern_bf16_to_f32(kern_f32_to_bf16(want[k]));
+                as_stored(t, src, want + x.col0, cols);
                 assert_memory_equal(found, want + x.col0, cols * sizeof(float));
             } else {
                 assert_int_equal(shard_role_get(r)->cut, SHARD_CUT_VOCAB_ROWS);
@@ -144,6 +154,12 @@ static void round_trips_of_other_policies(void **state)
     round_trip("tiny/arch/llama", 2, SHARD_TO_F32, SHARD_SHA256);
     round_trip("tiny/gguf/smollm_like_f16/model.gguf", 2, SHARD_TO_BF16, SHARD_XXH3_128);
     round_trip("tiny/gguf/smollm_like_f16/model.gguf", 3, SHARD_TO_F32, SHARD_XXH3_128);
+    for (shard_policy p = SHARD_TO_W8A16; p < SHARD_N_POLICIES; p++)
+        for (uint32_t ranks = 1; ranks <= 2; ranks++) {
+            bool groups = p == SHARD_TO_W8A16 || p == SHARD_TO_W4A16;         /* of 128: all six heads are one group */
+            if (!groups || ranks == 1) round_trip("tiny/arch/llama", ranks, p, SHARD_XXH3_128);
+            round_trip("tiny/gguf/smollm_like_f16/model.gguf", ranks, p, SHARD_XXH3_128);     /* 144 columns: F16 */
+        }
 }
 
 /* The GGUF was converted from the same checkpoint: its interleaved q and k rows come back in Hugging Face order. */
