@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "daemon/cli/cli.h"
+#include "daemon/text/folder.h"
 #include "proto/base/io.h"
 #include "shard/store/gguf.h"
 #include "shard/store/probe.h"
@@ -55,73 +56,139 @@ static px_code from_gguf(daemon_tokenizer **t, px_alloc *a, const char *path, px
     return rc;
 }
 
+/* tokenizer.json, tokenizer.v5.json, tokenizer.model: a tokenizer's own file. */
+static const char *tokenizer_file(const char *path)
+{
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path, *dot = strrchr(name, '.');
+
+    return dot && !strncmp(name, "tokenizer", 9) && (!strcmp(dot, ".json") || !strcmp(dot, ".model")) ? name : NULL;
+}
+
+/* name: one file of the folder, or NULL. */
+static px_code from_folder(daemon_tokenizer **t, px_alloc *a, const char *dir, const char *name, px_err *e)
+{
+    char *json;
+    size_t bytes;
+    px_code rc = daemon_tokenizer_from_folder(a, dir, name, NULL, 0, &json, &bytes, e);
+
+    if (rc) return rc;
+    rc = daemon_tokenizer_open(t, a, json, bytes, e);
+    px_del(a, json, bytes + 1);
+    return rc;
+}
+
 px_code daemon_model_tokenizer(daemon_tokenizer **t, px_alloc *a, const char *path, px_err *e)
 {
     shard_probe p;
-    px_code rc = shard_probe_path(&p, path, e);
+    px_code rc;
+    const char *name = tokenizer_file(path);
+    char dir[4096];
+    px_err why = {0};
 
     *t = NULL;
+    if (name) {
+        snprintf(dir, sizeof dir, "%.*s", (int)(name - path), path);
+        return from_folder(t, a, *dir ? dir : ".", name, e);
+    }
+    rc = shard_probe_path(&p, path, &why);
+    if (rc == PX_ENOTFOUND) {                          /* a folder with a tokenizer alone is one, too */
+        if ((rc = from_folder(t, a, path, NULL, e)) == PX_ENOTFOUND && e) *e = why;
+        return rc;
+    }
+    if (rc && e && !e->code) *e = why;
     if (rc) return rc;
     if (p.kind == SHARD_IS_SET) return from_set(t, a, p.dir, e);
     if (p.kind == SHARD_IS_GGUF) return from_gguf(t, a, path, e);
-    rc = px_fail(e, PX_EUNSUP, "tokenizer", "the tokenizer of a safetensors checkpoint is not read yet; take a GGUF or a "
-                                            "shard set made from one");
-    px_err_set_file(e, path);
-    return rc;
+    return from_folder(t, a, p.dir, NULL, e);
 }
 
 /* ---- assets ---- */
 
-px_code daemon_model_assets_init(daemon_model_assets *x, px_alloc *a, const shard_checkpoint *c, bool tokenizer, px_err *e)
+/* The file's tokenizer and template, out of a GGUF or of the folder around safetensors. */
+static px_code read_tokenizer(daemon_model_assets *x, const shard_checkpoint *c, px_err *e)
+{
+    const shard_gguf *g = shard_checkpoint_gguf(c);
+    const shard_arch *m = shard_checkpoint_arch(c);
+    px_code rc;
+
+    if (!g) return daemon_tokenizer_from_folder(x->a, x->dir, NULL, m->eos, m->n_eos, &x->tokenizer, &x->tokenizer_bytes, e);
+    rc = daemon_tokenizer_from_gguf(x->a, g, &x->tokenizer, &x->tokenizer_bytes, e);
+    if (rc) px_err_set_file(e, shard_gguf_path(g));
+    return rc;
+}
+
+/* A larger tokenizer would give ids that the table has no row for; a smaller one leaves rows without text. */
+static px_code check_size(const daemon_model_assets *x, const shard_checkpoint *c, px_err *e)
+{
+    const shard_gguf *g = shard_checkpoint_gguf(c);
+    uint32_t n_row = shard_checkpoint_arch(c)->n_vocab, n_token;
+    char found[32], expected[32];
+    daemon_tokenizer *t;
+    px_code rc = daemon_tokenizer_open(&t, x->a, x->tokenizer, x->tokenizer_bytes, e);
+
+    if (rc) return rc;
+    n_token = daemon_tokenizer_n_vocab(t);
+    daemon_tokenizer_close(t);
+    if (n_token <= n_row) return PX_OK;
+    snprintf(found, sizeof found, "%u tokens", n_token);
+    snprintf(expected, sizeof expected, "at most %u", n_row);
+    rc = px_refuse(e, PX_EMISMATCH, g ? "tokenizer.ggml.tokens" : "model.vocab", found, expected,
+                   "the tokenizer has more tokens than the model's table has rows: it is another model's");
+    px_err_set_file(e, g ? shard_gguf_path(g) : x->dir);
+    return rc;
+}
+
+/* A template that cannot be read costs Chat, not the set. */
+static px_code read_template(daemon_model_assets *x, const shard_checkpoint *c, px_err *e)
 {
     const shard_gguf *g = shard_checkpoint_gguf(c);
     const char *text;
     size_t bytes;
+    px_err why = {0};
+    px_code rc;
+
+    if (!g) {
+        rc = daemon_template_from_folder(x->a, x->dir, &x->chat, &x->chat_bytes, &why);
+        text = x->chat;
+        bytes = x->chat_bytes;
+    } else {
+        rc = shard_gguf_has(g, "tokenizer.chat_template") ? shard_gguf_str(g, "tokenizer.chat_template", &text, &bytes, &why)
+                                                          : PX_ENOTFOUND;
+    }
+    if (rc == PX_ENOMEM) return px_fail(e, rc, "chat_template", "reading it");
+    if (rc) x->why_no_template = rc == PX_ENOTFOUND ? "the checkpoint has none" : "the checkpoint's is no text";
+    else x->list[x->n++] = (shard_asset){ "chat_template.txt", text, bytes };
+    return PX_OK;
+}
+
+px_code daemon_model_assets_init(daemon_model_assets *x, px_alloc *a, const shard_checkpoint *c, const char *path, bool tokenizer, px_err *e)
+{
+    shard_probe p = {0};
     px_code rc;
 
     *x = (daemon_model_assets){ .a = a };
-    if (!g) {
-        x->why_no_tokenizer = x->why_no_template = "the tokenizer of a safetensors checkpoint is not read yet";
-        return PX_OK;
-    }
     if (!tokenizer) {
         x->why_no_tokenizer = x->why_no_template = "--no-tokenizer";
         return PX_OK;
     }
-    rc = daemon_tokenizer_from_gguf(a, g, &x->tokenizer, &x->tokenizer_bytes, e);
+    if (!shard_checkpoint_gguf(c)) {
+        if ((rc = shard_probe_path(&p, path, e))) return rc;
+        snprintf(x->dir, sizeof x->dir, "%s", p.dir);
+    }
+    rc = read_tokenizer(x, c, e);
     if (rc == PX_ENOTFOUND) {
         px_err_clear(e);
-        x->why_no_tokenizer = x->why_no_template = "the file has none";
+        x->why_no_tokenizer = x->why_no_template = "the checkpoint has none";
         return PX_OK;
     }
-    if (rc) {
-        px_err_set_file(e, shard_gguf_path(g));
-        return rc;
-    }
-    /* A larger tokenizer would give ids that the table has no row for; a smaller one leaves rows without text. */
-    size_t n_token;
-    uint32_t n_row = shard_checkpoint_arch(c)->n_vocab;
-    if ((rc = shard_gguf_array_len(g, "tokenizer.ggml.tokens", &n_token, e))) return rc;
-    if (n_token > n_row) {
-        char found[32], expected[32];
-        snprintf(found, sizeof found, "%zu tokens", n_token);
-        snprintf(expected, sizeof expected, "at most %u", n_row);
-        rc = px_refuse(e, PX_EMISMATCH, "tokenizer.ggml.tokens", found, expected,
-                       "the tokenizer has more tokens than the model's table has rows: it is another model's");
-        px_err_set_file(e, shard_gguf_path(g));
-        return rc;
-    }
+    if (rc || (rc = check_size(x, c, e))) return rc;
     x->list[x->n++] = (shard_asset){ "tokenizer.json", x->tokenizer, x->tokenizer_bytes };
-    if (!shard_gguf_has(g, "tokenizer.chat_template")) x->why_no_template = "the file has none";
-    else if ((rc = shard_gguf_str(g, "tokenizer.chat_template", &text, &bytes, e))) {
-        px_err_clear(e);
-        x->why_no_template = "the file's is no text";
-    } else x->list[x->n++] = (shard_asset){ "chat_template.txt", text, bytes };
-    return PX_OK;
+    return read_template(x, c, e);
 }
 
 void daemon_model_assets_deinit(daemon_model_assets *x)
 {
+    if (x->chat) px_del(x->a, x->chat, x->chat_bytes + 1);
     if (x->tokenizer) px_del(x->a, x->tokenizer, x->tokenizer_bytes + 1);
     *x = (daemon_model_assets){0};
 }

@@ -92,7 +92,7 @@ static px_code open_source(job *j, px_err *e)
                            : shard_checkpoint_open(&j->source, j->a, j->path, e)))
         return rc;
     daemon_cli_guard_partial(j->partial, &j->writing);
-    if ((rc = daemon_model_assets_init(&j->assets, j->a, j->source, !j->no_tokenizer, e))) {
+    if ((rc = daemon_model_assets_init(&j->assets, j->a, j->source, j->path, !j->no_tokenizer, e))) {
         if (rc == PX_EUNSUP) fputs("phalanx shard: --no-tokenizer makes a set without one; it serves token ids\n", stderr);
         return rc;
     }

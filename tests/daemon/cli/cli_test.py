@@ -235,12 +235,53 @@ class Shard(Case):
         self.assertRegex(p.out, r"stored as another type")
         self.assertRegex(p.out, r"ffn_down +3  BF16 +to Q4_1 .* rounding +0\.\d+ of its size")
 
-    def test_sets_of_safetensors_have_no_tokenizer(self):
+    def test_safetensors_without_a_tokenizer(self):
         out, made, p = self.shard(LLAMA, 2)
         self.assertFalse(made["has_tokenizer"])
         self.assertIn("no tokenizer", p.err)
         self.expect(run("tokenize", out, text="x"), REFUSED, "tokenizer")
-        self.expect(run("tokenize", LLAMA, text="x"), REFUSED, "safetensors")
+        self.expect(run("tokenize", LLAMA, text="x"), REFUSED, "tokenizer.json")
+
+    def folder_with(self, tokenizer, config=None):
+        folder = self.path("folder")
+        shutil.copytree(LLAMA, folder)
+        with open(os.path.join(folder, "tokenizer.json"), "w") as f:
+            json.dump(tokenizer, f)
+        if config is not None:
+            with open(os.path.join(folder, "tokenizer_config.json"), "w") as f:
+                json.dump(config, f)
+        return folder
+
+    def test_safetensors_with_a_tokenizer(self):
+        """The first 321 tokens of a golden tokenizer, as many as the model's table has rows."""
+        t = json.loads(read(TINY, "tokenizers", "smollm", "tokenizer.json"))
+        vocab = {k: i for k, i in t["model"]["vocab"].items() if i < 321}
+        t["model"].update(vocab=vocab, merges=[m for m in t["model"]["merges"] if m[0] + m[1] in vocab and m[0] in vocab and m[1] in vocab])
+        t["added_tokens"] = [a for a in t["added_tokens"] if a["id"] < 321]
+        chatml = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}" \
+                 "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+        folder = self.folder_with(t, {"eos_token": {"content": "<|im_end|>"}, "chat_template": chatml})
+        out, made, _ = self.shard(folder, 2)
+        self.assertTrue(made["has_tokenizer"] and made["has_chat_template"])
+        self.assertEqual(read(out, "chat_template.txt").decode(), chatml)
+        text = "<|im_start|>a 12 the\n"
+        ids = [run("tokenize", x, "--json", text=text) for x in (out, folder, os.path.join(folder, "tokenizer.json"))]
+        self.assertEqual(len({p.out for p in ids}), 1)
+        self.assertEqual(json.loads(ids[0].out)["ids"][0], 1)
+        back = run("detokenize", out, "--json", text=ids[0].out)
+        self.assertEqual(json.loads(back.out)["text"], text)
+
+    def test_a_folder_with_a_tokenizer_of_another_model(self):
+        folder = self.folder_with(json.loads(read(TINY, "tokenizers", "llama2", "tokenizer.json")))
+        self.expect(run("shard", folder, "--ranks", "1", "--out", self.path("set")), REFUSED, "model.vocab", "1000 tokens", "at most 321")
+        self.nothing_left("folder")
+        self.expect(run("shard", folder, "--ranks", "1", "--out", self.path("set"), "--no-tokenizer"), OK)
+
+    def test_a_damaged_tokenizer_names_file_and_field(self):
+        t = json.loads(read(TINY, "tokenizers", "qwen2", "tokenizer.json"))
+        t["model"]["vocab"]["zzz"] = 100000
+        folder = self.folder_with(t)
+        self.expect(run("tokenize", folder, text="x"), REFUSED, "tokenizer.json", "model.vocab.", "id 100000", "without gaps")
 
     def test_options(self):
         out, made, _ = self.shard(GGUF, 2, "--no-tokenizer", "--digest", "sha256", "--split", "even", "--revision", "r1")
