@@ -12,6 +12,7 @@ dim3 blockDim, gridDim;
 
 namespace cuh {
 thread *running;
+thread_local bool in_kernel;
 block *current;
 cuh_config config = cuh_defaults();
 
@@ -174,6 +175,7 @@ void run_grid(const char *name, dim3 grid, dim3 dim, size_t shared_bytes, const 
     }
     fiber_adopt(&outside);
     current = &b;
+    in_kernel = true;
     for (uint64_t i = 0; i < n; i++) {
         const uint64_t k = !order.empty() ? order[i] : config.order == CUH_REVERSE ? n - 1 - i : i;
         blockIdx = make_uint3(static_cast<unsigned>(k % grid.x), static_cast<unsigned>(k / grid.x % grid.y),
@@ -183,6 +185,7 @@ void run_grid(const char *name, dim3 grid, dim3 dim, size_t shared_bytes, const 
         shared_close(&b);
     }
     current = NULL;
+    in_kernel = false;
     order_acquire(&finished);
     for (thread &t : finished) fiber_drop(&t.f);
     finished.clear();

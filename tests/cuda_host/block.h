@@ -48,6 +48,7 @@ struct block {
 };
 
 extern thread *running;            /* NULL outside kernels */
+extern thread_local bool in_kernel;        /* of this operating system thread: another may run one meanwhile */
 extern block *current;
 extern cuh_config config;
 

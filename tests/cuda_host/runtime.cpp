@@ -130,7 +130,7 @@ cudaError_t launch(cu_site at, const char *name, const void *kernel, dim3 grid, 
     cudaError_t e = called("cudaLaunchKernel");
     size_t limit = 48 << 10;
 
-    if (running) fail(at, "a kernel launches %s", name);
+    if (in_kernel) fail(at, "a kernel launches %s", name);
     if (e) return remember(e);
     if (!threads || threads > 1024 || block.x > 1024 || block.y > 1024 || block.z > 64 || !grid.x || !grid.y || !grid.z ||
         grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535)

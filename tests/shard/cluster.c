@@ -17,35 +17,6 @@ static void die(const char *what, const px_err *e)
     fail_msg("%s: %s", what, px_err_format(e, line, sizeof line));
 }
 
-/* ---- sets ---- */
-
-const char *test_set(const char *source, shard_policy policy, uint32_t world)
-{
-    static struct { char key[400], dir[600]; } made[64];
-    static size_t n_made;
-    char key[400];
-    shard_checkpoint *ck = NULL;
-    shard_pack_result r;
-    px_heap heap;
-    px_err e = {0};
-
-    snprintf(key, sizeof key, "%s|%d|%u", source, (int)policy, world);
-    for (size_t i = 0; i < n_made; i++)
-        if (!strcmp(made[i].key, key)) return made[i].dir;
-    assert_true(n_made < sizeof made / sizeof *made);
-    snprintf(made[n_made].key, sizeof made[n_made].key, "%s", key);
-    snprintf(made[n_made].dir, sizeof made[n_made].dir, "%s/set%zu", test_tmpdir(), n_made);
-
-    px_heap_init(&heap, "set");
-    if (shard_checkpoint_open(&ck, &heap.a, source, &e)) die(source, &e);
-    const shard_pack_args args = { .source = ck, .out = made[n_made].dir, .ranks = world, .policy = policy,
-                                   .split = SHARD_SPLIT_BALANCED, .vocab = SHARD_VOCAB_PADDED64 };
-    if (shard_pack(&heap.a, &args, &r, &e)) die(source, &e);
-    shard_checkpoint_close(ck);
-    px_heap_deinit(&heap);
-    return made[n_made++].dir;
-}
-
 /* ---- ranks ---- */
 
 typedef struct rank {
@@ -67,7 +38,8 @@ struct test_cluster {
     shard_manifest manifest;
     shard_demand   demand;
     const char    *set;
-    bool           bench;
+    const test_shards *shards;
+    bool           bench, deterministic;
     comm_kind      transport;
     int            shm_fd;                 /* -1: none */
     const kern_ops *ops;
@@ -124,25 +96,60 @@ void test_cluster_run(test_cluster *c, void (*fn)(void *ctx, uint32_t rank, shar
     pthread_mutex_unlock(&c->lock);
 }
 
+/* ---- sums of a table with memory of its own ---- */
+
+static px_code get_sums(void *ctx, size_t bytes, void **out, px_err *e)
+{
+    const rank *r = ctx;
+    kern_buf b;
+    px_code rc = r->c->ops->alloc(r->dev, bytes, &b, e);
+
+    *out = b.h;
+    return rc;
+}
+
+static void put_sums(void *ctx, void *p, size_t bytes)
+{
+    const rank *r = ctx;
+    r->c->ops->free(r->dev, &(kern_buf){ p, bytes });
+}
+
+static px_code sums_to_host(void *ctx, void *dst, const void *src, size_t bytes, px_err *e)
+{
+    const rank *r = ctx;
+    return r->c->ops->download(r->dev, dst, (kern_buf){ (void *)(uintptr_t)src, bytes }, bytes, e);
+}
+
+static px_code sums_to_device(void *ctx, void *dst, const void *src, size_t bytes, px_err *e)
+{
+    const rank *r = ctx;
+    return r->c->ops->upload(r->dev, (kern_buf){ dst, bytes }, src, bytes, e);
+}
+
+static comm_device own_device(rank *r)
+{
+    return (comm_device){ .ctx = r, .queue = r->c->ops->native_queue(r->dev), .get = get_sums, .put = put_sums,
+                          .to_host = sums_to_host, .to_device = sums_to_device };
+}
+
 static void open_rank(void *ctx, uint32_t k, shard_executor *unused)
 {
     test_cluster *c = ctx;
     rank *r = &c->rank[k];
     shard_rank_bytes plan;
-    size_t n_errs = 0;
 
     (void)unused;
     if ((r->rc = shard_rank_bytes_of(&c->manifest.arch, &c->manifest.types, &c->manifest.split, k, &c->demand,
                                      (int)c->transport, &plan, &r->e))
-        || (r->rc = shard_file_open(&r->file, c->a, c->set, &c->manifest, k, &r->e, 1, &n_errs)))
+        || (r->rc = c->shards->open(&r->file, c->a, c->set, &c->manifest, k, &r->e)))
         return;
     const comm_args ca = { .kind = c->transport, .shm_fd = c->shm_fd, .rank = k, .world = c->world, .partial_bytes = plan.partial_bytes,
                            .gather_bytes = plan.gather_bytes, .group = c->group };
     if ((r->rc = comm_open(&r->comm, c->a, &ca, &r->e))) return;
-    if (c->device) {
-        const kern_open_args open = { .threads = c->demand.threads };
+    if (c->ops->own_memory) {
+        const kern_open_args open = { .threads = c->demand.threads, .deterministic = c->deterministic };
         if ((r->rc = c->ops->open(&r->dev, c->a, &open, &r->e))) return;
-        r->device = c->device(r->dev);
+        r->device = c->device ? c->device(r->dev) : own_device(r);
         const comm_device_args da = { .device = &r->device, .host = r->comm, .partial_bytes = plan.partial_bytes };
         if ((r->rc = comm_open_staged(&r->staged, c->a, &da, &r->e))) return;
     }
@@ -160,10 +167,10 @@ static void close_rank(void *ctx, uint32_t k, shard_executor *x)
     comm_close(c->rank[k].staged);
     if (c->rank[k].dev) c->ops->close(c->rank[k].dev);
     comm_close(c->rank[k].comm);
-    shard_file_close(c->rank[k].file);
+    c->shards->close(c->rank[k].file);
 }
 
-test_cluster *test_cluster_open(const test_cluster_args *args, px_err *e)
+test_cluster *test_cluster_start(const test_cluster_args *args, const test_shards *shards, px_err *e)
 {
     test_cluster *c = calloc(1, sizeof *c);
     px_code rc;
@@ -172,7 +179,9 @@ test_cluster *test_cluster_open(const test_cluster_args *args, px_err *e)
     px_heap_init(&c->heap, "cluster");
     c->a = args->a ? args->a : &c->heap.a;
     c->set = args->set;
+    c->shards = shards;
     c->bench = args->bench;
+    c->deterministic = args->deterministic;
     c->transport = args->transport;
     c->shm_fd = -1;
     c->demand = args->demand;
@@ -188,7 +197,8 @@ test_cluster *test_cluster_open(const test_cluster_args *args, px_err *e)
     c->ops = args->ops;
     c->device = args->device;
     if (!c->ops && (rc = kern_cpu_ops(args->path, &c->ops, e))) goto fail;
-    if ((rc = shard_manifest_read(&c->manifest, c->a, c->set, e))) goto fail;
+    c->demand.backend = c->ops->backend;
+    if ((rc = shards->manifest(&c->manifest, c->a, c->set, e))) goto fail;
     c->world = c->manifest.world;
     if (c->world > 1 && (rc = comm_local_group_open(&c->group, c->a, c->world, e))) goto fail;
     if (c->transport == COMM_SHM) {
@@ -228,7 +238,7 @@ void test_cluster_close(test_cluster *c)
     for (uint32_t k = 0; k < c->n_threads; k++) pthread_join(c->rank[k].thread, NULL);
     if (c->group) comm_local_group_close(c->group);
     if (c->shm_fd >= 0) close(c->shm_fd);
-    shard_manifest_deinit(&c->manifest);
+    c->shards->drop(&c->manifest);
     px_heap_deinit(&c->heap);
     free(c);
 }

@@ -17,16 +17,25 @@ typedef struct test_cluster_args {
     shard_demand  demand;                  /* zeros: 4,096 tokens in blocks of 16, 64 sequences, budget 128, 1 thread */
     kern_path     path;
     comm_kind     transport;               /* local, or shm: the same process, through a memory file */
-    const kern_ops *ops;                   /* instead of the path's table */
-    comm_device   (*device)(kern_dev *d);  /* of a table with memory of its own: sums go over comm's staged transport */
+    const kern_ops *ops;                   /* instead of the path's table; with memory of its own sums go over comm's staged transport */
+    comm_device   (*device)(kern_dev *d);  /* of such a table: another side for comm than its own alloc, upload and download */
+    bool          deterministic;           /* of such a table: law 5 in full */
     bool          bench;                   /* ranks are bound to cores and do not compare what they sampled */
 } test_cluster_args;
 
 /* Open a set on as many ranks as it has; NULL with *e filled if a rank refuses. */
 test_cluster *test_cluster_open(const test_cluster_args *args, px_err *e);
+/* The same with sets that need not be folders: what `set` means, and who gives the shards. */
+typedef struct test_shards {
+    px_code (*manifest)(shard_manifest *m, px_alloc *a, const char *set, px_err *e);
+    void    (*drop)(shard_manifest *m);                                /* idempotent */
+    px_code (*open)(shard_file **f, px_alloc *a, const char *set, const shard_manifest *m, uint32_t rank, px_err *e);
+    void    (*close)(shard_file *f);                                   /* NULL is legal */
+} test_shards;
+test_cluster *test_cluster_start(const test_cluster_args *args, const test_shards *shards, px_err *e);
 void test_cluster_close(test_cluster *c);
 const shard_manifest *test_cluster_manifest(const test_cluster *c);
-kern_dev *test_cluster_dev(const test_cluster *c, uint32_t rank);      /* NULL without `device` */
+kern_dev *test_cluster_dev(const test_cluster *c, uint32_t rank);      /* NULL where the host has the memory */
 shard_executor *test_cluster_executor(const test_cluster *c, uint32_t rank);
 
 /* fn on every rank's thread at the same time; returns when all have returned. */

@@ -1,0 +1,24 @@
+/* cuda_run.h - clusters of ranks on CUDA's table: the plugin's on a GPU where TEST_CUDA_PLUGIN names its file, else the host
+ * build's.  Layer: tests. */
+#ifndef TESTS_SHARD_CUDA_RUN_H
+#define TESTS_SHARD_CUDA_RUN_H
+
+#include "tests/shard/cluster.h"
+#include "tests/testlib.h"
+
+/* NULL: there is no device; *e says what is missing. */
+const kern_ops *test_cuda_ops(px_err *e);
+/* The tests, or 77 with a line that says what is missing. */
+int test_cuda_main(const struct CMUnitTest *tests, size_t n);
+/* The host build takes the next of its schedules: another order of blocks and threads.  Nothing on a GPU. */
+void test_cuda_reschedule(void);
+
+/* Warm-up on every rank, which records every graph; fails the test. */
+void test_cuda_warm_up(test_cluster *c);
+/* Log-probabilities (n, n_vocab) by id after each of n ids: the first `prefill` in chunks, then one at a time.  Other slots
+ * are free to be in use. */
+void test_cuda_score(test_cluster *c, uint32_t slot, const uint32_t *id, uint32_t n, uint32_t prefill, uint32_t chunk, float *lp);
+/* An answer's row as log-probabilities by id. */
+void test_cuda_row(const shard_row_result *row, uint32_t n_vocab, float *lp);
+
+#endif
