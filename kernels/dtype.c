@@ -1,5 +1,6 @@
 /* dtype.c - the table of storage formats, sizes, conversions, and the readers of the formats that are served. */
 #include "kernels/dtype.h"
+#include "kernels/gguf_blocks.h"
 #include "proto/base/alloc.h"
 
 #include <string.h>
@@ -14,16 +15,16 @@ static const kern_dtype_info info[KERN_N_DTYPES] = {
     [KERN_Q8_0]   = { "Q8_0",    32,  34,  8, true,  true  },
     [KERN_Q4_0]   = { "Q4_0",    32,  18,  2, true,  true  },
     [KERN_Q4_1]   = { "Q4_1",    32,  20,  3, true,  true  },
-    [KERN_Q5_0]   = { "Q5_0",    32,  22,  6, false, false },
-    [KERN_Q5_1]   = { "Q5_1",    32,  24,  7, false, false },
-    [KERN_Q2_K]   = { "Q2_K",   256,  84, 10, false, false },
-    [KERN_Q3_K]   = { "Q3_K",   256, 110, 11, false, false },
-    [KERN_Q4_K]   = { "Q4_K",   256, 144, 12, false, false },
-    [KERN_Q5_K]   = { "Q5_K",   256, 176, 13, false, false },
-    [KERN_Q6_K]   = { "Q6_K",   256, 210, 14, false, false },
-    [KERN_IQ4_NL] = { "IQ4_NL",  32,  18, 20, false, false },
-    [KERN_IQ4_XS] = { "IQ4_XS", 256, 136, 23, false, false },
-    [KERN_IQ2_XS] = { "IQ2_XS", 256,  74, 17, false, false },
+    [KERN_Q5_0]   = { "Q5_0",    32,  22,  6, true,  false },
+    [KERN_Q5_1]   = { "Q5_1",    32,  24,  7, true,  false },
+    [KERN_Q2_K]   = { "Q2_K",   256,  84, 10, true,  false },
+    [KERN_Q3_K]   = { "Q3_K",   256, 110, 11, true,  false },
+    [KERN_Q4_K]   = { "Q4_K",   256, 144, 12, true,  false },
+    [KERN_Q5_K]   = { "Q5_K",   256, 176, 13, true,  false },
+    [KERN_Q6_K]   = { "Q6_K",   256, 210, 14, true,  false },
+    [KERN_IQ4_NL] = { "IQ4_NL",  32,  18, 20, true,  false },
+    [KERN_IQ4_XS] = { "IQ4_XS", 256, 136, 23, true,  false },
+    [KERN_IQ2_XS] = { "IQ2_XS", 256,  74, 17, true,  false },
     [KERN_FP8]    = { "FP8",      1,   1, NO_GGML, false, false },
     [KERN_W8]     = { "W8",     128, 130, NO_GGML, true,  true  },
     [KERN_W4]     = { "W4",     128,  66, NO_GGML, true,  true  },
@@ -176,7 +177,7 @@ void kern_row_to_f32(kern_dtype t, const void *src, size_t n, float *dst)
         }
         break;
     default:
-        memset(dst, 0, n * sizeof *dst);      /* not readable: info says so */
+        kern_gguf_to_f32(t, src, n, dst);
     }
 }
 

@@ -1,0 +1,11 @@
+/* gguf_blocks.h - reading the block types of GGUF that no backend multiplies with: Q5_0, Q5_1, Q2_K to Q6_K, IQ4_NL, IQ4_XS, IQ2_XS.
+ * Layer: kernels, its own.  Pure; every bit pattern is a block, so nothing can be wrong with one but its size. */
+#ifndef KERN_GGUF_BLOCKS_H
+#define KERN_GGUF_BLOCKS_H
+
+#include "kernels/dtype.h"
+
+/* n elements, a multiple of the block, as fp32; another type: zeros. */
+void kern_gguf_to_f32(kern_dtype t, const void *src, size_t n, float *dst);
+
+#endif
