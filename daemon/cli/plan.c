@@ -37,21 +37,6 @@ typedef struct asked {
 
 static const char *const keys[] = { "kv.tokens", "kv.block", "max_sequences", "token_budget", "threads", "transport", NULL };
 
-/* Of a named format the plan is of that format: a set that would store another type is none of it. */
-static px_code store_as_named(shard_types *stored, px_alloc *a, const shard_arch *m, const shard_types *named, px_err *e)
-{
-    px_code rc = shard_types_stored(stored, a, m, named, SHARD_AS_FILE, e);
-
-    for (shard_role r = 0; !rc && r < SHARD_N_ROLES; r++) {
-        if (!shard_arch_has(m, r) || shard_role_get(r)->vector) continue;
-        for (uint32_t i = 0; !rc && i < (shard_role_get(r)->per_layer ? m->n_layer : 1); i++)
-            if (shard_type_of(stored, r, i) != shard_type_of(named, r, i))
-                rc = px_fail(e, PX_EUNSUP, "format", "no backend multiplies with %s", kern_dtype_get(shard_type_of(named, r, i))->name);
-    }
-    if (rc) shard_types_deinit(stored);
-    return rc;
-}
-
 /* ---- what was asked ---- */
 
 /* What the set was cut by; a checkpoint says nothing. */
@@ -316,13 +301,13 @@ static px_code load(asked *q, px_err *e)
     px_code rc;
 
     if ((rc = shard_arch_read(&q->arch, &q->source, q->a, q->path, e)) || (rc = shard_arch_check(&q->arch, e))) return rc;
-    q->model = (shard_plan_model){ .m = &q->arch, .source = &q->source, .file = &q->source, .format = q->format, .store = store_as_named };
+    q->model = (shard_plan_model){ .m = &q->arch, .source = &q->source, .file = &q->source, .format = q->format, .store = shard_types_served };
     if (!q->policy_given) {
         if ((rc = shard_types_format(&q->named, q->a, &q->arch, q->format, e))) return rc;
         q->model.file = q->model.source = &q->named;
     }
     rc = q->policy_given ? shard_types_stored(&q->stored, q->a, &q->arch, q->model.file, q->policy, &why)
-                         : store_as_named(&q->stored, q->a, &q->arch, &q->named, &why);
+                         : shard_types_served(&q->stored, q->a, &q->arch, &q->named, &why);
     if (rc == PX_ENOMEM) {
         *e = why;
         return rc;

@@ -149,6 +149,17 @@ static px_code take_kv(cursor *c, kv *v, px_err *e)
     return type == T_BOOL ? check_bools(v->value, 1, l.s, e) : PX_OK;
 }
 
+/* A type that is not read, by its name where it has one. */
+static px_code unknown_type(uint32_t type, const char *tensor, px_err *e)
+{
+    static const char *const name[40] = { [15] = "Q8_K", [16] = "IQ2_XXS", [18] = "IQ3_XXS", [19] = "IQ1_S", [21] = "IQ3_S", [22] = "IQ2_S",
+                                          [29] = "IQ1_M", [34] = "TQ1_0", [35] = "TQ2_0", [39] = "MXFP4" };
+
+    if (type < sizeof name / sizeof *name && name[type])
+        return px_fail(e, PX_EUNSUP, tensor, "GGML type %u (%s) is not read", type, name[type]);
+    return px_fail(e, PX_EUNSUP, tensor, "GGML type %u is not known", type);
+}
+
 /* Shape, type and size; data is set to the offset's place later, when the start of the data is known. */
 static px_code take_tensor(cursor *c, shard_gguf_tensor *t, uint64_t *offset, px_err *e)
 {
@@ -182,7 +193,7 @@ static px_code take_tensor(cursor *c, shard_gguf_tensor *t, uint64_t *offset, px
     t->rows = dim[1];
     t->dtype = t->type == UINT32_MAX ? KERN_N_DTYPES : kern_dtype_of_ggml(t->type);
     if (t->dtype >= KERN_N_DTYPES)
-        return px_fail(e, PX_EUNSUP, l.s, "GGML type %u is not known", t->type);
+        return unknown_type(t->type, l.s, e);
     if (!kern_matrix_bytes(t->dtype, t->rows, t->cols, &bytes) || __builtin_mul_overflow(bytes, t->planes, &bytes) || bytes > SIZE_MAX)
         return px_fail(e, PX_ECORRUPT, l.s, "[%" PRIu64 ",%" PRIu64 "] of %s: not whole blocks, or no such size",
                        t->rows, t->cols, kern_dtype_get(t->dtype)->name);

@@ -69,7 +69,7 @@ px_code shard_types_stored(shard_types *stored, px_alloc *a, const shard_arch *m
         if (!shard_arch_has(m, r) || info->vector) continue;
         shard_arch_shape(m, r, &rows, &cols);
         for (uint32_t i = 0; i < (info->per_layer ? m->n_layer : 1); i++) {
-            kern_dtype was = shard_type_of(file, r, i), is;
+            kern_dtype was = shard_type_of(file, r, i), is = was;
             if ((rc = stored_type(was, cols, policy, shard_type_of(stored, r, i), &is))) {
                 const kern_dtype_info *f = kern_dtype_get(was);
                 rc = px_fail(e, rc, shard_tensor_name(r, i, name, sizeof name), "type %s with %llu columns cannot be stored as %s",
@@ -84,6 +84,20 @@ px_code shard_types_stored(shard_types *stored, px_alloc *a, const shard_arch *m
         }
     }
     return PX_OK;
+}
+
+px_code shard_types_served(shard_types *stored, px_alloc *a, const shard_arch *m, const shard_types *named, px_err *e)
+{
+    px_code rc = shard_types_stored(stored, a, m, named, SHARD_AS_FILE, e);
+
+    for (shard_role r = 0; !rc && r < SHARD_N_ROLES; r++) {
+        if (!shard_arch_has(m, r) || shard_role_get(r)->vector) continue;
+        for (uint32_t i = 0; !rc && i < (shard_role_get(r)->per_layer ? m->n_layer : 1); i++)
+            if (shard_type_of(stored, r, i) != shard_type_of(named, r, i))
+                rc = px_fail(e, PX_EUNSUP, "format", "no backend multiplies with %s", kern_dtype_get(shard_type_of(named, r, i))->name);
+    }
+    if (rc) shard_types_deinit(stored);
+    return rc;
 }
 
 void shard_packer_init(shard_packer *p, px_alloc *a) { *p = (shard_packer){ .a = a }; }

@@ -18,6 +18,8 @@ px_code     shard_policy_parse(const char *word, shard_policy *out, px_err *e); 
  * already), PX_ERANGE (as_file: W8 and W4 whose columns are no multiple of 32), PX_ENOMEM. */
 px_code shard_types_stored(shard_types *stored, px_alloc *a, const shard_arch *m, const shard_types *file,
                            shard_policy policy, px_err *e);
+/* The same types, for a plan of a named format: as_file, if it changes none.  Errors: also PX_EUNSUP (field "format"). */
+px_code shard_types_served(shard_types *stored, px_alloc *a, const shard_arch *m, const shard_types *named, px_err *e);
 
 /* Where packed bytes go, in order. */
 typedef px_code (*shard_sink)(void *ctx, const void *data, size_t n, px_err *e);

@@ -288,7 +288,7 @@ static void binds_a_gguf_exactly(void **state)
 
 static void refuses_types_by_name(void **state)
 {
-    static const uint32_t read[] = { 0, 1, 30, 8, 2, 3 }, refused[] = { 6, 20 };
+    static const uint32_t read[] = { 0, 1, 30, 8, 2, 3, 6, 7, 20 };
     px_err e;
 
     (void)state;
@@ -296,11 +296,6 @@ static void refuses_types_by_name(void **state)
         shard_checkpoint_close(open_good(make_gguf(&(variant){ .retype = "blk.0.attn_q.weight", .type = read[i] })));
     for (size_t i = 0; i < 3; i++)
         shard_checkpoint_close(open_good(make_gguf(&(variant){ .retype = "output_norm.weight", .type = read[i] })));
-    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
-        e = expect(make_gguf(&(variant){ .retype = "blk.0.ffn_up.weight", .type = refused[i] }), PX_EUNSUP, "blk.0.ffn_up.weight");
-        assert_string_equal(e.found, kern_dtype_get(kern_dtype_of_ggml(refused[i]))->name);
-        assert_non_null(strstr(e.expected, "Q4_1"));
-    }
     e = expect(make_gguf(&(variant){ .retype = "blk.0.ffn_norm.weight", .type = 8 }), PX_EUNSUP, "blk.0.ffn_norm.weight");
     assert_string_equal(e.expected, "F32 F16 BF16");
 }

@@ -256,6 +256,7 @@ static void refuses_bad_tensors(void **state)
         { { UINT64_MAX, UINT64_MAX }, 2, 0, 0, PX_ECORRUPT },
         { { 33, 1 }, 2, 8, 0, PX_ECORRUPT },               /* Q8_0 has blocks of 32 */
         { { 32, 2 }, 2, 4, 0, PX_EUNSUP },                 /* a number that was taken back */
+        { { 32, 2 }, 2, 16, 0, PX_EUNSUP },
         { { 32, 2 }, 2, 999, 0, PX_EUNSUP },
         { { 32, 2 }, 2, UINT32_MAX, 0, PX_EUNSUP },
         { { 32, 2 }, 2, 0, 16, PX_ECORRUPT },              /* not aligned */
@@ -273,6 +274,8 @@ static void refuses_bad_tensors(void **state)
     }
     gguf_head(&m, 3, 1, 0); finish(999, D4, 2, 0, 256);
     assert_non_null(strstr(open_image().text, "999"));
+    gguf_head(&m, 3, 1, 0); finish(21, D4, 2, 0, 256);
+    assert_non_null(strstr(open_image().text, "21 (IQ3_S)"));
 
     gguf_head(&m, 3, 2, 0); gguf_tensor(&m, "t.weight", 2, D4, 0, 256); finish(0, D4, 2, 0, 512); expect(PX_ECORRUPT, "t.weight");
     assert_non_null(strstr(open_image().text, "twice"));

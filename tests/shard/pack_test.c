@@ -139,7 +139,7 @@ static void round_trip(const char *golden, uint32_t ranks, shard_policy policy, 
 }
 
 static const char *const MODEL[] = { "tiny/arch/llama", "tiny/arch/smollm_like", "tiny/arch/mqa", "tiny/arch/llama3",
-                                     "tiny/gguf/smollm_like_f16/model.gguf" };
+                                     "tiny/gguf/smollm_like_f16/model.gguf", "tiny/gguf/llama3_q5_1/model.gguf" };
 
 static void round_trips(void **state)
 {
@@ -405,7 +405,7 @@ static px_code pack_and_drop(px_alloc *a, px_err *e)
 
 static void survives_every_oom(void **state) { (void)state; test_oom_sweep(pack_and_drop); }
 
-static void a_type_without_panels_is_refused_by_name(void **state)
+static void policies_and_types_that_do_not_go_together(void **state)
 {
     shard_checkpoint *c = open_llama();
     const shard_arch *m = shard_checkpoint_arch(c);
@@ -415,9 +415,24 @@ static void a_type_without_panels_is_refused_by_name(void **state)
     (void)state;
 
     assert_int_equal(shard_types_format(&t, &heap.a, m, "f32", NULL), PX_OK);
-    t.layer[SHARD_N_ROLES + SHARD_FFN_UP] = KERN_IQ2_XS;
+    t.layer[SHARD_N_ROLES + SHARD_FFN_UP] = KERN_FP8;
     assert_int_equal(shard_types_stored(&stored, &heap.a, m, &t, SHARD_AS_FILE, &e), PX_EUNSUP);
     assert_string_equal(e.field, "blk.1.ffn_up.weight");
+    px_err_clear(&e);
+    /* what is quantised becomes Q8_0, nothing else that has steps; a plan of the format itself has no set */
+    t.layer[SHARD_N_ROLES + SHARD_FFN_UP] = KERN_IQ2_XS;
+    for (p = SHARD_AS_FILE; p < SHARD_N_POLICIES; p++) {
+        bool can = p == SHARD_AS_FILE || p == SHARD_TO_F32 || p == SHARD_TO_BF16 || p == SHARD_TO_Q8_0;
+        assert_int_equal(shard_types_stored(&stored, &heap.a, m, &t, p, &e), can ? PX_OK : PX_EUNSUP);
+        if (can) {
+            kern_dtype is = shard_type_of(&stored, SHARD_FFN_UP, 1);
+            assert_int_equal(is, p == SHARD_TO_F32 ? KERN_F32 : p == SHARD_TO_BF16 ? KERN_BF16 : KERN_Q8_0);
+            shard_types_deinit(&stored);
+        } else assert_string_equal(e.field, "blk.1.ffn_up.weight");
+        px_err_clear(&e);
+    }
+    assert_int_equal(shard_types_served(&stored, &heap.a, m, &t, &e), PX_EUNSUP);
+    assert_string_equal(e.field, "format");
     shard_types_deinit(&t);
     px_err_clear(&e);
     assert_int_equal(shard_policy_parse("q4_9", &p, &e), PX_EINVAL);
@@ -440,7 +455,7 @@ int main(void)
         cmocka_unit_test(a_full_disk_leaves_nothing),
         cmocka_unit_test(cancel_leaves_nothing),
         cmocka_unit_test(survives_every_oom),
-        cmocka_unit_test(a_type_without_panels_is_refused_by_name),
+        cmocka_unit_test(policies_and_types_that_do_not_go_together),
     };
     int rc;
 

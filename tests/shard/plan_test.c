@@ -15,11 +15,6 @@
 
 static px_heap heap;
 
-static px_code store(shard_types *stored, px_alloc *a, const shard_arch *m, const shard_types *file, px_err *e)
-{
-    return shard_types_stored(stored, a, m, file, SHARD_AS_FILE, e);
-}
-
 typedef struct made { shard_arch m; shard_types file, stored; shard_plan_model model; } made;
 
 static px_code make(made *x, px_alloc *a, const char *name, const char *format, px_err *e)
@@ -33,8 +28,8 @@ static px_code make(made *x, px_alloc *a, const char *name, const char *format, 
     if ((rc = shard_model_parse(&x->m, &dtype, text->name, text->text, text->bytes, e)) ||
         (rc = shard_types_format(&x->file, a, &x->m, format, e)))
         return rc;
-    x->model = (shard_plan_model){ .m = &x->m, .file = &x->file, .format = format, .store = store };
-    if (!(rc = store(&x->stored, a, &x->m, &x->file, &none))) x->model.stored = &x->stored;
+    x->model = (shard_plan_model){ .m = &x->m, .file = &x->file, .format = format, .store = shard_types_served };
+    if (!(rc = shard_types_served(&x->stored, a, &x->m, &x->file, &none))) x->model.stored = &x->stored;
     if (rc == PX_ENOMEM) {
         shard_types_deinit(&x->file);
         *e = none;
