@@ -11,6 +11,8 @@
 typedef struct bound { double worst, kl, margin; bool greedy; } bound;
 static const bound exact = { 1e-3, 1e-6, 0.001, true };        /* fp32 activations and KV */
 static const bound bf16 = { 0.4, 8e-4, 0.2, false };
+static const bound requantised = { 0.8, 5e-3, 0.2, false };    /* Q5_1 as Q8_0 */
+static const bound q12 = { 0.1, 5e-5, 0.05, false };           /* 12-bit activations, f16 KV */
 
 static void check(const char *name, const char *source, shard_policy policy, kern_kv_dtype kv, uint32_t world,
                   const bound *b)
@@ -75,12 +77,38 @@ static void a_gguf_of_f16_meets_the_exact_bound(void **state)
     }
 }
 
+/* Q5_1 is stored as Q8_0, whose rounding comes on top: half a percent of each weight. */
+static void a_gguf_of_a_type_that_is_only_read_meets_its_bound(void **state)
+{
+    (void)state;
+    for (uint32_t world = 1; world <= 3; world++) {
+        check("gguf/llama3_q5_1", "tiny/gguf/llama3_q5_1/model.gguf", SHARD_AS_FILE, KERN_KV_F16, world, &requantised);
+        check("gguf/llama3_q5_1", "tiny/gguf/llama3_q5_1/model.gguf", SHARD_TO_F32, KERN_KV_F32, world, &exact);
+    }
+}
+
+/* Rows of q and k are not permuted here, as they are in a Llama's; a head's size is a key of the file. */
+static void ggufs_of_qwen_meet_their_bounds(void **state)
+{
+    static const char *const file[][2] = { { "gguf/qwen2_q8_0", "tiny/gguf/qwen2_q8_0/model.gguf" },
+                                           { "gguf/qwen3_q4_0", "tiny/gguf/qwen3_q4_0/model.gguf" },
+                                           { "gguf/qwen3_q4_0", "tiny/gguf/qwen3_q4_0/model.v2.gguf" } };
+    (void)state;
+    for (size_t i = 0; i < sizeof file / sizeof *file; i++)
+        for (uint32_t world = 1; world <= 3; world++) {
+            check(file[i][0], file[i][1], SHARD_AS_FILE, KERN_KV_F16, world, &q12);
+            check(file[i][0], file[i][1], SHARD_TO_F32, KERN_KV_F32, world, &exact);
+        }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(f32_sets_meet_the_exact_bound),
         cmocka_unit_test(bf16_sets_meet_their_bound),
         cmocka_unit_test(a_gguf_of_f16_meets_the_exact_bound),
+        cmocka_unit_test(a_gguf_of_a_type_that_is_only_read_meets_its_bound),
+        cmocka_unit_test(ggufs_of_qwen_meet_their_bounds),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
