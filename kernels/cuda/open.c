@@ -33,12 +33,16 @@ static px_code find(char out[PATH_MAX], px_err *e)
                      KERN_CUDA_PLUGIN_FILE);
 }
 
-/* dlopen names the file that it could not open first: "libcublasLt.so.13: cannot open shared object file: ...". */
+/* dlopen names the file that it could not open first: "libcublasLt.so.13: cannot open shared object file: ...".  What the
+ * plugin needs and every machine need not have is of the toolkit. */
 static px_code cannot(px_err *e, const char *file)
 {
     const char *why = dlerror();
+    const bool another = why && strncmp(why, file, strlen(file)) && strstr(why, ": cannot open shared object file");
 
-    px_refuse(e, PX_ENOTFOUND, "plugin", why ? why : "no reason", "", "the CUDA plugin cannot be opened: %s", why ? why : "no reason");
+    px_refuse(e, PX_ENOTFOUND, "plugin", why ? why : "no reason", "", "%s: %s",
+              another ? "the CUDA plugin needs a library of the CUDA toolkit that is missing" : "the CUDA plugin cannot be opened",
+              why ? why : "no reason");
     px_err_set_file(e, file);
     return PX_ENOTFOUND;
 }

@@ -139,9 +139,10 @@ def part_serve():
 
 # ---- refuse ----
 
-def refused(d, ranks, field, *words, flags=()):
+def refused(d, ranks, field, *words, flags=(), env=None):
     p = subprocess.run([os.path.join(d, "bin", "phalanxd"), "--set", make_set(TINY, ranks), "--listen", "127.0.0.1:0",
-                        "--device", "cuda", *SMALL, *flags], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+                        "--device", "cuda", *SMALL, *flags], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
+                       env=env)
     assert p.returncode == 3 and "ready" not in p.stdout, (p.returncode, p.stdout, p.stderr)
     lines = [x for x in p.stderr.splitlines() if "event=coldstart_refused" in x and "field=" + field + " " in x + " "]
     assert lines, p.stderr
@@ -164,6 +165,41 @@ def no_plugin():
     with open(os.path.join(d, "bin", "libphalanx-cuda.so"), "w") as f:
         f.write("no library\n")
     return refused(d, 1, "plugin", "ENOTFOUND", "cannot be opened")
+
+
+def wrong_plugin(file, *words):
+    """One of those that tests/kernels/cuda builds, each wrong in one way."""
+    return refused(stage(plugin=os.path.join(harness.BUILD, "tests/kernels/cuda/plugins", file)), 2, "plugin", *words)
+
+
+def without_nccl():
+    """An environment in which libnccl.so.2 cannot be opened, whether this machine has one or not."""
+    d = tempfile.mkdtemp(dir=harness._tmp)
+    with open(os.path.join(d, "libnccl.so.2"), "w") as f:
+        f.write("no library\n")
+    return dict(os.environ, LD_LIBRARY_PATH=os.pathsep.join([d] + os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)).rstrip(os.pathsep))
+
+
+def no_nccl():
+    """Asked for by name it is missed; one rank, and `ordered`, need none."""
+    devices = ["-1 devices 2"]
+    return refused(stage(devices), 2, "nccl", "ENOTFOUND", 'found="no libnccl.so.2"', flags=("--reduce", "nccl"), env=without_nccl())
+
+
+def auto_without_nccl():
+    """reduce: auto goes on with sums over the host, and says so."""
+    before = dict(os.environ)
+    try:
+        os.environ.update(without_nccl())
+        d = serve(stage(["-1 devices 2"]), 2)
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    log = "".join(d.log)
+    assert re.search(r"event=reduce asked=auto sums=ordered$", log, re.M), log
+    assert ids_of(d.inference.Generate(greedy(PROMPT, 8), timeout=60))[0]
+    life.end_and_clean(d)
+    return "sums=ordered"
 
 
 def real_plugin():
@@ -199,6 +235,8 @@ def damaged():
 def part_refuse():
     yield no_file,
     yield no_plugin,
+    yield wrong_plugin, "libplugin_abi.so", "EMISMATCH", 'found="abi 1,', 'expected="abi '
+    yield wrong_plugin, "libplugin_needs.so", "ENOTFOUND", "a library of the CUDA toolkit that is missing: libplugin_needed.so"
     yield real_plugin,
     yield refused, stage(["1 probe nodriver"]), 2, "driver", "no NVIDIA driver"
     yield refused, stage(["-1 probe nodevice"]), 1, "device", "no CUDA device is visible"
@@ -207,6 +245,8 @@ def part_refuse():
         yield refused, stage([*two, "1 %s other" % key]), 2, field, "EMISMATCH", "found=other", "rank=1 "
     yield with_flags, stage(), 1, "device", "there is no device 5: 1 are visible", "--devices", "5"
     yield with_flags, stage(), 2, "gpu.shared", "GPU 0 for ranks 0 and 1", "--reduce", "nccl"
+    yield no_nccl,
+    yield auto_without_nccl,
     yield with_flags, stage(["-1 mib 302"]), 2, "gpu.memory", "do not fit GPU 0", "--kv.tokens", "16"
     yield with_flags, stage(["-1 mib 512"]), 1, "kv.tokens", "at most ", "--kv.tokens", "33554432"
     yield damaged,

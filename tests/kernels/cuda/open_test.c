@@ -42,6 +42,7 @@ static void a_library_that_the_plugin_needs_counts_as_missing(void **state)
     assert_int_equal(open_plugin("libplugin_needs.so"), PX_ENOTFOUND);
     assert_string_equal(e.field, "plugin");
     assert_non_null(strstr(e.found, "libplugin_needed.so"));
+    assert_non_null(strstr(e.text, "a library of the CUDA toolkit that is missing"));
     assert_non_null(strstr(e.file, "libplugin_needs.so"));
 }
 
@@ -60,6 +61,7 @@ static void a_file_that_is_no_library_is_told(void **state)
     assert_int_equal(kern_cuda_ops(&ops, path, &e), PX_ENOTFOUND);
     assert_string_equal(e.field, "plugin");
     assert_non_null(strstr(e.found, "text.so"));
+    assert_non_null(strstr(e.text, "the CUDA plugin cannot be opened"));
 }
 
 static void another_abi_or_size_is_a_mismatch(void **state)
