@@ -1,0 +1,309 @@
+#!/usr/bin/env python3
+"""A model's chat template, Jinja in the checkpoint, as the table that phalanxd reads: derived from what the template makes of
+probe conversations, and proved on random ones.
+
+usage: ops/chat-template.py MODEL [--out chat_template.json] [--bos TOKEN] [--eos TOKEN]
+
+MODEL is a checkpoint's folder, a shard set, or a file with the template's text.  Give the table to the sharder:
+`phalanx shard MODEL --chat-template chat_template.json ...`.  Needs python3-jinja2 (Debian's, or pip's Jinja2).
+Exit status: 0 the table is written, 1 the template is not of the table's kind (the reason is told), 2 bad usage.
+"""
+import argparse
+import json
+import os
+import random
+import sys
+
+PROVED_ON = 50
+ROLES = ("system", "user", "assistant")
+
+
+class NotOfThisKind(Exception):
+    pass
+
+
+# ---- the template's own engine, as the transformers library sets it up ----
+
+def environment():
+    from jinja2.exceptions import TemplateError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def raise_exception(message):
+        raise TemplateError(message)
+
+    e = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+    e.filters["tojson"] = lambda x, indent=None: json.dumps(x, ensure_ascii=False, indent=indent)
+    e.globals["raise_exception"] = raise_exception
+    return e
+
+
+class Jinja:
+    def __init__(self, text, bos, eos):
+        from jinja2.exceptions import TemplateError
+        self.error = (TemplateError, TypeError, ValueError, KeyError, AttributeError)
+        self.template, self.bos, self.eos = environment().from_string(text), bos, eos
+
+    def __call__(self, talk, generation=True):
+        """None: the template refuses the conversation."""
+        try:
+            return self.template.render(messages=talk, bos_token=self.bos, eos_token=self.eos, add_generation_prompt=generation)
+        except self.error:
+            return None
+
+
+def say(*messages):
+    return [{"role": r, "content": c} for r, c in messages]
+
+
+# ---- the table's meaning: the same as daemon/text/chat.c ----
+
+def allowed(table, talk):
+    before = "system"
+    for i, m in enumerate(talk):
+        if m["role"] == "system" and (i or table["system_in"] == "none"):
+            return False
+        if table["alternate"] and m["role"] != "system" and m["role"] != ("assistant" if before == "user" else "user"):
+            return False
+        before = m["role"]
+    return before == "user" or not (table["user_last"] or (before == "system" and table["system_in"] != "own"))
+
+
+def render(table, talk):
+    out, talk, system = table["begin"], list(talk), table["default_system"]
+    if talk[0]["role"] == "system":
+        system = talk.pop(0)["content"]
+    turn = lambda role: (table[role]["prefix"], table[role]["suffix"], table[role]["trim"])
+    if system is not None and table["system_in"] == "own":
+        prefix, suffix, trim = turn("system")
+        out += prefix + (system.strip() if trim else system) + suffix
+    users = [i for i, m in enumerate(talk) if m["role"] == "user"]
+    place = {"first_user": users[:1], "last_user": users[-1:]}.get(table["system_in"], [])
+    for i, m in enumerate(talk):
+        prefix, suffix, trim = turn(m["role"])
+        text = m["content"]
+        if m["role"] == "assistant" and table["drop_thinking"] and "</think>" in text:
+            text = text.split("</think>")[-1].lstrip("\n")
+        if system is not None and i in place:
+            text = table["system"]["prefix"] + system + table["system"]["suffix"] + text
+        out += prefix + (text.strip() if trim else text) + suffix
+    return out + table["generation"]
+
+
+# ---- conversations to prove it on ----
+
+WORDS = ["so", "what", "is", "12", "it?", "\n", " ", "\n\n", "\t", "é", "日本", "😀", "<s>", "[INST]", "{{ x }}", "a_b", "\u00a0", "don't",
+         "<think>", "</think>", "\\n", '"', "'"]
+
+
+def random_text(rng):
+    return " ".join(rng.choice(WORDS) for _ in range(rng.choice((0, 1, 2, 3, 8, 20))))
+
+
+def random_conversation(rng, system, alternate):
+    talk = [{"role": "system", "content": random_text(rng)}] if system else []
+    role = "user"
+    for _ in range(rng.choice((1, 1, 3, 3, 5, 2, 4))):
+        talk.append({"role": role, "content": random_text(rng)})
+        role = ("assistant" if role == "user" else "user") if alternate else rng.choice(("user", "assistant"))
+    return talk
+
+
+def mismatch(table, jinja, rng, alternate):
+    """A conversation that the table permits and renders otherwise than the template; None after PROVED_ON of them."""
+    proved = tries = 0
+    while proved < PROVED_ON:
+        tries += 1
+        if tries > 200 * PROVED_ON:
+            raise NotOfThisKind("it refuses nearly every conversation")
+        talk = random_conversation(rng, rng.random() < 0.5 and table["system_in"] != "none", alternate or table["alternate"])
+        if not allowed(table, talk):
+            continue
+        if jinja(talk) != render(table, talk):
+            return talk
+        proved += 1
+    return None
+
+
+# ---- deriving ----
+
+def cut(text, *marks):
+    """What stands before, between and behind the marks."""
+    parts, rest = [], text
+    for m in marks:
+        if rest is None or rest.count(m) != 1:
+            raise NotOfThisKind("a message's text is not in the prompt exactly once")
+        before, rest = rest.split(m)
+        parts.append(before)
+    return parts + [rest]
+
+
+def without_tail(text, tail, what):
+    if not text.endswith(tail):
+        raise NotOfThisKind("%s is not the same in every place" % what)
+    return text[:len(text) - len(tail)]
+
+
+def without_head(text, head, what):
+    if not text.startswith(head):
+        raise NotOfThisKind("%s is not the same in every place" % what)
+    return text[len(head):]
+
+
+def derive_turns(jinja, table, choice):
+    """The beginnings and ends of user's and assistant's turns; returns what stands before the first one.  Where an answer's end
+    cannot be seen alone, the cut between it and the next user's turn is a choice: the choice-th is taken."""
+    one, two = jinja(say(("user", "QqA")), False), jinja(say(("user", "QqA"), ("assistant", "QqB")), False)
+    long = jinja(say(("user", "QqA"), ("assistant", "QqB"), ("user", "QqC")), False)
+    if one is None or long is None:
+        raise NotOfThisKind("it refuses the plainest conversations")
+    head, to_answer, to_user, tail = cut(long, "QqA", "QqB", "QqC")
+    user_suffix, suffix = cut(one, "QqA")[1], cut(two, "QqA", "QqB")[2] if two is not None else None
+    if tail != user_suffix or not to_answer.startswith(user_suffix):
+        raise NotOfThisKind("what follows a user's text depends on the conversation")
+    if suffix is None or not to_user.startswith(suffix) or choice:
+        ends = [n for n in range(len(to_user) + 1) if head.endswith(to_user[n:])]
+        if choice >= len(ends):
+            raise NotOfThisKind("no way to cut it into turns renders the same")
+        end = to_user[:ends[choice]]
+        begun = suffix[len(end):] if suffix is not None and suffix.startswith(end) else None
+        if begun and user_suffix.endswith(begun):      # it begins the answer whether asked to or not
+            user_suffix = user_suffix[:len(user_suffix) - len(begun)]
+        else:
+            table["user_last"] = True
+        suffix = end
+    generation = without_head(cut(jinja(say(("user", "QqA"))), "QqA")[1], user_suffix, "what follows a user's text")
+    table.update(user={"prefix": to_user[len(suffix):], "suffix": user_suffix}, generation=generation,
+                 assistant={"prefix": to_answer[len(user_suffix):], "suffix": suffix})
+    return without_tail(head, to_user[len(suffix):], "the beginning of a user's turn")
+
+
+def derive_system(jinja, table, head, bos):
+    """head: what stands before the first user's turn of a conversation without a system message."""
+    first, last = say(("system", "QqS"), ("user", "QqA")), say(("system", "QqS"), ("user", "QqA"), ("assistant", "QqB"), ("user", "QqC"))
+    text, more = jinja(first), jinja(last)
+    table["system"] = {"prefix": "", "suffix": ""}
+    if text is None or "QqS" not in text:
+        table.update(system_in="none", begin=head, default_system=None)
+        return
+    if more is not None and more.count("QqS") == 1 and more.index("QqS") > more.index("QqA"):
+        before, between, _ = cut(text, "QqS", "QqA")
+        table.update(system_in="last_user", begin=head, default_system=None)
+        table["system"] = {"prefix": without_head(before, head + table["user"]["prefix"], "the beginning"), "suffix": between}
+        return
+    before, between, _ = cut(text, "QqS", "QqA")
+    if not between.endswith(table["user"]["prefix"]) or (not table["user"]["prefix"] and before.startswith(head)):
+        table.update(system_in="first_user", begin=head, default_system=None)
+        table["system"] = {"prefix": without_head(before, head + table["user"]["prefix"], "the beginning"), "suffix": between}
+        return
+    begin = head if before.startswith(head) else bos if bos and before.startswith(bos) and head.startswith(bos) else ""
+    system = {"prefix": before[len(begin):], "suffix": without_tail(between, table["user"]["prefix"], "the system message's end")}
+    default = None
+    if head != begin:
+        rest = head[len(begin):]
+        if not (rest.startswith(system["prefix"]) and rest.endswith(system["suffix"]) and
+                len(rest) >= len(system["prefix"]) + len(system["suffix"])):
+            raise NotOfThisKind("without a system message it begins with something else than a system message")
+        default = rest[len(system["prefix"]):len(rest) - len(system["suffix"])]
+    table.update(system_in="own", begin=begin, default_system=default, system=system)
+
+
+def derive_contents(jinja, table):
+    """Is white space around a text kept?  Is what an answer thought about dropped?"""
+    for role in ROLES:
+        talk = {"system": say(("system", " QqS "), ("user", "x")), "user": say(("user", " QqS ")),
+                "assistant": say(("user", "x"), ("assistant", " QqS "), ("user", "x"))}[role]
+        text = jinja(talk) if role != "system" or table["system_in"] == "own" else None
+        table[role]["trim"] = text is not None and table[role]["prefix"] + "QqS" + table[role]["suffix"] in text
+    text = jinja(say(("user", "x"), ("assistant", "<think>\nQqT\n</think>\n\nQqS"), ("user", "x")))
+    table["drop_thinking"] = text is not None and "QqT" not in text
+
+
+def derive_one(jinja, bos, choice):
+    table = {"alternate": False, "user_last": False}
+    derive_system(jinja, table, derive_turns(jinja, table, choice), bos)
+    derive_contents(jinja, table)
+    rng = random.Random(1)
+    for change in ({}, {"user_last": True}, {"alternate": True}, {"alternate": True, "user_last": True}):
+        tried = dict(table, **change)
+        wrong = mismatch(tried, jinja, rng, False)
+        if wrong is None and mismatch(tried, jinja, rng, True) is None:
+            return tried
+    raise NotOfThisKind("a table made from it does not render %s" % json.dumps(wrong, ensure_ascii=False))
+
+
+def derive(jinja, bos):
+    first = None
+    for choice in range(8):
+        try:
+            return derive_one(jinja, bos, choice)
+        except NotOfThisKind as why:
+            first = first or why
+    raise first
+
+
+# ---- files ----
+
+def read_json(path):
+    try:
+        with open(path, encoding="utf-8") as f:
+            return json.load(f)
+    except FileNotFoundError:
+        return {}
+
+
+def read_model(path):
+    """The template's text, bos, eos and the names of control tokens."""
+    if os.path.isfile(path):
+        with open(path, encoding="utf-8", newline="") as f:
+            return f.read(), None, None, []
+    config, tokens = read_json(os.path.join(path, "tokenizer_config.json")), read_json(os.path.join(path, "tokenizer.json"))
+    text = config.get("chat_template")
+    if isinstance(text, list):
+        text = next((t["template"] for t in text if t.get("name") == "default"), None)
+    for name in ("chat_template.jinja", "chat_template.txt"):
+        if os.path.isfile(os.path.join(path, name)):
+            with open(os.path.join(path, name), encoding="utf-8", newline="") as f:
+                text = f.read()
+    if not isinstance(text, str):
+        sys.exit("chat-template: %s: no chat_template.txt, chat_template.jinja or tokenizer_config.json with one" % path)
+    word = lambda v: v.get("content") if isinstance(v, dict) else v
+    bos, eos = word(config.get("bos_token")), word(config.get("eos_token"))
+    if "types" in tokens:                                   # a set: the normal form
+        control = [t for t, kind in zip(tokens["tokens"], tokens["types"]) if kind == "3"]
+        bos, eos = (tokens["tokens"][tokens[k]] if tokens.get(k) is not None else None for k in ("bos", "eos"))
+    else:
+        control = [t["content"] for t in tokens.get("added_tokens", []) if t.get("special")]
+    return text, bos, eos, control
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    p.add_argument("model")
+    p.add_argument("--out", default="chat_template.json")
+    p.add_argument("--bos")
+    p.add_argument("--eos")
+    a = p.parse_args()
+    try:
+        import jinja2  # noqa: F401
+    except ImportError:
+        sys.exit("chat-template: needs Jinja: apt install python3-jinja2, or pip install Jinja2 in a venv")
+    text, bos, eos, control = read_model(a.model)
+    bos, eos = a.bos or bos or "", a.eos or eos or ""
+    try:
+        table = derive(Jinja(text, bos, eos), bos)
+    except NotOfThisKind as why:
+        print("chat-template: %s: this template cannot be a table: %s" % (a.model, why), file=sys.stderr)
+        return 1
+    talk = say(("system", "x"), ("user", "x"), ("assistant", "x"), ("user", "x"))
+    written = render(table, talk[1:]) + (render(table, talk) if table["system_in"] != "none" else "")
+    used = [c for c in control or [t for t in (bos, eos) if t] if c in written]
+    table = {"format": 1, "name": "derived", "template": text, "control": used, **table}
+    with open(a.out, "w", encoding="utf-8") as f:
+        json.dump(table, f, ensure_ascii=False, indent=1)
+        f.write("\n")
+    print("%s: derived, and the same as Jinja on %d conversations" % (a.out, 2 * PROVED_ON))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
