@@ -33,6 +33,15 @@ void test_cuda_reschedule(void)
 #endif
 }
 
+unsigned long test_cuda_launches(void)
+{
+#ifdef TEST_CUDA_PLUGIN
+    return 0;
+#else
+    return cuh_calls("cudaLaunchKernel");
+#endif
+}
+
 int test_cuda_main(const struct CMUnitTest *tests, size_t n)
 {
     px_err e = {0};

@@ -12,6 +12,8 @@ const kern_ops *test_cuda_ops(px_err *e);
 int test_cuda_main(const struct CMUnitTest *tests, size_t n);
 /* The host build takes the next of its schedules: another order of blocks and threads.  Nothing on a GPU. */
 void test_cuda_reschedule(void);
+/* Kernels that calls have launched so far, a graph's not; 0 on a GPU. */
+unsigned long test_cuda_launches(void);
 
 /* Warm-up on every rank, which records every graph; fails the test. */
 void test_cuda_warm_up(test_cluster *c);

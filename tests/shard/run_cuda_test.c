@@ -25,6 +25,7 @@ static const bound bf16 = { 0.4, 8e-4, 0.2 };
 /* Caches that keep less, against f16 on random weights, which forgive nothing (measured: 0.39, 1.2e-3, 0.022; 2, 0.042, 0.76).
  * What their values are is held to the bit in tests/kernels/cuda. */
 static const bound int8 = { 0.8, 4e-3, 0.2 };
+static const bound fp8 = { 4, 0.1, 1.5 };
 
 static const char *const kv_name[KERN_N_KV] = { "f16", "f32", "bf16", "int8", "fp8" };
 
@@ -80,10 +81,16 @@ static void every_type_of_weights_and_cache_meets_the_cpu_and_the_reference(void
     static const check list[] = {
         { "arch/llama",        SHARD_AS_FILE,  KERN_KV_F16,  1, &near, &bf16 },
         { "arch/llama",        SHARD_TO_F32,   KERN_KV_F32,  2, &exact, &exact },
+        { "arch/llama",        SHARD_TO_W8A16, KERN_KV_FP8,  1, &fp8, NULL },
         { "arch/llama3",       SHARD_AS_FILE,  KERN_KV_BF16, 2, &bf16, &bf16 },
+        { "arch/llama3",       SHARD_TO_W8A16, KERN_KV_F16,  1, &near, NULL },
+        { "arch/llama3",       SHARD_TO_W4A16, KERN_KV_INT8, 1, &int8, NULL },
         { "arch/llama3",       SHARD_TO_F32,   KERN_KV_F32,  4, &exact, &exact },
+        { "arch/llama_linear", SHARD_TO_Q8_0,  KERN_KV_F16,  2, &near, NULL },
         { "arch/llama_linear", SHARD_AS_FILE,  KERN_KV_F16,  4, &near, &bf16 },
         { "arch/mqa",          SHARD_AS_FILE,  KERN_KV_F16,  4, &near, &bf16 },
+        { "arch/mqa",          SHARD_TO_Q4_0,  KERN_KV_F16,  1, &near, NULL },
+        { "arch/mqa",          SHARD_TO_W4A16, KERN_KV_FP8,  1, &fp8, NULL },
         { "arch/smollm_like",  SHARD_AS_FILE,  KERN_KV_F16,  2, &near, &bf16 },
         { "arch/smollm_like",  SHARD_AS_FILE,  KERN_KV_INT8, 1, &int8, NULL },
         { "gguf/smollm_like_f16", SHARD_AS_FILE, KERN_KV_F16, 2, &near, &near },
