@@ -19,6 +19,8 @@ extern "C" {
 #endif
 
 #define KERN_CUDA_MIN_ARCH   80u             /* mma of bf16, cp.async */
+#define CU_MAX_COLS          (1u << 30)      /* no sum of columns and a block's threads overflows */
+#define CU_MAX_GRID_YZ       65535u          /* blocks of a grid's second and third dimension */
 #define KERN_CUDA_MAX_GRAPHS 256u            /* ids that can be recorded at the same time */
 #define KERN_CUDA_PIECES     16u             /* of the ring: one is filled while others travel */
 #define KERN_CUDA_PIECE_BYTES (KERN_CUDA_RING_BYTES / KERN_CUDA_PIECES)

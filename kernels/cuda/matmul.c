@@ -37,8 +37,6 @@ static px_code check_weight(const kern_matmul_args *a, uint32_t i, px_err *e)
     if ((rc = kern_cuda_need(w->panels, (size_t)bytes, 1, 64, "matmul.w", e))) return rc;
     if (w->rows > a->out_stride[i])
         return px_fail(e, PX_EINTERNAL, "matmul.out_stride", "%u outputs, a stride of %u", w->rows, a->out_stride[i]);
-    if (w->rows > 65535u * KERN_PANEL_ROWS)
-        return px_fail(e, PX_EUNSUP, "matmul.w", "%u output rows, the CUDA backend takes %u", w->rows, 65535u * KERN_PANEL_ROWS);
     /* The last row need not have its padding. */
     return kern_cuda_need(a->out[i], a->rows.max ? (size_t)(a->rows.max - 1) * a->out_stride[i] + w->rows : 0, 4, 4, "matmul.out", e);
 }
@@ -105,11 +103,14 @@ static px_code run(kern_dev *d, const kern_matmul_args *a, uint32_t i, uint32_t 
         const kern_weight *w = &a->w[i];
         if (!w->rows) continue;
         m.w[n] = (cu_mm_weight){ .panels = w->panels.h, .stride = kern_panel_stride(t, w->cols), .rows = w->rows, .group0 = m.n_groups,
-                                 .n_panels = (w->rows + KERN_PANEL_ROWS - 1) / KERN_PANEL_ROWS, .out = a->out[i].h,
+                                 .n_panels = w->rows / KERN_PANEL_ROWS + (w->rows % KERN_PANEL_ROWS != 0), .out = a->out[i].h,
                                  .out_stride = a->out_stride[i] };
         m.n_groups += m.w[n++].n_panels;
     }
     if (!m.n_groups) return PX_OK;
+    if (m.n_groups > CU_MAX_GRID_YZ)                            /* no path has more blocks than panels */
+        return px_fail(e, PX_EUNSUP, "matmul.w", "%u panels of output rows in one call, the CUDA backend takes %u", m.n_groups,
+                       CU_MAX_GRID_YZ);
     if (t == KERN_F32) return kern_cuda_done(d, "matmul", cu_matmul_f32(&m, d->stream), e);
     if (a->rows.max > CU_MM_MANY_ROWS && !d->deterministic) return run_many(d, a, &paths[t], t == KERN_BF16, &m, e);
     return run_skinny(d, a, &paths[t], &m, e);
@@ -121,6 +122,7 @@ px_code kern_cuda_matmul(kern_dev *d, const kern_matmul_args *a, px_err *e)
 
     if (a->n > KERN_MAX_MATMULS) return px_fail(e, PX_EINTERNAL, "matmul.n", "%u weights", a->n);
     if ((unsigned)a->act >= KERN_N_ACTS) return px_fail(e, PX_EINTERNAL, "matmul.act", "format %d", (int)a->act);
+    if (a->cols > CU_MAX_COLS) return px_fail(e, PX_EUNSUP, "matmul.cols", "%u columns, at most %u", a->cols, CU_MAX_COLS);
     if ((rc = kern_cuda_rows(&a->rows, "matmul.rows", e))) return rc;
     if ((rc = kern_cuda_need(a->in, a->rows.max, kern_cuda_act_stride(a->act, a->cols), 16, "matmul.in", e))) return rc;
     for (uint32_t i = 0; i < a->n; i++)

@@ -99,6 +99,7 @@ extern "C" px_code kern_cuda_quant(kern_dev *d, const kern_quant_args *a, px_err
     px_code rc;
 
     if ((unsigned)a->act >= KERN_N_ACTS) return px_fail(e, PX_EINTERNAL, "quant.act", "no activation format %d", (int)a->act);
+    if (a->cols > CU_MAX_COLS) return px_fail(e, PX_EUNSUP, "quant.cols", "%u columns, at most %u", a->cols, CU_MAX_COLS);
     if ((rc = kern_cuda_rows(&a->rows, "quant.rows", e))) return rc;
     if ((rc = kern_cuda_need(a->in, a->rows.max, (size_t)a->cols * 4, 4, "quant.in", e))
         || (rc = kern_cuda_need(a->out, a->rows.max, kern_cuda_act_stride(a->act, a->cols), 16, "quant.out", e))

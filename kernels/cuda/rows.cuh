@@ -3,9 +3,8 @@
 #ifndef KERN_CUDA_ROWS_CUH
 #define KERN_CUDA_ROWS_CUH
 
+#include "kernels/cuda/device.h"
 #include "kernels/cuda/ptx.h"
-
-#define CU_MAX_COLS (1u << 30)                /* no sum of columns and a block's threads overflows */
 
 struct cu_quad { float x[4]; };
 
@@ -43,7 +42,7 @@ inline unsigned cu_row_parts(unsigned cols, unsigned per)
 {
     const unsigned n = cu_ceil_div(cols, per);
 
-    return n < 65535 ? n : 65535;
+    return n < CU_MAX_GRID_YZ ? n : CU_MAX_GRID_YZ;
 }
 
 #endif

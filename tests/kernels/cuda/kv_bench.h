@@ -6,6 +6,7 @@
 
 #include "kernels/kernels.h"
 
+#include "tests/kernels/cuda/effort.h"
 #include "tests/testlib.h"
 
 typedef struct cuda_bench { const kern_ops *ops; kern_dev *d; px_heap *heap; } cuda_bench;
@@ -24,12 +25,8 @@ void       cuda_bench_next_schedule(void);
 /* To MSan: what code that it cannot see has written. */
 void       cuda_bench_defined(const void *p, size_t bytes);
 
-/* ThreadSanitizer takes a hundred times as long as the others: one case of `n` there. */
-#ifdef CUH_TSAN
-#define CUDA_BENCH_CASES(n) 1u
-#else
-#define CUDA_BENCH_CASES(n) (n)
-#endif
+/* Of n cases. */
+#define CUDA_BENCH_CASES(n) (EFFORT_TSAN ? 1u : (uint32_t)(n))
 
 /* Runs the group.  77: there is no device, nothing was tested. */
 int cuda_bench_main(const struct CMUnitTest *tests, size_t n);

@@ -6,6 +6,7 @@
 
 #include "kernels/kernels.h"
 
+#include "tests/kernels/cuda/effort.h"
 #include "tests/testlib.h"
 
 typedef struct mm_bench { const kern_ops *ops; kern_dev *d; px_heap *heap; kern_buf workspace; } mm_bench;
@@ -15,6 +16,7 @@ typedef struct mm_bench { const kern_ops *ops; kern_dev *d; px_heap *heap; kern_
 mm_bench mm_bench_open(bool deterministic, const kern_shape *shape);
 void     mm_bench_close(mm_bench *b);
 kern_buf mm_bench_put(const mm_bench *b, const void *src, size_t bytes);     /* a buffer of exactly these bytes */
+kern_buf mm_bench_filled(const mm_bench *b, uint8_t with, size_t bytes);
 kern_buf mm_bench_poisoned(const mm_bench *b, size_t bytes);                  /* all bits set: NaN */
 void     mm_bench_get(const mm_bench *b, void *dst, kern_buf src, size_t bytes);
 int      mm_bench_main(const struct CMUnitTest *tests, size_t n);            /* 77: no device */
@@ -36,7 +38,8 @@ float *mm_rows_random(uint32_t rows, uint32_t cols, uint64_t *seed);
 void   mm_row_kept(kern_act act, const float *x, uint32_t cols, double *out);
 
 /* quant, then matmul of n weights, `max` rows of which `live` are; out[i]: (max, w[i]->rows + pad) on the heap, and what nobody
- * wrote is all bits set. */
+ * wrote is MM_UNWRITTEN: no NaN, which a sum of poison would be, too. */
+#define MM_UNWRITTEN 0xfefefefeu
 typedef struct mm_call { uint32_t max, live, n, pad; const mm_weights *w[KERN_MAX_MATMULS]; const float *x; } mm_call;
 void mm_call_run(const mm_bench *b, const mm_call *c, float *out[KERN_MAX_MATMULS]);
 

@@ -144,8 +144,8 @@ static void wrong_arguments_are_named(void **state)
     px_err e = {0};
     kern_quant_args good = { .rows = { 2, mm_bench_put(&b, &live, 4) }, .cols = 40, .act = KERN_ACT_Q12, .in = mm_bench_poisoned(&b, 2 * 40 * 4),
                              .out = mm_bench_poisoned(&b, 2 * 192), .flags = mm_bench_poisoned(&b, 8) };
-    kern_quant_args a[5] = { good, good, good, good, good };
-    static const char *const field[5] = { "quant.act", "quant.rows", "quant.in", "quant.out", "quant.flags" };
+    kern_quant_args a[6] = { good, good, good, good, good, good };
+    static const char *const field[6] = { "quant.act", "quant.rows", "quant.in", "quant.out", "quant.flags", "quant.cols" };
 
     (void)state;
     a[0].act = KERN_N_ACTS;
@@ -153,9 +153,10 @@ static void wrong_arguments_are_named(void **state)
     a[2].in.bytes--;
     a[3].out.bytes--;
     a[4].flags.bytes--;
-    for (int i = 0; i < 5; i++) {
+    a[5].cols = (1u << 30) + 1;
+    for (int i = 0; i < 6; i++) {
         px_err_clear(&e);
-        assert_int_equal(b.ops->quant(b.d, &a[i], &e), PX_EINTERNAL);
+        assert_int_equal(b.ops->quant(b.d, &a[i], &e), i == 5 ? PX_EUNSUP : PX_EINTERNAL);
         assert_string_equal(e.field, field[i]);
     }
     kern_buf *all[] = { &good.rows.live, &good.in, &good.out, &good.flags };

@@ -6,6 +6,7 @@
 
 #include "kernels/kernels.h"
 
+#include "tests/kernels/cuda/effort.h"
 #include "tests/testlib.h"
 
 typedef struct row_bench {
