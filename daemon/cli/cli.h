@@ -18,7 +18,7 @@ typedef enum daemon_exit {
 /* A subcommand: argv[0] is its name.  Returns an exit code. */
 typedef int daemon_cli_run(px_alloc *a, int argc, char **argv);
 daemon_cli_run daemon_cli_plan, daemon_cli_shard, daemon_cli_verify, daemon_cli_serve, daemon_cli_tokenize,
-               daemon_cli_detokenize, daemon_cli_generate, daemon_cli_score, daemon_cli_info, daemon_cli_compare;
+               daemon_cli_detokenize, daemon_cli_supported, daemon_cli_generate, daemon_cli_score, daemon_cli_info, daemon_cli_compare;
 /* The exit code of a command that ends with `code`: results that did not reach their file are a failure. */
 int daemon_cli_finish(int code);
 /* Become the program that lies beside this one, with argv as it is; returns only with an error's exit code. */

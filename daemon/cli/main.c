@@ -12,6 +12,7 @@ static const struct subcommand { const char *name; daemon_cli_run *run; const ch
     { "serve",      daemon_cli_serve,      "serve a shard set over gRPC" },
     { "tokenize",   daemon_cli_tokenize,   "text on standard input to token ids" },
     { "detokenize", daemon_cli_detokenize, "token ids on standard input to text" },
+    { "supported",  daemon_cli_supported,  "what is read, stored and served" },
     { "generate",   NULL,                  "complete a prompt or a chat on a server" },
     { "score",      NULL,                  "log-probabilities of a given text on a server" },
     { "info",       NULL,                  "state, memory and cold start of a server" },

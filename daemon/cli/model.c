@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "daemon/cli/cli.h"
+#include "daemon/text/chat.h"
 #include "daemon/text/folder.h"
 #include "proto/base/io.h"
 #include "shard/store/gguf.h"
@@ -158,10 +159,31 @@ static px_code read_template(daemon_model_assets *x, const shard_checkpoint *c, 
     if (rc == PX_ENOMEM) return px_fail(e, rc, "chat_template", "reading it");
     if (rc) x->why_no_template = rc == PX_ENOTFOUND ? "the checkpoint has none" : "the checkpoint's is no text";
     else x->list[x->n++] = (shard_asset){ "chat_template.txt", text, bytes };
+    x->unknown_template = !rc && !daemon_template_by_text(text, bytes);
     return PX_OK;
 }
 
-px_code daemon_model_assets_init(daemon_model_assets *x, px_alloc *a, const shard_checkpoint *c, const char *path, bool tokenizer, px_err *e)
+/* A chat table from a file: of this model's template, if it has one. */
+static px_code read_chat_table(daemon_model_assets *x, const char *path, px_err *e)
+{
+    const shard_asset *text = x->why_no_template ? NULL : &x->list[x->n - 1];
+    daemon_template *t;
+    px_code rc = px_read_file(x->a, path, 1 << 20, &x->table, &x->table_bytes, e);
+
+    if (rc) return rc;
+    if ((rc = daemon_template_open(&t, x->a, x->table, x->table_bytes, text ? text->data : NULL, text ? text->bytes : 0, e))) {
+        px_err_set_file(e, path);
+        return rc;
+    }
+    daemon_template_close(t);
+    x->list[x->n++] = (shard_asset){ "chat_template.json", x->table, x->table_bytes };
+    x->why_no_template = NULL;
+    x->unknown_template = false;
+    return PX_OK;
+}
+
+px_code daemon_model_assets_init(daemon_model_assets *x, px_alloc *a, const shard_checkpoint *c, const char *path, bool tokenizer,
+                                 const char *table, px_err *e)
 {
     shard_probe p = {0};
     px_code rc;
@@ -183,11 +205,13 @@ px_code daemon_model_assets_init(daemon_model_assets *x, px_alloc *a, const shar
     }
     if (rc || (rc = check_size(x, c, e))) return rc;
     x->list[x->n++] = (shard_asset){ "tokenizer.json", x->tokenizer, x->tokenizer_bytes };
-    return read_template(x, c, e);
+    if ((rc = read_template(x, c, e))) return rc;
+    return table ? read_chat_table(x, table, e) : PX_OK;
 }
 
 void daemon_model_assets_deinit(daemon_model_assets *x)
 {
+    if (x->table) px_del(x->a, x->table, x->table_bytes + 1);
     if (x->chat) px_del(x->a, x->chat, x->chat_bytes + 1);
     if (x->tokenizer) px_del(x->a, x->tokenizer, x->tokenizer_bytes + 1);
     *x = (daemon_model_assets){0};

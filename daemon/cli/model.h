@@ -18,14 +18,16 @@ typedef struct daemon_model_assets {
     char        dir[4096];                             /* of the checkpoint; "" for a GGUF */
     char       *tokenizer;  size_t tokenizer_bytes;    /* owned */
     char       *chat;       size_t chat_bytes;         /* owned */
-    shard_asset list[2];    size_t n;                  /* what shard_pack takes; points into the above and the GGUF */
+    char       *table;      size_t table_bytes;        /* owned */
+    shard_asset list[3];    size_t n;                  /* what shard_pack takes; points into the above and the GGUF */
     const char *why_no_tokenizer;                      /* static; NULL if there is one */
     const char *why_no_template;                       /* static; NULL if there is one */
+    bool        unknown_template;                      /* there is one, no table is known for it, and none was given */
 } daemon_model_assets;
-/* path: where the checkpoint was opened.  Errors: PX_EUNSUP (a tokenizer or pre-tokenizer that is not read), PX_EMISMATCH
- * (more tokens than the table has rows), PX_ECORRUPT, PX_ENOMEM. */
+/* path: where the checkpoint was opened.  table: a file that ops/chat-template.py wrote, or NULL.  Errors: PX_EUNSUP (a tokenizer or pre-tokenizer that is not read), PX_EMISMATCH
+ * (more tokens than the table has rows; a chat table of another template), PX_ECORRUPT, PX_ENOMEM. */
 px_code daemon_model_assets_init(daemon_model_assets *x, px_alloc *a, const shard_checkpoint *c, const char *path, bool tokenizer,
-                                 px_err *e);
+                                 const char *table, px_err *e);
 void    daemon_model_assets_deinit(daemon_model_assets *x);
 
 #endif

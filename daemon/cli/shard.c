@@ -12,7 +12,7 @@
 
 typedef struct job {
     px_alloc    *a;
-    const char  *path, *out, *format, *split, *digest, *revision, *synthetic;
+    const char  *path, *out, *format, *split, *digest, *revision, *synthetic, *chat;
     bool         has_ranks, no_tokenizer, sparse, json;
     uint32_t     ranks;
     char         partial[4096];
@@ -48,6 +48,7 @@ static int parse(job *j, int argc, char **argv)
         { "split", DAEMON_OPT_TEXT, "HOW", "balanced (default) or even: how FFN columns are dealt", &j->split, NULL },
         { "digest", DAEMON_OPT_TEXT, "KIND", "xxh3 (default) or sha256", &j->digest, NULL },
         { "revision", DAEMON_OPT_TEXT, "TEXT", "a name for this revision; default: the checkpoint's", &j->revision, NULL },
+        { "chat-template", DAEMON_OPT_TEXT, "FILE", "a table that ops/chat-template.py made of the checkpoint's chat template", &j->chat, NULL },
         { "no-tokenizer", DAEMON_OPT_FLAG, NULL, "leave tokenizer and chat template out", &j->no_tokenizer, NULL },
         { "synthetic", DAEMON_OPT_TEXT, "NAME", "in the place of MODEL: random weights of the shapes of a model by name "
           "(configs/models) or by its config.json; the set has no tokenizer", &j->synthetic, NULL },
@@ -64,6 +65,7 @@ static int parse(job *j, int argc, char **argv)
 
     if (code >= 0) return code;
     if (!j->path == !j->synthetic) return daemon_options_complain(&c, "which model?  MODEL, or --synthetic NAME");
+    if (j->chat && (j->no_tokenizer || j->synthetic)) return daemon_options_complain(&c, "--chat-template needs a tokenizer");
     if (j->sparse && !j->synthetic) return daemon_options_complain(&c, "--sparse is for --synthetic");
     j->no_tokenizer |= j->synthetic != NULL;
     j->args.sparse = j->sparse;
@@ -92,7 +94,7 @@ static px_code open_source(job *j, px_err *e)
                            : shard_checkpoint_open(&j->source, j->a, j->path, e)))
         return rc;
     daemon_cli_guard_partial(j->partial, &j->writing);
-    if ((rc = daemon_model_assets_init(&j->assets, j->a, j->source, j->path, !j->no_tokenizer, e))) {
+    if ((rc = daemon_model_assets_init(&j->assets, j->a, j->source, j->path, !j->no_tokenizer, j->chat, e))) {
         if (rc == PX_EUNSUP) fputs("phalanx shard: --no-tokenizer makes a set without one; it serves token ids\n", stderr);
         return rc;
     }
@@ -129,6 +131,9 @@ static void say_what_lacks(const job *j)
     else if (j->assets.why_no_template)
         fprintf(stderr, "phalanx shard: the set has no chat template (%s): Chat needs the key chat_template\n",
                 j->assets.why_no_template);
+    else if (j->assets.unknown_template)
+        fprintf(stderr, "phalanx shard: the model's chat template is not a known one: Chat needs the key chat_template, or a set made "
+                        "with --chat-template and the table that ops/chat-template.py makes of it\n");
 }
 
 static const char *class_name(shard_role k)

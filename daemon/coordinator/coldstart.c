@@ -61,11 +61,31 @@ static void end(daemon_coldstart *c, daemon_phase p, px_code rc, const char *det
 
 /* ---- manifest and plan ---- */
 
+/* The set's own table, if it has one: it was derived from the set's template when the set was made, and is digested with it. */
+static px_code read_chat_table(daemon_coldstart *c, px_err *e)
+{
+    daemon_model *m = c->model;
+    const char *dir = c->args->config->set;
+    bool there = false;
+    char *data;
+    size_t n;
+    px_code rc;
+
+    for (uint32_t i = 0; i < m->manifest.n_assets; i++) there |= !strcmp(m->manifest.asset[i].name, "chat_template.json");
+    if (!there) return PX_OK;
+    if ((rc = shard_manifest_asset(&m->manifest, c->a, dir, "chat_template.json", &data, &n, e))) return rc;
+    rc = daemon_template_open(&m->own_chat, c->a, data, n, NULL, 0, e);
+    px_alloc_put(c->a, data, n + 1, 1);
+    if (rc) px_err_set_file(e, dir);
+    m->chat = m->own_chat;
+    return rc;
+}
+
 static px_code read_text(daemon_coldstart *c, px_err *e)
 {
     daemon_model *m = c->model;
     const proto_config *cfg = c->args->config;
-    char *data, names[128];
+    char *data, names[160];
     size_t n;
     px_code rc;
 
@@ -82,6 +102,7 @@ static px_code read_text(daemon_coldstart *c, px_err *e)
         return PX_OK;
     }
     if (!m->tokenizer) return PX_OK;
+    if ((rc = read_chat_table(c, e)) || m->chat) return rc;
     if (!m->manifest.has_template) {
         snprintf(m->why_no_chat, sizeof m->why_no_chat, "the shard set has no chat template; set chat_template");
         return PX_OK;
@@ -92,7 +113,7 @@ static px_code read_text(daemon_coldstart *c, px_err *e)
     if (!m->chat) {
         daemon_template_names(names, sizeof names);
         snprintf(m->why_no_chat, sizeof m->why_no_chat,
-                 "the model's chat template is not known; set chat_template to one of: %s", names);
+                 "the model's chat template is not known: ops/chat-template.py, or chat_template: %s", names);
     }
     return PX_OK;
 }

@@ -87,6 +87,7 @@ void daemon_engine_close(daemon_engine *g)
     for (size_t i = 0; i < g->n_live; i++) daemon_request_unref(g->live[i]);
     if (g->inbox.v) px_del(g->a, g->inbox.v, g->inbox.cap);
     if (g->live) px_del(g->a, g->live, g->cap_live);
+    daemon_template_close(g->model.own_chat);
     if (g->model.tokenizer) daemon_tokenizer_close(g->model.tokenizer);
     shard_manifest_deinit(&g->model.manifest);
     if (g->wake_fd >= 0) close(g->wake_fd);

@@ -18,6 +18,7 @@ typedef struct daemon_engine daemon_engine;
 typedef struct daemon_model {
     shard_manifest manifest;
     daemon_tokenizer *tokenizer;           /* NULL: the set has none */
+    daemon_template *own_chat;             /* the set's own table; NULL: chat is one of the known ones */
     const daemon_template *chat;           /* NULL: not served; why_no_chat says why */
     char why_no_chat[256];
     uint32_t context;                      /* positions a sequence may have: min(model, KV pool) */

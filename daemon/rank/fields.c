@@ -103,6 +103,7 @@ const daemon_refusable daemon_refusables[] = {
     { "generation.<key>", "a default of generation in the manifest is out of range", RESHARD },
     { "tokenizer.json", "the tokenizer is not the one that the manifest names", SAMESET },
     { "chat_template.txt", "the chat template is not the one that the manifest names", SAMESET },
+    { "chat_template.json", "the chat table is not the one that the manifest names, or is damaged", SAMESET },
     { "<tensor>", "the bytes of a tensor are not those that were written; or it is missing", "copy the file again; if it comes back, test memory and disk" },
     { "<tensor>.bytes", "a tensor's extent is not what its shape needs", "copy the file again" },
     { "<tensor>.offset", "a tensor lies somewhere else: overlap, hole, or past the end", "copy the file again" },

@@ -59,13 +59,13 @@ pb = inference_pb2
 ctl = control_pb2
 
 
-def make_set(model, ranks, policy=None):
-    """A shard set of `model` (a path), made once a test program."""
+def make_set(model, ranks, policy=None, more=()):
+    """A shard set of `model` (a path), made once a test program.  more: further options of phalanx shard."""
     name = re.sub(r"[^A-Za-z0-9]+", "_", os.path.relpath(model, os.path.dirname(ROOT)))
-    out = os.path.join(_tmp, "%s-%d-%s" % (name, ranks, policy or "as_file"))
+    out = os.path.join(_tmp, "%s-%d-%s%s" % (name, ranks, policy or "as_file", "-more" if more else ""))
     if not os.path.exists(out):
         cmd = [os.path.join(BUILD, "bin", "phalanx"), "shard", model, "--ranks", str(ranks), "--out", out]
-        subprocess.run(cmd + (["--format", policy] if policy else []), check=True, timeout=300,
+        subprocess.run(cmd + (["--format", policy] if policy else []) + list(more), check=True, timeout=300,
                        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     return out
 

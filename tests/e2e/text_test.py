@@ -107,6 +107,54 @@ class Tiny(unittest.TestCase):
         self.assertLess(worst, 1)
 
 
+class SentencePiece(unittest.TestCase):
+    """A tiny Llama 2 with its own tokenizer; the file has no chat template, the set has a table that was derived from one."""
+    FOLDER = os.path.join(h.GOLDEN, "tiny", "tokenizers", "llama2")
+    TABLE = os.path.join(h.ROOT, "tests", "daemon", "text", "templates", "llama2.json")
+
+    @classmethod
+    def setUpClass(cls):
+        cls.d = h.Daemon(h.make_set(os.path.join(cls.FOLDER, "model.gguf"), 2, more=("--chat-template", cls.TABLE)))
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.d.stop_well()
+
+    def ids(self, text, **more):
+        return list(self.d.inference.Tokenize(pb.TokenizeRequest(text=text, **more), timeout=30).ids)
+
+    def test_golden_cases(self):
+        with open(os.path.join(self.FOLDER, "cases.jsonl")) as f:
+            cases = [json.loads(line) for line in f]
+        for case in cases:
+            with self.subTest(text=case["text"][:40]):
+                self.assertEqual(self.ids(case["text"], parse_special=case["parse_special"], add_special=case["add_special"]), case["ids"])
+                if not {1, 2} & set(case["ids"]):           # Detokenize writes control tokens by their names
+                    text = self.d.inference.Detokenize(pb.DetokenizeRequest(ids=case["ids"]), timeout=30).text
+                    self.assertEqual(text, case["decoded"])
+        self.assertGreater(len(cases), 700)
+
+    def test_a_generated_text_is_its_ids_text(self):
+        ask = pb.GenerateRequest(prompt=pb.Prompt(text="the word"), temperature=0, stopping=pb.Stopping(max_new_tokens=40, ignore_eos=True))
+        ids, messages = h.ids_of(self.d.inference.Generate(ask, timeout=60))
+        self.assertEqual(list(messages[0].prompt_info.token_ids), self.ids("the word", add_special=True))
+        text = self.d.inference.Detokenize(pb.DetokenizeRequest(ids=[i for i in ids if i > 2]), timeout=30).text
+        self.assertEqual(h.text_of(messages), text)
+
+    def test_chat_by_a_derived_table(self):
+        self.assertEqual(self.d.control.GetModelInfo(h.ctl.GetModelInfoRequest(), timeout=5).chat_template, "derived")
+        talk = [("system", "Be brief."), ("user", "<s>name"), ("assistant", "word"), ("user", " and so\n")]
+        ask = pb.ChatRequest(messages=[pb.Message(role=r, content=c) for r, c in talk], temperature=0, stopping=pb.Stopping(max_new_tokens=2))
+        _, messages = h.ids_of(self.d.inference.Chat(ask, timeout=60))
+        want = [1] + self.ids("[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\n<s>name [/INST] word ") + [2, 1] + self.ids("[INST] and so [/INST]")
+        self.assertEqual(list(messages[0].prompt_info.token_ids), want)
+        bad = pb.ChatRequest(messages=[pb.Message(role="user", content="a"), pb.Message(role="user", content="b")])
+        with self.assertRaises(grpc.RpcError) as x:
+            list(self.d.inference.Chat(bad, timeout=10))
+        self.assertEqual(x.exception.code(), CODE.INVALID_ARGUMENT)
+        self.assertIn("messages[1].role", x.exception.details())
+
+
 @unittest.skipUnless(os.path.exists(h.REAL_MODEL), "SKIP: the real model is not at " + h.REAL_MODEL)
 class Real(unittest.TestCase):
     @classmethod

@@ -271,6 +271,30 @@ class Shard(Case):
         back = run("detokenize", out, "--json", text=ids[0].out)
         self.assertEqual(json.loads(back.out)["text"], text)
 
+    def test_a_chat_table(self):
+        """What ops/chat-template.py made of a template goes into the set; one of another template is refused."""
+        t = json.loads(read(TINY, "tokenizers", "smollm", "tokenizer.json"))
+        vocab = {k: i for k, i in t["model"]["vocab"].items() if i < 321}
+        t["model"].update(vocab=vocab, merges=[])
+        t["added_tokens"] = [a for a in t["added_tokens"] if a["id"] < 321]
+        texts = os.path.join(ROOT, "tests", "daemon", "text", "templates")
+        table = os.path.join(texts, "llama2.json")
+        folder = self.folder_with(t, {"chat_template": read(texts, "llama2.jinja").decode()})
+        out, _, p = self.shard(folder, 1, "--chat-template", table)
+        self.assertEqual(read(out, "chat_template.json"), read(table))
+        self.expect(run("verify", out), OK)
+        self.expect(run("shard", folder, "--ranks", "1", "--out", self.path("x"), "--chat-template", os.path.join(texts, "qwen3.json")),
+                    REFUSED, "qwen3.json", "template", "another model's")
+        self.expect(run("shard", folder, "--ranks", "1", "--out", self.path("x"), "--chat-template", os.path.join(texts, "qwen3.jinja")),
+                    REFUSED, "qwen3.jinja", "not a JSON object")
+        with open(os.path.join(out, "chat_template.json"), "a") as f:
+            f.write(" ")
+        self.expect(run("verify", out), REFUSED, "chat_template.json")
+        with open(os.path.join(folder, "tokenizer_config.json"), "w") as f:
+            json.dump({"chat_template": "{{ messages }}"}, f)
+        p = run("shard", folder, "--ranks", "1", "--out", self.path("y"))
+        self.expect(p, OK, "not a known one", "ops/chat-template.py")
+
     def test_a_folder_with_a_tokenizer_of_another_model(self):
         folder = self.folder_with(json.loads(read(TINY, "tokenizers", "llama2", "tokenizer.json")))
         self.expect(run("shard", folder, "--ranks", "1", "--out", self.path("set")), REFUSED, "model.vocab", "1000 tokens", "at most 321")
