@@ -46,7 +46,21 @@ static __device__ __forceinline__ void cu_group_heads(const cu_attention &a, uns
     }
 }
 
-/* Keys of a part of a row with n_keys. */
+/* The first key that a row sees which would see n_keys without a window. */
+static __device__ __forceinline__ unsigned cu_first_key(const cu_attention &a, unsigned n_keys)
+{
+    return a.window && n_keys > a.window ? n_keys - a.window : 0;
+}
+
+/* Where its first part begins. */
+static __device__ __forceinline__ unsigned cu_first_part(const cu_attention &a, unsigned n_keys)
+{
+    const unsigned first = cu_first_key(a, n_keys);
+
+    return first - first % (a.part ? a.part : CU_LEAF);
+}
+
+/* Keys of a part of a row with n_keys from its first part on. */
 static __device__ __forceinline__ unsigned cu_part_keys(const cu_attention &a, unsigned n_keys)
 {
     const unsigned share = cu_ceil_div(cu_ceil_div(n_keys, a.splits), CU_LEAF) * CU_LEAF;

@@ -6,7 +6,8 @@
  * 2^(old m - m) and a leaf's p = 2^(score - m) are added.  Parts are merged in ascending order: M' = max(M, m),
  * a = 2^(M - M'), b = 2^(m - M'), l = fmaf(l_part, b, l * a), o = fmaf(o_part, b, o * a); at the end o / l.
  * `deterministic`: a part is CU_PART positions, always; so a query's bits depend on nothing but its keys.  Otherwise a part
- * is what fills the GPU.
+ * is what fills the GPU.  With a window a row's parts are counted from the one (otherwise the leaf) that its first key lies in;
+ * leaves before it are skipped, and in a leaf that others see a key that the row does not see adds nothing.
  *
  * Two kernels share a step's rows.  A tile of `run_tile` consecutive rows belongs to one block of `prefill` for each KV
  * head, which takes the runs in it: at least CU_MIN_RUN rows of one slot at consecutive positions.  All other rows go to
@@ -30,6 +31,7 @@ typedef struct cu_attention {
     const float *q;
     float *out;
     uint32_t rows, n_head;
+    uint32_t window;                         /* a row sees its own key and the window - 1 before it; 0: all before it */
     uint32_t run_tile;                       /* rows; 0: no run is looked for, every row is decoded */
     uint32_t splits;                         /* decode's blocks for a row's keys */
     uint32_t part;                           /* keys of a part; 0: one part a split */
@@ -48,7 +50,13 @@ static inline int cu_attention_fast(uint32_t dtype, uint32_t head_dim)
     return dtype != CU_KV_F32 && (head_dim == 64 || head_dim == 128);
 }
 
-/* How the keys of `rows` rows are split. */
+/* The most keys of a row that its parts cover: a part may begin before the window. */
+static inline uint32_t cu_attention_span(uint32_t n_ctx, uint32_t window)
+{
+    return window && window < n_ctx && n_ctx - window > CU_PART ? window + CU_PART : n_ctx;
+}
+
+/* How the keys of `rows` rows are split, at most n_ctx of each. */
 typedef struct cu_attention_split { uint32_t splits, part, n_parts; } cu_attention_split;
 
 static inline cu_attention_split cu_attention_split_of(uint32_t rows, uint32_t n_kv_head, uint32_t n_ctx, int deterministic)

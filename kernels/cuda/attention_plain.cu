@@ -32,16 +32,18 @@ static __device__ __forceinline__ sums nothing()
     return s;
 }
 
-/* Keys [begin, begin + n) of a slot, n at most LEAF, as a sum of its own. */
+/* Keys [begin + from, begin + n) of a slot, n at most LEAF, as a sum of its own. */
 template <int KV>
-static __device__ __forceinline__ sums attend_leaf(const cu_kv &kv, unsigned slot, unsigned head, unsigned begin, unsigned n,
-                                                   const float *q, float *p, float *scratch)
+static __device__ __forceinline__ sums attend_leaf(const cu_kv &kv, unsigned slot, unsigned head, unsigned begin, unsigned from,
+                                                   unsigned n, const float *q, float *p, float *scratch)
 {
     const unsigned t = threadIdx.x, h = kv.head_dim;
     float score = -INFINITY;
     sums s = nothing();
 
-    if (t < n) {
+    const bool seen = t >= from && t < n;
+
+    if (seen) {
         const unsigned key = begin + t, off = key % CU_KV_GROUP;
         const cu_kv_group g = cu_kv_group_at<KV>(kv, cu_kv_block(kv, slot, key), head, key);
         score = 0.0f;
@@ -51,25 +53,24 @@ static __device__ __forceinline__ sums attend_leaf(const cu_kv &kv, unsigned slo
     }
     s.m = cu_block_max(score, -INFINITY, scratch);
     const float base = s.m == -INFINITY ? 0.0f : s.m;                    /* all of them NaN: the sums are NaN */
-    float weight = t < n ? cu_exp2(score - base) : 0.0f;
+    float weight = seen ? cu_exp2(score - base) : 0.0f;
     s.l = cu_block_sum(weight, scratch);
-    if (cu_kv_type<KV>::scaled && t < n) {
+    if (cu_kv_type<KV>::scaled && seen) {
         const unsigned key = begin + t;
         const cu_kv_group g = cu_kv_group_at<KV>(kv, cu_kv_block(kv, slot, key), head, key);
         weight *= reinterpret_cast<const float *>(g.v_scale)[key % CU_KV_GROUP];
     }
     p[t] = weight;
     __syncthreads();
-    for (unsigned from = 0; from < n; from += CU_KV_GROUP) {             /* begin is a multiple of a group */
-        const unsigned end = n - from < CU_KV_GROUP ? n - from : CU_KV_GROUP;
-        const cu_kv_group g = cu_kv_group_at<KV>(kv, cu_kv_block(kv, slot, begin + from), head, begin + from);
-        for (unsigned j = 0; j < end; j++)
+    for (unsigned at = from - from % CU_KV_GROUP; at < n; at += CU_KV_GROUP) {       /* begin is a multiple of a group */
+        const unsigned end = n - at < CU_KV_GROUP ? n - at : CU_KV_GROUP;
+        const cu_kv_group g = cu_kv_group_at<KV>(kv, cu_kv_block(kv, slot, begin + at), head, begin + at);
+        for (unsigned j = from > at ? from - at : 0; j < end; j++)
             CU_UNROLL
             for (unsigned i = 0; i < PER; i++)
-                if (t + i * THREADS < h) s.o[i] = fmaf(p[from + j], cu_kv_value<KV>(g.v, j * h + t + i * THREADS), s.o[i]);
+                if (t + i * THREADS < h) s.o[i] = fmaf(p[at + j], cu_kv_value<KV>(g.v, j * h + t + i * THREADS), s.o[i]);
     }
-    __syncthreads();                                                     /* p is free again */
-    return s;
+    return s;                                                            /* p is written again behind the next leaf's barriers */
 }
 
 static __device__ __forceinline__ void write_row(const cu_attention &a, unsigned row, unsigned head, const sums &s)
@@ -90,17 +91,17 @@ static __global__ void __launch_bounds__(THREADS) plain(cu_attention a)
     CU_SHARED(float, scratch, 32);
     const unsigned row = blockIdx.x, head = blockIdx.y, h = a.kv.head_dim, kv_head = a.head_map[head], slot = a.row_slot[row];
     const unsigned n_keys = row < *a.live && kv_head < a.kv.n_kv_head ? cu_kv_keys(a.kv, slot, a.pos[row]) : 0;
-    const unsigned part_keys = cu_part_keys(a, n_keys);
+    const unsigned first = cu_first_key(a, n_keys), base = cu_first_part(a, n_keys), part_keys = cu_part_keys(a, n_keys - base);
     sums all = nothing();
 
     for (unsigned i = threadIdx.x; i < h; i += THREADS)
         q[i] = n_keys ? a.q[(static_cast<size_t>(row) * a.n_head + head) * h + i] : 0.0f;
     __syncthreads();
-    for (unsigned part = blockIdx.z; part * part_keys < n_keys; part += gridDim.z) {
-        const unsigned begin = part * part_keys, end = n_keys - begin < part_keys ? n_keys : begin + part_keys;
+    for (unsigned part = blockIdx.z; part * part_keys < n_keys - base; part += gridDim.z) {
+        const unsigned begin = base + part * part_keys, end = n_keys - begin < part_keys ? n_keys : begin + part_keys;
         sums s = nothing();
-        for (unsigned leaf = begin; leaf < end; leaf += LEAF)
-            merge(&s, attend_leaf<KV>(a.kv, slot, kv_head, leaf, end - leaf < LEAF ? end - leaf : LEAF, q, p, scratch));
+        for (unsigned leaf = first > begin ? first - (first - begin) % LEAF : begin; leaf < end; leaf += LEAF)
+            merge(&s, attend_leaf<KV>(a.kv, slot, kv_head, leaf, first > leaf ? first - leaf : 0, end - leaf < LEAF ? end - leaf : LEAF, q, p, scratch));
         if (a.n_parts) {
             const size_t at = cu_part_index(a, row, head, part);
             CU_UNROLL
@@ -138,7 +139,7 @@ static __global__ void __launch_bounds__(THREADS) merge_parts(cu_attention a)
     const bool here = row < live && a.head_map[head] < a.kv.n_kv_head;
     const bool run = cu_row_in_run(a, row, live);
     const unsigned n_keys = here && !run ? cu_kv_keys(a.kv, a.row_slot[row], a.pos[row]) : 0;
-    const unsigned n = cu_ceil_div(n_keys, cu_part_keys(a, n_keys));
+    const unsigned seen = n_keys - cu_first_part(a, n_keys), n = cu_ceil_div(seen, cu_part_keys(a, seen));
     const size_t at = cu_part_index(a, row, head, 0);
     sums all = nothing();
 

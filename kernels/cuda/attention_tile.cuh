@@ -25,10 +25,10 @@ template <int KV, int HD> struct cu_leaf {
     static constexpr unsigned group = CU_KV_GROUP * HD * 2;              /* of K or V, spread */
 };
 
-/* Ask for group `j` of a leaf, of which the first `seen` keys are visible: V of others is zeros, since 0 times a NaN that
+/* Ask for group `j` of a leaf, of which keys [from, seen) are visible: V of others is zeros, since 0 times a NaN that
  * was left there would be one; their scores are masked.  By `lanes` threads. */
 template <int KV, int HD>
-static __device__ __forceinline__ void cu_leaf_load(unsigned char *stage, unsigned j, const cu_kv_group &g, unsigned seen,
+static __device__ __forceinline__ void cu_leaf_load(unsigned char *stage, unsigned j, const cu_kv_group &g, unsigned from, unsigned seen,
                                                     unsigned lane, unsigned lanes)
 {
     typedef cu_leaf<KV, HD> leaf;
@@ -41,7 +41,7 @@ static __device__ __forceinline__ void cu_leaf_load(unsigned char *stage, unsign
     CU_UNROLL_N(8)
     for (unsigned c = lane; c < PIECES; c += lanes) {
         const unsigned key = c / ROW;
-        cu_cp_async16(v + 16 * (leaf::spread ? c : c ^ (key & 7)), g.v + 16 * c, key < seen);
+        cu_cp_async16(v + 16 * (leaf::spread ? c : c ^ (key & 7)), g.v + 16 * c, key >= from && key < seen);
     }
     if (cu_kv_type<KV>::scaled && lane < 8) {                                      /* four keys' scales a piece; the unseen are not looked at */
         unsigned char *s = stage + leaf::k + leaf::v + (lane / 4) * leaf::scales + j * 64 + lane % 4 * 16;
@@ -85,8 +85,8 @@ static __device__ __forceinline__ void cu_store_halves(unsigned char *p, __half2
 
 /* Group `j` of a stage of int8 or fp8 -> the tile.  By `lanes` threads. */
 template <int KV, int HD>
-static __device__ __forceinline__ void cu_leaf_spread(unsigned char *tile, const unsigned char *stage, unsigned j, unsigned seen,
-                                                      unsigned lane, unsigned lanes)
+static __device__ __forceinline__ void cu_leaf_spread(unsigned char *tile, const unsigned char *stage, unsigned j, unsigned from,
+                                                      unsigned seen, unsigned lane, unsigned lanes)
 {
     typedef cu_leaf<KV, HD> leaf;
     const unsigned char *k = stage + j * 16 * HD, *v = k + leaf::k;
@@ -111,7 +111,7 @@ static __device__ __forceinline__ void cu_leaf_spread(unsigned char *tile, const
         const uint4 x = cu_load16(v + 16 * c);
         __half2 h[8];
         if (KV == CU_KV_INT8) {                                          /* a scale from which fp16 would overflow is cut */
-            const float s = key < seen ? fminf(scale[key], 65504.0f / 127.0f) : 0.0f;
+            const float s = key >= from && key < seen ? fminf(scale[key], 65504.0f / 127.0f) : 0.0f;
             cu_scale4(x.x, s, h + 0, h + 1);
             cu_scale4(x.y, s, h + 2, h + 3);
             cu_scale4(x.z, s, h + 4, h + 5);
@@ -197,11 +197,11 @@ static __device__ __forceinline__ void cu_scores(float (&s)[2][4], const cu_quer
     }
 }
 
-/* Scores -> in powers of two, masked.  keys: of the lane's two queries, how many of the group's keys they see; k_scale: the
- * group's, or NULL.  `masked` false: they see all. */
+/* Scores -> in powers of two, masked.  The lane's two queries see keys [from, keys) of the group, both of which may lie beyond
+ * its ends; k_scale: the group's, or NULL.  `masked` false: they see all. */
 template <int KV>
 static __device__ __forceinline__ void cu_scale_scores(float (&s)[2][4], const float (&mult)[2], const float *k_scale,
-                                                       const int (&keys)[2], bool masked)
+                                                       const int (&from)[2], const int (&keys)[2], bool masked)
 {
     const int t = static_cast<int>(threadIdx.x % 4);
 
@@ -212,7 +212,7 @@ static __device__ __forceinline__ void cu_scale_scores(float (&s)[2][4], const f
             const int key = 8 * i + 2 * t + e % 2;
             float x = s[i][e] * mult[e / 2];
             if (cu_kv_type<KV>::scaled) x *= k_scale[key];
-            s[i][e] = !masked || key < keys[e / 2] ? x : -INFINITY;
+            s[i][e] = !masked || (key >= from[e / 2] && key < keys[e / 2]) ? x : -INFINITY;
         }
 }
 

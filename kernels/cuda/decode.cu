@@ -25,9 +25,9 @@ static __device__ __forceinline__ void next_leaf(leaves *l)
     }
 }
 
-/* gate: decode regs=168 shared=1408 must=mma,ldmatrix,cp.async some=ld128,st128 */
-template <int KV, int HD>
-static __global__ void __launch_bounds__(THREADS) decode(cu_attention a)
+/* WINDOW: rows have one.  A text of its own for those, so that others do not pay for it in registers. */
+template <int KV, int HD, bool WINDOW>
+static __device__ __forceinline__ void decode_rows(const cu_attention &a)
 {
     typedef cu_leaf<KV, HD> leaf;
     constexpr unsigned STAGES = decode_shape<KV, HD>::stages, N = HD / 8 / WARPS;
@@ -40,8 +40,10 @@ static __global__ void __launch_bounds__(THREADS) decode(cu_attention a)
     const unsigned live = *a.live, slot = a.row_slot[row], pos = a.pos[row];
     const bool run = cu_row_in_run(a, row, live);
     const unsigned n_keys = row < live && !run ? cu_kv_keys(a.kv, slot, pos) : 0;
-    const unsigned n_leaves = cu_ceil_div(n_keys, CU_LEAF), part = cu_part_keys(a, n_keys) / CU_LEAF;
-    const leaves from = { blockIdx.z * part, part, (a.splits - 1) * part, part };
+    const unsigned unseen = WINDOW ? cu_first_key(a, n_keys) : 0, begin = WINDOW ? cu_first_part(a, n_keys) / CU_LEAF : 0;   /* keys; leaves */
+    const unsigned n_leaves = cu_ceil_div(n_keys, CU_LEAF), part = cu_part_keys(a, n_keys - begin * CU_LEAF) / CU_LEAF;
+    const unsigned skip = blockIdx.z == 0 ? unseen / CU_LEAF - begin : 0;                               /* of the first part */
+    const leaves from = { begin + blockIdx.z * part + skip, part - skip, (a.splits - 1) * part, part };
 
     cu_group_heads(a, kv_head, heads, n_heads);
     __syncthreads();
@@ -78,8 +80,9 @@ static __global__ void __launch_bounds__(THREADS) decode(cu_attention a)
         };
         const auto ask = [&](unsigned to) {
             const unsigned key = load.at * CU_LEAF + warp * CU_KV_GROUP, seen = key < n_keys ? n_keys - key : 0;
+            const unsigned low = key < unseen ? unseen - key : 0;
             if (load.at < n_leaves) {
-                cu_leaf_load<KV, HD>(shared + to * leaf::stage, warp, cu_kv_group_at<KV>(a.kv, block, kv_head, key), seen, lane, 32);
+                cu_leaf_load<KV, HD>(shared + to * leaf::stage, warp, cu_kv_group_at<KV>(a.kv, block, kv_head, key), low, seen, lane, 32);
                 next_leaf(&load);
                 look_up();
             }
@@ -96,18 +99,19 @@ static __global__ void __launch_bounds__(THREADS) decode(cu_attention a)
             const unsigned char *const k = leaf::spread ? tile : at, *const v = k + (leaf::spread ? leaf::tile_k : leaf::k);
             const float *const k_scale = reinterpret_cast<const float *>(at + leaf::k + leaf::v) + warp * CU_KV_GROUP;
             const int seen = static_cast<int>(n_keys - now.at * CU_LEAF) - static_cast<int>(warp * CU_KV_GROUP);
-            const int keys[2] = { seen, seen };
+            const int low = !WINDOW ? 0 : static_cast<int>(unseen) - static_cast<int>(now.at * CU_LEAF + warp * CU_KV_GROUP);
+            const int keys[2] = { seen, seen }, lows[2] = { low, low };
             float x[2][4], top[2], base[2];
 
             cu_cp_async_wait<STAGES - 2>();
             __syncthreads();                                             /* the leaf is there; all are done with the last one */
             ask(stage == 0 ? STAGES - 1 : stage - 1);
             if (leaf::spread) {
-                cu_leaf_spread<KV, HD>(tile, at, warp, seen > 0 ? static_cast<unsigned>(seen) : 0, lane, 32);
+                cu_leaf_spread<KV, HD>(tile, at, warp, low > 0 ? static_cast<unsigned>(low) : 0, seen > 0 ? static_cast<unsigned>(seen) : 0, lane, 32);
                 __syncwarp();                                            /* a warp makes scores with what it spread */
             }
             cu_scores<KV, HD>(x, q, k + warp * leaf::group);
-            cu_scale_scores<KV>(x, q.mult, k_scale, keys, seen < static_cast<int>(CU_KV_GROUP));
+            cu_scale_scores<KV>(x, q.mult, k_scale, lows, keys, low > 0 || seen < static_cast<int>(CU_KV_GROUP));
             CU_UNROLL
             for (int r = 0; r < 2; r++) {
                 top[r] = cu_warp_max<4>(fmaxf(fmaxf(x[0][2 * r], x[0][2 * r + 1]), fmaxf(x[1][2 * r], x[1][2 * r + 1])));
@@ -136,7 +140,7 @@ static __global__ void __launch_bounds__(THREADS) decode(cu_attention a)
             }
             stage = stage + 1 == STAGES ? 0 : stage + 1;
 
-            const unsigned done = now.at / part;
+            const unsigned done = (now.at - begin) / part;
             const bool part_ends = now.left == 1 || now.at + 1 == n_leaves;
             next_leaf(&now);
             if (!part_ends) continue;
@@ -168,13 +172,28 @@ static __global__ void __launch_bounds__(THREADS) decode(cu_attention a)
     }
 }
 
+/* gate: decode regs=168 shared=1408 must=mma,ldmatrix,cp.async some=ld128,st128 */
+template <int KV, int HD>
+static __global__ void __launch_bounds__(THREADS) decode(cu_attention a)
+{
+    decode_rows<KV, HD, false>(a);
+}
+
+/* gate: decode_window regs=192 shared=1408 must=mma,ldmatrix,cp.async some=ld128,st128 */
+template <int KV, int HD>
+static __global__ void __launch_bounds__(THREADS, 2) decode_window(cu_attention a)
+{
+    decode_rows<KV, HD, true>(a);
+}
+
 template <int KV, int HD>
 static cu_status launch(const cu_attention *a, cu_stream s)
 {
     const size_t bytes = decode_shape<KV, HD>::shared;
-    const cu_status rc = cu_allow_shared(decode<KV, HD>, bytes);
+    const cu_status rc = a->window ? cu_allow_shared(decode_window<KV, HD>, bytes) : cu_allow_shared(decode<KV, HD>, bytes);
 
     if (rc) return rc;
+    if (a->window) return CU_LAUNCH((decode_window<KV, HD>), dim3(a->rows, a->kv.n_kv_head, a->splits), dim3(THREADS), bytes, s, *a);
     return CU_LAUNCH((decode<KV, HD>), dim3(a->rows, a->kv.n_kv_head, a->splits), dim3(THREADS), bytes, s, *a);
 }
 

@@ -26,6 +26,9 @@ typedef struct cu_rope {
     const uint32_t *live, *pos, *row_slot;
     float *q;
     const float *k, *v, *cos, *sin;
+    const float *q_bias, *k_bias, *v_bias;   /* (heads, head_dim), or NULL */
+    const float *q_norm, *k_norm;            /* (head_dim), or NULL */
+    float eps;
     uint32_t *flags;
     uint32_t rows, n_head, n_pos;            /* rows at most; positions that the tables hold */
 } cu_rope;

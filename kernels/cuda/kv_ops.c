@@ -64,13 +64,20 @@ px_code kern_cuda_rope_append(kern_dev *d, const kern_rope_append_args *a, px_er
     px_code rc;
 
     if (!rows) return PX_OK;
-    if (a->q_bias.h || a->k_bias.h || a->v_bias.h) return px_fail(e, PX_EUNSUP, "qkv_bias", "the CUDA backend adds no biases");
-    if (a->q_norm.h || a->k_norm.h) return px_fail(e, PX_EUNSUP, "qk_norm", "the CUDA backend norms no single heads");
     if ((rc = check_kv(&k, &r.kv, e))) return rc;
     if ((rc = kern_cuda_need(a->q, rows * a->n_head, vector, 4, "q", e))) return rc;
     if ((rc = kern_cuda_need(a->k, rows * a->n_kv_head, vector, 4, "k", e))) return rc;
     if ((rc = kern_cuda_need(a->v, rows * a->n_kv_head, vector, 4, "v", e))) return rc;
     if ((rc = kern_cuda_need(a->flags, rows, 4, 4, "flags", e))) return rc;
+    const struct { kern_buf b; uint32_t heads; const char *name; const float **out; } of_heads[] = {
+        { a->q_bias, a->n_head, "q_bias", &r.q_bias }, { a->k_bias, a->n_kv_head, "k_bias", &r.k_bias },
+        { a->v_bias, a->n_kv_head, "v_bias", &r.v_bias }, { a->q_norm, 1, "q_norm", &r.q_norm }, { a->k_norm, 1, "k_norm", &r.k_norm },
+    };
+    for (size_t i = 0; i < sizeof of_heads / sizeof *of_heads; i++) {
+        if (!(*of_heads[i].out = of_heads[i].b.h)) continue;
+        if ((rc = kern_cuda_need(of_heads[i].b, of_heads[i].heads, vector, 4, of_heads[i].name, e))) return rc;
+    }
+    r.eps = a->eps;
     const size_t n_cos = a->cos.bytes / (vector / 2), n_sin = a->sin.bytes / (vector / 2), n_pos = n_cos < n_sin ? n_cos : n_sin;
     if (!n_pos) return px_fail(e, PX_EINTERNAL, n_cos ? "sin" : "cos", "a table of no positions");
     r.live = a->rows.live.h;
@@ -98,12 +105,12 @@ px_code kern_cuda_attention(kern_dev *d, const kern_attention_args *a, px_err *e
     px_code rc;
 
     if (!rows || !a->n_head) return PX_OK;
-    if (a->window) return px_fail(e, PX_EUNSUP, "sliding_window", "the CUDA backend attends to all keys");
     if ((rc = check_kv(&k, &c.kv, e))) return rc;
     if ((rc = kern_cuda_need(a->head_map, a->n_head, 4, 4, "head_map", e))) return rc;
     if ((rc = kern_cuda_need(a->q, (size_t)rows * a->n_head, a->head_dim * sizeof(float), 8, "q", e))) return rc;
     if ((rc = kern_cuda_need(a->out, (size_t)rows * a->n_head, a->head_dim * sizeof(float), 8, "out", e))) return rc;
-    const cu_attention_split split = cu_attention_split_of(rows, a->n_kv_head, a->table_stride * a->kv.block, d->deterministic);
+    const uint32_t most = a->table_stride * a->kv.block, window = a->window < most ? a->window : 0;       /* a wider one is none */
+    const cu_attention_split split = cu_attention_split_of(rows, a->n_kv_head, cu_attention_span(most, window), d->deterministic);
     const size_t need = cu_attention_parts_bytes(rows, a->n_head, a->head_dim, split.n_parts, &ml);
     if (split.n_parts && (rc = kern_cuda_need(a->workspace, need, 1, 16, "workspace", e))) return rc;
     c.live = a->rows.live.h;
@@ -114,6 +121,7 @@ px_code kern_cuda_attention(kern_dev *d, const kern_attention_args *a, px_err *e
     c.out = a->out.h;
     c.rows = rows;
     c.n_head = a->n_head;
+    c.window = window;
     c.splits = split.splits;
     c.part = split.part;
     c.n_parts = split.n_parts;

@@ -45,9 +45,9 @@ static __device__ __forceinline__ void merge_part(float *kept, float (&l)[4], fl
     }
 }
 
-/* gate: prefill regs=248 shared=1152 must=mma,ldmatrix,cp.async some=ld128,st128 */
-template <int KV, int HD>
-static __global__ void __launch_bounds__(THREADS) prefill(cu_attention a)
+/* WINDOW: rows have one.  A text of its own for those, so that others do not pay for it in registers. */
+template <int KV, int HD, bool WINDOW>
+static __device__ __forceinline__ void prefill_rows(const cu_attention &a)
 {
     typedef cu_leaf<KV, HD> leaf;
     constexpr unsigned STAGES = prefill_shape<KV, HD>::stages, N = HD / 8;
@@ -83,13 +83,16 @@ static __global__ void __launch_bounds__(THREADS) prefill(cu_attention a)
             const unsigned n_keys = cu_kv_keys(a.kv, slot, pos + last / group), n_leaves = cu_ceil_div(n_keys, CU_LEAF);
             const unsigned most = here <= last ? cu_kv_keys(a.kv, slot, pos + warp_last / group) : 0;    /* keys that its queries see */
             const unsigned least = here <= last ? cu_kv_keys(a.kv, slot, pos + here / group) : 0;
+            /* with a window: keys that no query sees, none of the warp's, and not all of the warp's */
+            const unsigned unseen = !WINDOW ? 0 : cu_first_key(a, cu_kv_keys(a.kv, slot, pos + first / group));
+            const unsigned unseen_here = WINDOW ? cu_first_key(a, least) : 0, unseen_last = WINDOW ? cu_first_key(a, most) : 0;
             const unsigned part = a.part ? a.part / CU_LEAF : n_leaves;
             const bool in_parts = n_leaves > part;
             cu_queries<HD> q;
             cu_sums<N> s;
             float l[4] = { 0.0f, 0.0f, 0.0f, 0.0f }, m[2] = { -INFINITY, -INFINITY };
             size_t at[2];
-            unsigned keys[2], stage = 0, block = 0, ask_leaf = 0;
+            unsigned keys[2], stage = 0, block = 0, ask_leaf = unseen / CU_LEAF;
 
             CU_UNROLL
             for (int r = 0; r < 2; r++) {
@@ -108,8 +111,9 @@ static __global__ void __launch_bounds__(THREADS) prefill(cu_attention a)
             };
             const auto ask = [&](unsigned to) {
                 const unsigned key = ask_leaf * CU_LEAF + mine * CU_KV_GROUP, seen = key < n_keys ? n_keys - key : 0;
+                const unsigned low = key < unseen ? unseen - key : 0;
                 if (ask_leaf < n_leaves) {
-                    cu_leaf_load<KV, HD>(shared + to * leaf::stage, mine, cu_kv_group_at<KV>(a.kv, block, kv_head, key), seen, nth, PER_GROUP);
+                    cu_leaf_load<KV, HD>(shared + to * leaf::stage, mine, cu_kv_group_at<KV>(a.kv, block, kv_head, key), low, seen, nth, PER_GROUP);
                     ask_leaf++;
                     look_up();
                 }
@@ -121,7 +125,7 @@ static __global__ void __launch_bounds__(THREADS) prefill(cu_attention a)
             CU_UNROLL
             for (unsigned i = 0; i + 1 < STAGES; i++) ask(i);
 
-            for (unsigned now = 0; now < n_leaves; now++) {
+            for (unsigned now = unseen / CU_LEAF; now < n_leaves; now++) {
                 const unsigned char *const from = shared + stage * leaf::stage;
                 const unsigned char *const k = leaf::spread ? tile : from, *const v = k + (leaf::spread ? leaf::tile_k : leaf::k);
                 const float *const k_scale = reinterpret_cast<const float *>(from + leaf::k + leaf::v);
@@ -132,21 +136,24 @@ static __global__ void __launch_bounds__(THREADS) prefill(cu_attention a)
                 ask(stage == 0 ? STAGES - 1 : stage - 1);
                 if (leaf::spread) {
                     const unsigned key = begin + mine * CU_KV_GROUP;
-                    cu_leaf_spread<KV, HD>(tile, from, mine, key < n_keys ? n_keys - key : 0, nth, PER_GROUP);
+                    cu_leaf_spread<KV, HD>(tile, from, mine, key < unseen ? unseen - key : 0, key < n_keys ? n_keys - key : 0, nth, PER_GROUP);
                     __syncthreads();
                 }
-                if (begin < most) {                                      /* the same for all lanes of a warp */
+                if (begin < most && begin + CU_LEAF > unseen_here) {     /* the same for all lanes of a warp */
                     float x[CU_GROUPS][2][4], top[2], base[2];
-                    const bool masked = least < begin + CU_LEAF;
+                    const bool masked = least < begin + CU_LEAF || unseen_last > begin;
 
                     top[0] = top[1] = -INFINITY;
                     CU_UNROLL
                     for (unsigned j = 0; j < CU_GROUPS; j++) {
-                        int seen[2];
+                        int low[2], seen[2];
                         CU_UNROLL
-                        for (int r = 0; r < 2; r++) seen[r] = static_cast<int>(keys[r] - begin) - static_cast<int>(j * CU_KV_GROUP);
+                        for (int r = 0; r < 2; r++) {
+                            seen[r] = static_cast<int>(keys[r] - begin) - static_cast<int>(j * CU_KV_GROUP);
+                            low[r] = WINDOW ? seen[r] - static_cast<int>(a.window) : 0;      /* where it sees fewer: below 0 */
+                        }
                         cu_scores<KV, HD>(x[j], q, k + j * leaf::group);
-                        cu_scale_scores<KV>(x[j], q.mult, k_scale + j * CU_KV_GROUP, seen, masked);
+                        cu_scale_scores<KV>(x[j], q.mult, k_scale + j * CU_KV_GROUP, low, seen, masked);
                         CU_UNROLL
                         for (int r = 0; r < 2; r++)
                             top[r] = fmaxf(top[r], fmaxf(fmaxf(x[j][0][2 * r], x[j][0][2 * r + 1]), fmaxf(x[j][1][2 * r], x[j][1][2 * r + 1])));
@@ -185,14 +192,29 @@ static __global__ void __launch_bounds__(THREADS) prefill(cu_attention a)
     }
 }
 
+/* gate: prefill regs=248 shared=1152 must=mma,ldmatrix,cp.async some=ld128,st128 */
+template <int KV, int HD>
+static __global__ void __launch_bounds__(THREADS) prefill(cu_attention a)
+{
+    prefill_rows<KV, HD, false>(a);
+}
+
+/* gate: prefill_window regs=255 shared=1152 must=mma,ldmatrix,cp.async some=ld128,st128 */
+template <int KV, int HD>
+static __global__ void __launch_bounds__(THREADS) prefill_window(cu_attention a)
+{
+    prefill_rows<KV, HD, true>(a);
+}
+
 template <int KV, int HD>
 static cu_status launch(const cu_attention *a, cu_stream s)
 {
     const size_t bytes = prefill_shape<KV, HD>::leaves + (a->part ? prefill_shape<KV, HD>::sums : 0);
     const dim3 grid(cu_ceil_div(a->rows, a->run_tile), a->kv.n_kv_head);
-    const cu_status rc = cu_allow_shared(prefill<KV, HD>, bytes);
+    const cu_status rc = a->window ? cu_allow_shared(prefill_window<KV, HD>, bytes) : cu_allow_shared(prefill<KV, HD>, bytes);
 
     if (rc) return rc;
+    if (a->window) return CU_LAUNCH((prefill_window<KV, HD>), grid, dim3(THREADS), bytes, s, *a);
     return CU_LAUNCH((prefill<KV, HD>), grid, dim3(THREADS), bytes, s, *a);
 }
 

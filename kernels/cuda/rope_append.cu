@@ -1,4 +1,5 @@
-/* rope_append.cu - rotate q and k, scale q, store k and v in the cache: the definition of kernels/cpu/rope.c.
+/* rope_append.cu - biases, norms of single heads, rotate q and k, scale q, store k and v in the cache: the definition of
+ * kernels/cpu/rope.c, to the bit.
  * A warp takes one head of one row, a lane the pairs (i, i + head_dim/2) with i = lane, lane + 32, ...  What is stored:
  * a NaN is 0; it and an infinity set NONFINITE.  f16, bf16 and fp8: what would round to more than the largest finite
  * number (fp8: what is beyond 448) becomes that number and sets KV_SATURATED.  int8: an infinity counts as the largest
@@ -19,6 +20,42 @@ static __device__ __forceinline__ pairs load_pairs(const float *x, unsigned half
         const unsigned i = lane + 32 * j;
         p.a[j] = valid && i < half ? x[i] : 0.0f;
         p.b[j] = valid && i < half ? x[i + half] : 0.0f;
+    }
+    return p;
+}
+
+/* A vector at x, with its bias if there is one, and if `norm` its RMS norm: x^2 is summed as kernels/cpu/norm.h does, by lanes
+ * l and l + 16 alike. */
+static __device__ __forceinline__ pairs prepare(const float *x, const float *bias, const float *norm, float eps, unsigned h,
+                                                unsigned lane, bool valid)
+{
+    const unsigned half = h / 2;
+    pairs p = load_pairs(x, half, lane, valid);
+
+    if (bias) {                                                          /* the same for all lanes of a warp, as is norm */
+        const pairs b = load_pairs(bias, half, lane, valid);
+        CU_UNROLL
+        for (int j = 0; j < MAX_PAIRS; j++) {
+            p.a[j] += b.a[j];
+            p.b[j] += b.b[j];
+        }
+    }
+    if (norm) {
+        const pairs w = load_pairs(norm, half, lane, valid);
+        float ss = 0.0f;
+        for (unsigned i = lane % 16; valid && i < h; i += 16) {
+            const float y = bias ? x[i] + bias[i] : x[i];
+            ss = fmaf(y, y, ss);
+        }
+        __syncwarp();                                                    /* all have read: q is written in place */
+        CU_UNROLL
+        for (int step = 8; step; step /= 2) ss += cu_shfl_xor(ss, step);
+        const float r = 1.0f / sqrtf(ss / static_cast<float>(h) + eps);
+        CU_UNROLL
+        for (int j = 0; j < MAX_PAIRS; j++) {
+            p.a[j] = p.a[j] * r * w.a[j];
+            p.b[j] = p.b[j] * r * w.b[j];
+        }
     }
     return p;
 }
@@ -91,7 +128,7 @@ static __device__ __forceinline__ void store_vector(unsigned char *p, unsigned s
     }
 }
 
-/* gate: rope_append regs=48 */
+/* gate: rope_append regs=56 */
 template <int KV>
 static __global__ void __launch_bounds__(32 * WARPS) rope_append(cu_rope a)
 {
@@ -113,7 +150,8 @@ static __global__ void __launch_bounds__(32 * WARPS) rope_append(cu_rope a)
         cs.b[j] = in ? a.sin[static_cast<size_t>(pos) * half + i] : 0.0f;
     }
     if (is_q) {                                                          /* the same for all lanes of a warp */
-        const pairs y = rotate(load_pairs(a.q + at, half, lane, here), cs);
+        const float *const bias = a.q_bias ? a.q_bias + static_cast<size_t>(head) * h : nullptr;
+        const pairs y = rotate(prepare(a.q + at, bias, a.q_norm, a.eps, h, lane, here), cs);
         const float scale = 1.0f / sqrtf(static_cast<float>(h));
         CU_UNROLL
         for (int j = 0; j < MAX_PAIRS; j++) {
@@ -127,12 +165,14 @@ static __global__ void __launch_bounds__(32 * WARPS) rope_append(cu_rope a)
         const bool placed = here && slot < kv.n_slots && (pos >> kv.block_shift) < kv.table_stride;
         const unsigned block = placed ? cu_kv_block(kv, slot, pos) : 0, off = pos % CU_KV_GROUP;
         const cu_kv_group g = cu_kv_group_at<KV>(kv, block, kv_head, pos);
+        const size_t of_head = static_cast<size_t>(kv_head) * h;
+        const float *const k_bias = a.k_bias ? a.k_bias + of_head : nullptr, *const v_bias = a.v_bias ? a.v_bias + of_head : nullptr;
         unsigned flags = 0;
 
         store_vector<KV>(g.k + off * cu_kv_type<KV>::bytes, CU_KV_GROUP, g.k_scale + 4 * off,
-                         rotate(load_pairs(a.k + at, half, lane, here), cs), half, lane, placed, &flags);
+                         rotate(prepare(a.k + at, k_bias, a.k_norm, a.eps, h, lane, here), cs), half, lane, placed, &flags);
         store_vector<KV>(g.v + static_cast<size_t>(off) * h * cu_kv_type<KV>::bytes, 1, g.v_scale + 4 * off,
-                         load_pairs(a.v + at, half, lane, here), half, lane, placed, &flags);
+                         prepare(a.v + at, v_bias, nullptr, 0.0f, h, lane, here), half, lane, placed, &flags);
         flags = __reduce_or_sync(CU_FULL_MASK, flags);
         if (lane == 0 && flags) atomicOr(a.flags + row, flags);
     }

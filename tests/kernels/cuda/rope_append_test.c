@@ -9,7 +9,7 @@
 
 enum { LAYERS = 2, LAYER = 1, SLOTS = 3, MAX_DIM = 256 };
 
-typedef struct shape { kern_kv_dtype dtype; uint32_t head_dim, block, n_head, n_kv_head; } shape;
+typedef struct shape { kern_kv_dtype dtype; uint32_t head_dim, block, n_head, n_kv_head; bool bias, norm; } shape;
 
 /* A step on the host. */
 typedef struct step {
@@ -17,6 +17,7 @@ typedef struct step {
     kv_image  m;
     uint32_t  live, max, n_pos, *pos, *slot, *flags;
     float    *q, *k, *v, *cos, *sin;
+    float    *q_bias, *kv_bias, *norm, eps;                                 /* k and v have one bias, q and k one norm; NULL: none */
     size_t    q_bytes, kv_bytes, table_bytes;
 } step;
 
@@ -61,6 +62,12 @@ static step step_make(const shape *s, uint32_t live, uint32_t max, bool bad, uin
     p.q = numbers(p.q_bytes, 1.0f, seed);
     p.k = numbers(p.kv_bytes, 3.0f, seed);
     p.v = numbers(p.kv_bytes, 1.0f, seed);
+    p.eps = 1e-3f;
+    if (s->bias) {
+        p.q_bias = numbers((size_t)s->n_head * s->head_dim * 4, 1.0f, seed);
+        p.kv_bias = numbers((size_t)s->n_kv_head * s->head_dim * 4, 2.0f, seed);
+    }
+    if (s->norm) p.norm = numbers((size_t)s->head_dim * 4, 1.5f, seed);
     p.cos = get(p.table_bytes);
     p.sin = get(p.table_bytes);
     kern_rope_tables(&rope, s->head_dim, 300, p.cos, p.sin);
@@ -80,7 +87,7 @@ static step step_make(const shape *s, uint32_t live, uint32_t max, bool bad, uin
 
 static void step_drop(step *p)
 {
-    void *all[] = { p->pos, p->slot, p->flags, p->q, p->k, p->v, p->cos, p->sin };
+    void *all[] = { p->pos, p->slot, p->flags, p->q, p->k, p->v, p->cos, p->sin, p->q_bias, p->kv_bias, p->norm };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
     kv_image_drop(&p->m);
 }
@@ -92,6 +99,24 @@ static void rotate(float *x, const float *c, const float *s, uint32_t half)
         const float a = x[i], b = x[i + half];
         x[i] = fmaf(a, c[i], -(b * s[i]));
         x[i + half] = fmaf(b, c[i], a * s[i]);
+    }
+}
+
+/* Bias and norm of a head, x^2 summed in sixteen lanes. */
+static void prepare(float *x, const float *bias, const float *norm, float eps, uint32_t h)
+{
+    float lane[16] = {0};
+
+    for (uint32_t i = 0; i < h; i++) {
+        if (bias) x[i] += bias[i];
+        lane[i % 16] = fmaf(x[i], x[i], lane[i % 16]);
+    }
+    for (uint32_t n = 8; n; n /= 2)
+        for (uint32_t i = 0; i < n; i++) lane[i] += lane[i + n];
+    const float r = 1.0f / sqrtf(lane[0] / (float)h + eps);
+    for (uint32_t i = 0; norm && i < h; i++) {
+        x[i] *= r;
+        x[i] *= norm[i];
     }
 }
 
@@ -121,11 +146,13 @@ static void plain(step *p)
         const float *c = p->cos + (size_t)p->pos[t] * (h / 2), *s = p->sin + (size_t)p->pos[t] * (h / 2);
         for (uint32_t n = 0; n < p->s.n_head; n++) {
             float *q = p->q + ((size_t)t * p->s.n_head + n) * h;
+            prepare(q, p->q_bias ? p->q_bias + n * h : NULL, p->norm, p->eps, h);
             rotate(q, c, s, h / 2);
             for (uint32_t i = 0; i < h; i++) q[i] *= scale;
         }
         for (uint32_t n = 0; n < 2 * p->s.n_kv_head; n++) {
             memcpy(x, (n % 2 ? p->v : p->k) + ((size_t)t * p->s.n_kv_head + n / 2) * h, h * 4);
+            prepare(x, p->kv_bias ? p->kv_bias + n / 2 * h : NULL, n % 2 ? NULL : p->norm, p->eps, h);
             if (n % 2 == 0) rotate(x, c, s, h / 2);
             for (uint32_t i = 0; i < h; i++) p->flags[t] |= clean(p->s.dtype, x + i);
             kv_image_put(&p->m, LAYER, p->slot[t], p->pos[t], n / 2, n % 2, x);
@@ -134,7 +161,7 @@ static void plain(step *p)
 }
 
 /* ---- on the device ---- */
-typedef struct buffers { kern_buf live, pos, slot, flags, q, k, v, cos, sin, table, pool; kern_rope_append_args a; } buffers;
+typedef struct buffers { kern_buf live, pos, slot, flags, q, k, v, cos, sin, table, pool, q_bias, kv_bias, norm; kern_rope_append_args a; } buffers;
 
 static buffers upload(const cuda_bench *b, const step *p)
 {
@@ -149,13 +176,20 @@ static buffers upload(const cuda_bench *b, const step *p)
                                    .layer = LAYER, .q = d.q, .k = d.k, .v = d.v, .cos = d.cos, .sin = d.sin, .pos = d.pos,
                                    .row_slot = d.slot, .block_table = d.table, .table_stride = p->m.stride, .kv = p->m.kv, .flags = d.flags };
     d.a.kv.pool = d.pool;
+    d.a.eps = p->eps;
+    if (p->s.bias) {
+        d.a.q_bias = d.q_bias = cuda_bench_put(b, p->q_bias, (size_t)p->s.n_head * p->s.head_dim * 4);
+        d.a.k_bias = d.a.v_bias = d.kv_bias = cuda_bench_put(b, p->kv_bias, (size_t)p->s.n_kv_head * p->s.head_dim * 4);
+    }
+    if (p->s.norm) d.a.q_norm = d.a.k_norm = d.norm = cuda_bench_put(b, p->norm, (size_t)p->s.head_dim * 4);
     return d;
 }
 
 static void buffers_drop(const cuda_bench *b, buffers *d)
 {
-    kern_buf *all[] = { &d->live, &d->pos, &d->slot, &d->flags, &d->q, &d->k, &d->v, &d->cos, &d->sin, &d->table, &d->pool };
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) b->ops->free(b->d, all[i]);
+    kern_buf *all[] = { &d->live, &d->pos, &d->slot, &d->flags, &d->q, &d->k, &d->v, &d->cos, &d->sin, &d->table, &d->pool, &d->q_bias, &d->kv_bias, &d->norm };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        if (all[i]->h) b->ops->free(b->d, all[i]);
 }
 
 static void same(const cuda_bench *b, kern_buf got, const void *want, size_t bytes, const step *p, const char *what)
@@ -196,6 +230,9 @@ static void run(const cuda_bench *b, const shape *s, uint32_t live, uint32_t max
         a.block_table.h = p.m.table;
         a.flags.h = flags;
         a.kv.pool.h = pool;
+        a.q_bias.h = p.q_bias;
+        a.k_bias.h = a.v_bias.h = p.kv_bias;
+        a.q_norm.h = a.k_norm.h = p.norm;
         assert_int_equal(kern_cpu_ops(KERN_PATH_SCALAR, &cpu, &e), PX_OK);
         assert_int_equal(cpu->open(&dev, &b->heap->a, &(kern_open_args){ .threads = 1 }, &e), PX_OK);
         if (cpu->rope_append(dev, &a, &e)) fail_msg("%s: %s", e.field, e.text);
@@ -222,7 +259,7 @@ static void the_bits_are_those_of_plain_loops(void **state)
     uint64_t seed = 31;
 
     for (uint32_t i = 0; i < CUDA_BENCH_CASES(70); i++) {
-        const shape s = { (kern_kv_dtype)(i % KERN_N_KV), dims[i / 5 % 7], 16u << i % 4, i % 3 ? 5 : 1, i % 3 ? 2 : 1 };
+        const shape s = { (kern_kv_dtype)(i % KERN_N_KV), dims[i / 5 % 7], 16u << i % 4, i % 3 ? 5 : 1, i % 3 ? 2 : 1, i / 2 % 4 < 2, i / 2 % 2 == 0 };
         const uint32_t max = 1 + (uint32_t)(test_rand(&seed) % 12);
         run(&b, &s, i == 7 ? 0 : max - (i % 2 && max > 1), max, i / 5 % 2, &seed);
     }
@@ -237,7 +274,7 @@ static void contents_beyond_their_bounds_are_not_followed(void **state)
     px_err e = {0};
 
     for (uint32_t i = 0; i < CUDA_BENCH_CASES(3); i++) {
-        const shape s = { KERN_KV_F16, 64, 16, 1, 1 };
+        const shape s = { KERN_KV_F16, 64, 16, 1, 1, false, false };
         step p = step_make(&s, 1, 2, false, &seed);
         if (i == 0) p.slot[0] = SLOTS;
         if (i == 1) p.pos[0] = 304;                                         /* within the tables of neither */
@@ -255,7 +292,7 @@ static void contents_beyond_their_bounds_are_not_followed(void **state)
 static void wrong_arguments_are_named(void **state)
 {
     cuda_bench b = cuda_bench_open(state, false);
-    const shape s = { KERN_KV_F16, 64, 16, 4, 2 };
+    const shape s = { KERN_KV_F16, 64, 16, 4, 2, true, true };
     uint64_t seed = 33;
     step p = step_make(&s, 2, 2, false, &seed);
     buffers d = upload(&b, &p);
@@ -279,6 +316,11 @@ static void wrong_arguments_are_named(void **state)
     REFUSED(PX_EINTERNAL, "kv.pool", a.kv.pool.bytes -= 1);
     REFUSED(PX_EINTERNAL, "layer", a.layer = LAYERS);
     REFUSED(PX_EUNSUP, "kv.dtype", a.kv.dtype = KERN_N_KV);
+    REFUSED(PX_EINTERNAL, "q_bias", a.q_bias.bytes -= 1);
+    REFUSED(PX_EINTERNAL, "k_bias", a.k_bias.bytes -= 4);
+    REFUSED(PX_EINTERNAL, "v_bias", a.v_bias.bytes -= 4);
+    REFUSED(PX_EINTERNAL, "q_norm", a.q_norm.bytes -= 4);
+    REFUSED(PX_EINTERNAL, "k_norm", a.k_norm.bytes -= 4);
     assert_int_equal(b.ops->rope_append(b.d, &d.a, &e), PX_OK);
     buffers_drop(&b, &d);
     step_drop(&p);
