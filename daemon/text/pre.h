@@ -1,5 +1,5 @@
 /* pre.h - the known pre-tokenizers: what a name or an expression of a model's files stands for.
- * Layer: daemon/text, private to the room.  Static tables. */
+ * Layer: daemon/text, private to the room but for the names.  Static tables. */
 #ifndef DAEMON_PRE_H
 #define DAEMON_PRE_H
 

@@ -1,0 +1,64 @@
+/* supported: what this build reads, stores and serves, out of the tables that decide it. */
+#include <stdio.h>
+#include <string.h>
+
+#include "daemon/cli/options.h"
+#include "daemon/text/chat.h"
+#include "daemon/text/pre.h"
+#include "kernels/dtype.h"
+#include "shard/model/family.h"
+#include "shard/store/pack.h"
+
+static void row(const char *what, const char *list) { printf("| %s | %s |\n", what, list); }
+
+/* "A, B, C" of the types that can be read: those of GGUF or the others, with kernels or without. */
+static const char *types(char *buf, size_t cap, bool of_gguf, bool weight)
+{
+    size_t at = 0;
+
+    buf[0] = 0;
+    for (kern_dtype t = 0; t < KERN_N_DTYPES; t++) {
+        const kern_dtype_info *i = kern_dtype_get(t);
+        if (!i->readable || (i->ggml != UINT32_MAX) != of_gguf || i->weight != weight || at >= cap) continue;
+        at += (size_t)snprintf(buf + at, cap - at, "%s%s", at ? ", " : "", i->name);
+    }
+    return buf;
+}
+
+static const char *planned(char *buf, size_t cap)
+{
+    const char *last = "";
+    size_t at = 0;
+
+    buf[0] = 0;
+    for (size_t i = 0; i < shard_n_families && at < cap; i++) {
+        const shard_family *f = &shard_families[i];
+        if (f->served || !strcmp(f->name, last)) continue;
+        last = f->name;
+        at += (size_t)snprintf(buf + at, cap - at, "%s%s", at ? ", " : "", last);
+    }
+    return buf;
+}
+
+int daemon_cli_supported(px_alloc *a, int argc, char **argv)
+{
+    daemon_command c = { .name = "supported", .line = "", .about = "What is read, stored and served, as a table in Markdown." };
+    char buf[1024];
+    int code = daemon_options_parse(&c, argc, argv);
+
+    (void)a;
+    if (code >= 0) return code;
+    puts("| what | which |\n|---|---|");
+    row("checkpoints", "GGUF v2, v3; safetensors, single or indexed, with config.json");
+    row("architectures served", shard_family_list(SHARD_FAMILY_NAME, true, buf, sizeof buf));
+    row("planned only, refused by name elsewhere", planned(buf, sizeof buf));
+    row("weights read and multiplied with as they are", types(buf, sizeof buf, true, true));
+    row("weights read, and stored as Q8_0 (BF16 where columns are no multiple of 32)", types(buf, sizeof buf, true, false));
+    row("made by `shard --format`", SHARD_POLICIES);
+    daemon_pre_names(buf, sizeof buf);
+    row("byte-level BPE: `tokenizer.ggml.pre`, or the expressions of a tokenizer.json", buf);
+    row("SentencePiece BPE with byte fallback", "tokenizer.model, tokenizer.json, `tokenizer.ggml.model = llama`");
+    daemon_template_names(buf, sizeof buf);
+    row("chat templates known by their digest; others by `ops/chat-template.py`", buf);
+    return DAEMON_EXIT_OK;
+}
