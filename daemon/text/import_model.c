@@ -18,7 +18,7 @@ static px_code unpack(px_arena *r, const void *data, size_t n, Daemon__Spm__Mode
 
     *out = (Daemon__Spm__Model *)m;
     if (rc == PX_OK) return PX_OK;
-    return rc == PX_ERANGE ? px_fail(e, PX_ECORRUPT, "tokenizer.model", "too large when unpacked, or nested too deep")
+    return rc == PX_ERANGE ? px_fail(e, PX_ENOMEM, "tokenizer.model", "no memory is left, or it is larger than %zu bytes when unpacked", r->cap)
                            : px_fail(e, PX_ECORRUPT, "tokenizer.model", "%zu bytes that are no SentencePiece model", n);
 }
 
