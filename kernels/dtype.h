@@ -50,6 +50,8 @@ void kern_row_from_f32(kern_dtype t, const float *src, size_t n, void *dst);
  * Nibbles: d = -x / 8 of the x of largest magnitude, or max |x| / 7: the one with the smaller squared error; q in -8..7, clamped.
  * Q4_1: m = min x, d = (max x - m) / 15, each to the nearest fp16; q = nearest even of (x - m) / d, in 0..15, clamped. */
 bool kern_row_quantise(kern_dtype t, const float *src, size_t n, void *dst);
+/* Adds the squares of is - was and of was. */
+void kern_row_distance(const float *was, const float *is, size_t n, double *error, double *size);
 
 /* ---- panels: the layout of weights on CPU, in the shard and in memory (DESIGN section 6) ----
  * 16 output rows x K columns a panel, panels one after the other; rows are padded with zero rows to 16, K with zero

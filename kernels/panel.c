@@ -78,6 +78,16 @@ static void pack_quantised(kern_dtype t, const void *const *src, uint32_t n_rows
     }
 }
 
+/* Flat types: words of four bytes, one value or two, the 16 rows' beside each other; by tiles that a cache keeps. */
+static void pack_words(const void *const *src, uint32_t n_rows, uint64_t words, uint8_t *panel)
+{
+    for (uint64_t first = 0; first < words; first += 16) {
+        uint64_t end = first + 16 < words ? first + 16 : words;
+        for (uint32_t r = 0; r < n_rows; r++)
+            for (uint64_t w = first; w < end; w++) memcpy(panel + 64 * w + 4 * r, (const uint8_t *)src[r] + 4 * w, 4);
+    }
+}
+
 void kern_panel_pack(kern_dtype t, const void *const *src, uint32_t n_rows, uint64_t cols, void *panel)
 {
     uint8_t *out = panel;
@@ -85,14 +95,13 @@ void kern_panel_pack(kern_dtype t, const void *const *src, uint32_t n_rows, uint
     memset(panel, 0, kern_panel_stride(t, cols));
     switch (t) {
     case KERN_F32:
-        for (uint32_t r = 0; r < n_rows; r++)
-            for (uint64_t c = 0; c < cols; c++) memcpy(out + 64 * c + 4 * r, (const uint8_t *)src[r] + 4 * c, 4);
+        pack_words(src, n_rows, cols, out);
         break;
     case KERN_F16:
     case KERN_BF16:
-        for (uint32_t r = 0; r < n_rows; r++)
-            for (uint64_t c = 0; c < cols; c++)
-                memcpy(out + 64 * (c / 2) + 4 * r + 2 * (c % 2), (const uint8_t *)src[r] + 2 * c, 2);
+        pack_words(src, n_rows, cols / 2, out);
+        for (uint32_t r = 0; r < n_rows && cols % 2; r++)
+            memcpy(out + 64 * (cols / 2) + 4 * r, (const uint8_t *)src[r] + 2 * (cols - 1), 2);
         break;
     case KERN_Q8_0:
     case KERN_Q4_0:

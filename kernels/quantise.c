@@ -7,26 +7,47 @@
 
 #define F16_MOST 65504.0f
 
+/* Four values at once: what every machine that we build for has. */
+typedef float lanes __attribute__((vector_size(16)));
+typedef int32_t ints __attribute__((vector_size(16)));
+typedef double wides __attribute__((vector_size(32)));
+typedef int8_t bytes __attribute__((vector_size(4)));
+
+static lanes four(const float *x) { lanes v; memcpy(&v, x, sizeof v); return v; }
+static ints select_ints(ints mask, ints a, ints b) { return (a & mask) | (b & ~mask); }
+
 static void put_half(uint8_t *p, uint16_t h) { p[0] = (uint8_t)h, p[1] = (uint8_t)(h >> 8); }
 
-/* The value of largest magnitude, with its sign; NaN if one is not finite. */
-static float largest(const float *x, size_t n)
+/* The largest magnitude of n values, n % 4 = 0; NaN if one is not finite.  Bits of magnitudes have the order of the magnitudes. */
+static float magnitude(const float *x, size_t n)
 {
-    float top = 0;
+    ints most = { 0 };
+    int32_t top = 0;
+    float f;
 
-    for (size_t i = 0; i < n; i++) {
-        if (!isfinite(x[i])) return NAN;
-        if (fabsf(x[i]) > fabsf(top)) top = x[i];
+    for (size_t i = 0; i < n; i += 4) {
+        ints v;
+        memcpy(&v, x + i, sizeof v);
+        v &= 0x7fffffff;
+        most = select_ints(v > most, v, most);
     }
-    return top;
+    for (int k = 0; k < 4; k++) top = most[k] > top ? most[k] : top;
+    memcpy(&f, &top, sizeof f);
+    return top < 0x7f800000 ? f : NAN;
 }
 
-/* Nearest even, within [low, high]; d = 0: zero. */
-static int quant_of(float x, float d, int low, int high)
+/* Nearest even of x / d within [low, high], d not 0: at 1.5 * 2^23 a float has no digits after the point.  What is beyond 2^22 is
+ * beyond the limits, too; it is below 2^31, as a scale follows from the values. */
+static ints quants_of(lanes x, float d, int low, int high)
 {
-    float q = d == 0 ? 0 : nearbyintf(x / d);
+    const float magic = 0x1.8p23f;
+    lanes q = x / d + magic;
+    ints n;
 
-    return q < (float)low ? low : q > (float)high ? high : (int)q;
+    q -= magic;
+    n = __builtin_convertvector(q, ints);
+    n = select_ints(n < low, (ints){ 0 } + low, n);
+    return select_ints(n > high, (ints){ 0 } + high, n);
 }
 
 /* The scale of bytes: max |x| / 127 to the nearest fp16, or the next larger one where a quant would exceed 127 (scales among the
@@ -43,41 +64,65 @@ static uint16_t scale_of_bytes(float most)
 /* Squared error of n values with a scale of nibbles. */
 static double error_of_nibbles(const float *x, size_t n, float d)
 {
-    double sum = 0;
+    wides sum = { 0 };
+    double all = 0;
 
-    for (size_t i = 0; i < n; i++) {
-        double r = (double)x[i] - (double)d * quant_of(x[i], d, -8, 7);
+    for (size_t i = 0; i < n; i += 4) {
+        lanes v = four(x + i);
+        ints q = d == 0 ? (ints){ 0 } : quants_of(v, d, -8, 7);
+        wides r = __builtin_convertvector(v, wides) - (double)d * __builtin_convertvector(q, wides);
         sum += r * r;
     }
-    return sum;
+    for (int k = 0; k < 4; k++) all += sum[k];
+    return all;
 }
 
 /* The scale of nibbles: the one that makes the value of largest magnitude -8 (it has the opposite sign and uses all 16 steps), or
  * max |x| / 7; whichever has the smaller squared error, the first where they are equal. */
-static uint16_t scale_of_nibbles(const float *x, size_t n, float top)
+static uint16_t scale_of_nibbles(const float *x, size_t n, float most)
 {
-    uint16_t full = kern_f32_to_f16(top / -8.0f), even = kern_f32_to_f16(fabsf(top) / 7.0f);
+    uint16_t full, even = kern_f32_to_f16(most / 7.0f);
+    float top = 0;
 
+    for (size_t i = 0; i < n && top == 0; i++) top = fabsf(x[i]) == most ? x[i] : 0;
+    full = kern_f32_to_f16(top / -8.0f);
     return error_of_nibbles(x, n, kern_f16_to_f32(even)) < error_of_nibbles(x, n, kern_f16_to_f32(full)) ? even : full;
+}
+
+static void put_bytes(const float *x, float d, uint8_t *p)
+{
+    for (int i = 0; i < 32; i += 4) {
+        ints q = d == 0 ? (ints){ 0 } : quants_of(four(x + i), d, -127, 127);
+        bytes b = __builtin_convertvector(q, bytes);
+        memcpy(p + i, &b, sizeof b);
+    }
+}
+
+/* Of x - minus: value i in the low, 16 + i in the high nibble, each minus the lowest. */
+static void put_nibbles(const float *x, float d, float minus, int low, int high, uint8_t *p)
+{
+    for (int i = 0; i < 16; i += 4) {
+        ints l = d == 0 ? (ints){ 0 } : quants_of(four(x + i) - minus, d, low, high);
+        ints h = d == 0 ? (ints){ 0 } : quants_of(four(x + 16 + i) - minus, d, low, high);
+        bytes b = __builtin_convertvector((l - low) | (h - low) << 4, bytes);
+        memcpy(p + i, &b, sizeof b);
+    }
 }
 
 /* One group of up to 128 columns; the end of what was written, or NULL. */
 static uint8_t *group_to(bool nibbles, const float *x, size_t n, uint8_t *p)
 {
-    float top = largest(x, n), d;
+    float most = magnitude(x, n), d;
     uint16_t h;
 
-    if (!(fabsf(top) <= (nibbles ? 7.0f : 127.0f) * F16_MOST)) return NULL;
-    h = nibbles ? scale_of_nibbles(x, n, top) : scale_of_bytes(fabsf(top));
+    if (!(most <= (nibbles ? 7.0f : 127.0f) * F16_MOST)) return NULL;
+    h = nibbles ? scale_of_nibbles(x, n, most) : scale_of_bytes(most);
     d = kern_f16_to_f32(h);
     put_half(p, h);
     p += 2;
-    for (; n >= 32; n -= 32, x += 32) {
-        if (nibbles)
-            for (int i = 0; i < 16; i++)
-                *p++ = (uint8_t)((quant_of(x[i], d, -8, 7) + 8) | (quant_of(x[16 + i], d, -8, 7) + 8) << 4);
-        else
-            for (int i = 0; i < 32; i++) *p++ = (uint8_t)(int8_t)quant_of(x[i], d, -127, 127);
+    for (; n >= 32; n -= 32, x += 32, p += nibbles ? 16 : 32) {
+        if (nibbles) put_nibbles(x, d, 0, -8, 7, p);
+        else put_bytes(x, d, p);
     }
     return p;
 }
@@ -88,7 +133,7 @@ static uint8_t *block_with_minimum(const float *x, uint8_t *p)
     float low = x[0], high = x[0], d, m;
     uint16_t hd, hm;
 
-    if (!(fabsf(largest(x, 32)) <= F16_MOST)) return NULL;
+    if (!(magnitude(x, 32) <= F16_MOST)) return NULL;
     for (int i = 1; i < 32; i++) {
         if (x[i] < low) low = x[i];
         if (x[i] > high) high = x[i];
@@ -99,9 +144,8 @@ static uint8_t *block_with_minimum(const float *x, uint8_t *p)
     d = kern_f16_to_f32(hd);
     put_half(p, hd);
     put_half(p + 2, hm);
-    p += 4;
-    for (int i = 0; i < 16; i++) *p++ = (uint8_t)(quant_of(x[i] - m, d, 0, 15) | quant_of(x[16 + i] - m, d, 0, 15) << 4);
-    return p;
+    put_nibbles(x, d, m, 0, 15, p + 4);
+    return p + 20;
 }
 
 bool kern_row_quantise(kern_dtype t, const float *src, size_t n, void *dst)
@@ -124,4 +168,22 @@ bool kern_row_quantise(kern_dtype t, const float *src, size_t n, void *dst)
     if ((t != KERN_Q8_0 && !nibbles && t != KERN_W8) || n % 32) return false;
     for (size_t at = 0; at < n && p; at += group) p = group_to(nibbles, src + at, n - at < group ? n - at : group, p);
     return p != NULL;
+}
+
+void kern_row_distance(const float *was, const float *is, size_t n, double *error, double *size)
+{
+    wides e = { 0 }, s = { 0 };
+    size_t i = 0;
+
+    for (; i + 4 <= n; i += 4) {
+        wides x = __builtin_convertvector(four(was + i), wides), d = __builtin_convertvector(four(is + i), wides) - x;
+        e += d * d;
+        s += x * x;
+    }
+    for (int k = 0; k < 4; k++) *error += e[k], *size += s[k];
+    for (; i < n; i++) {
+        double d = (double)is[i] - (double)was[i];
+        *error += d * d;
+        *size += (double)was[i] * (double)was[i];
+    }
 }

@@ -154,11 +154,7 @@ static bool convert(shard_packer *p, const float *x, size_t n, kern_dtype type, 
     else if (!kern_row_quantise(type, x, n, out)) return false;
     if (type == KERN_F32) return true;
     kern_row_to_f32(type, out, n, p->back);
-    for (size_t i = 0; i < n; i++) {
-        double d = (double)p->back[i] - (double)x[i];
-        p->error += d * d;
-        p->size += (double)x[i] * (double)x[i];
-    }
+    kern_row_distance(x, p->back, n, &p->error, &p->size);
     return true;
 }
 
