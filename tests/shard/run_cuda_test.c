@@ -94,6 +94,12 @@ static void every_type_of_weights_and_cache_meets_the_cpu_and_the_reference(void
         { "arch/smollm_like",  SHARD_AS_FILE,  KERN_KV_F16,  2, &near, &bf16 },
         { "arch/smollm_like",  SHARD_AS_FILE,  KERN_KV_INT8, 1, &int8, NULL },
         { "gguf/smollm_like_f16", SHARD_AS_FILE, KERN_KV_F16, 2, &near, &near },
+        { "arch/mistral",      SHARD_TO_F32,   KERN_KV_F32,  2, &exact, &exact },
+        { "arch/mistral",      SHARD_AS_FILE,  KERN_KV_BF16, 1, &bf16, &bf16 },
+        { "arch/qwen2",        SHARD_TO_F32,   KERN_KV_F32,  3, &exact, &exact },
+        { "gguf/qwen2_q8_0",   SHARD_AS_FILE,  KERN_KV_F16,  1, &near, &near },
+        { "arch/qwen3",        SHARD_TO_F32,   KERN_KV_F32,  2, &exact, &exact },
+        { "gguf/qwen3_q4_0",   SHARD_AS_FILE,  KERN_KV_F16,  1, &near, &near },
     };
 
     (void)state;
