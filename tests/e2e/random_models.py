@@ -1,6 +1,6 @@
 """Random tiny models against a float64 reference, through gRPC.  By hand, not in ctest: python3 random_models.py [FIRST [COUNT]]
 
-A seed is a model: shapes that divide by nothing, all kinds of heads, rope, vocabularies so small that a rank owns only
+A seed is a model: an architecture (windows, biases, norms of heads), shapes that divide by nothing, all kinds of heads, rope, vocabularies so small that a rank owns only
 padding, every storage type of safetensors (one file or several) and GGUF; then a rank count, a policy and daemons with
 random settings.  The first daemon of a set must be near the reference; the others, and the same requests amid a crowd,
 must give the same bits.  Needs numpy beside the harness."""
@@ -74,13 +74,25 @@ def random_config(g):
     scaling = [None, {"type": "linear", "factor": float(g.choice([2, 2.5, 4]))},
                {"rope_type": "llama3", "factor": float(g.choice([8, 32])), "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                 "original_max_position_embeddings": int(g.choice([32, 64, 8192]))}][g.integers(3)]
-    return {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_act": "silu", "hidden_size": hidden,
+    # Qwen's window counts only if it is switched on; Mistral's is there unless it is null
+    window = int(g.choice([1, 5, 16, 30, 64]))
+    family = [{"model_type": "llama", "architectures": ["LlamaForCausalLM"]},
+              {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": window if g.random() < .8 else None},
+              {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "sliding_window": window, "max_window_layers": 0,
+               "use_sliding_window": bool(g.random() < .3)},
+              {"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"]}][g.integers(4)]
+    return {**family, "hidden_act": "silu", "hidden_size": hidden,
             "num_attention_heads": n_head, "num_key_value_heads": n_kv, "head_dim": d,
             "intermediate_size": int(g.choice([33, 64, 96, 100, 129, 160, 200, 257, 352])),
             "num_hidden_layers": int(g.integers(1, 4)), "rms_norm_eps": float(g.choice([1e-5, 1e-6])),
             "vocab_size": int(g.choice([5, 63, 64, 65, 100, 129, 130, 257, 321, 500])),
             "max_position_embeddings": int(g.choice([37, 64, 96, 100, 129])), "tie_word_embeddings": bool(g.random() < .5),
             "rope_theta": float(g.choice([1e4, 1e5, 5e5, 1e6])), "rope_scaling": scaling, "eos_token_id": [0, 2]}
+
+
+def window_of(c):
+    on = c.get("use_sliding_window", c["model_type"] == "mistral")
+    return c.get("sliding_window") if on else None
 
 
 def random_weights(c, g):
@@ -97,18 +109,28 @@ def random_weights(c, g):
             w["blk.%d.%s" % (i, name)] = g.normal(0, gain / math.sqrt(cols), (rows, cols))
         for name in ("attn_norm", "ffn_norm"):
             w["blk.%d.%s" % (i, name)] = g.uniform(0.4, 1.6, hidden)
+        if c["model_type"] == "qwen2":
+            for name, n in (("attn_q", q), ("attn_k", kv), ("attn_v", kv)):
+                w["blk.%d.%s.bias" % (i, name)] = g.normal(0, 0.5, n)
+        if c["model_type"] == "qwen3":
+            for name in ("attn_q_norm", "attn_k_norm"):
+                w["blk.%d.%s" % (i, name)] = g.uniform(0.4, 1.6, d)
     return {k: v.astype(np.float32) for k, v in w.items()}
 
 
 HF = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head", "attn_q": "self_attn.q_proj",
       "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj",
       "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj", "attn_norm": "input_layernorm",
-      "ffn_norm": "post_attention_layernorm"}
+      "ffn_norm": "post_attention_layernorm", "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}
+
+
+def full_name(name):
+    return name if name.endswith(".bias") else name + ".weight"
 
 
 def hf_name(name):
-    parts = name.split(".")
-    return ("model.layers.%s." % parts[1] if len(parts) == 3 else "") + HF[parts[-1]] + ".weight"
+    parts = full_name(name).split(".")
+    return ("model.layers.%s." % parts[1] if len(parts) == 4 else "") + HF[parts[-2]] + "." + parts[-1]
 
 
 def write_safetensors(folder, c, w, kind_of, g):
@@ -156,26 +178,28 @@ def write_gguf(folder, c, w, kind_of, g):
             return text(name) + struct.pack("<I", 8) + text(v)
         return text(name) + (struct.pack("<If", 6, v) if isinstance(v, float) else struct.pack("<II", 4, v))
 
-    keys = {"general.architecture": "llama", "llama.block_count": c["num_hidden_layers"],
-            "llama.context_length": c["max_position_embeddings"],
-            "llama.embedding_length": c["hidden_size"], "llama.feed_forward_length": c["intermediate_size"],
-            "llama.attention.head_count": c["num_attention_heads"], "llama.attention.head_count_kv": c["num_key_value_heads"],
-            "llama.attention.key_length": c["head_dim"], "llama.attention.value_length": c["head_dim"],
-            "llama.rope.dimension_count": c["head_dim"], "llama.rope.freq_base": c["rope_theta"],
-            "llama.attention.layer_norm_rms_epsilon": c["rms_norm_eps"]}
+    arch = c["model_type"]
+    keys = {"block_count": c["num_hidden_layers"], "context_length": c["max_position_embeddings"],
+            "embedding_length": c["hidden_size"], "feed_forward_length": c["intermediate_size"],
+            "attention.head_count": c["num_attention_heads"], "attention.head_count_kv": c["num_key_value_heads"],
+            "attention.key_length": c["head_dim"], "attention.value_length": c["head_dim"],
+            "rope.dimension_count": c["head_dim"], "rope.freq_base": c["rope_theta"],
+            "attention.layer_norm_rms_epsilon": c["rms_norm_eps"]}
+    keys = {"general.architecture": arch, **{"%s.%s" % (arch, k): v for k, v in keys.items()}}
     tensors, kinds, back = [], {}, {}
     scaling = c["rope_scaling"] or {}
     if scaling.get("type") == "linear":
-        keys.update({"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": scaling["factor"]})
+        keys.update({arch + ".rope.scaling.type": "linear", arch + ".rope.scaling.factor": scaling["factor"]})
     elif scaling:
         divisor = frequencies({**c, "rope_scaling": None}) / frequencies(c)
         tensors.append(("rope_freqs.weight", divisor.shape, 0, divisor.astype("<f4").tobytes()))
     for name, a in w.items():
-        heads = {"attn_q": c["num_attention_heads"], "attn_k": c["num_key_value_heads"]}.get(name.split(".")[-1])
+        pairs = {"attn_q": c["num_attention_heads"], "attn_k": c["num_key_value_heads"]} if arch == "llama" else {}
+        heads = pairs.get(name.split(".")[-1])
         kinds[name] = kind_of(name, a)
         raw, stored = store(interleaved(a, heads) if heads else a, kinds[name])
         back[name] = separated(stored, heads) if heads else stored
-        tensors.append((name + ".weight", a.shape, GGML[kinds[name]], raw))
+        tensors.append((full_name(name), a.shape, GGML[kinds[name]], raw))
     out = b"GGUF" + struct.pack("<IQQ", int(g.integers(2, 4)), len(tensors), len(keys))
     out += b"".join(key(k, v) for k, v in keys.items())
     data = b""
@@ -218,14 +242,22 @@ def reference(c, w, kinds, ids):
         a, b = x[..., :d // 2], x[..., d // 2:]
         return np.concatenate([a * np.cos(angle) - b * np.sin(angle), b * np.cos(angle) + a * np.sin(angle)], -1)
 
+    far = np.arange(n)[:, None] - np.arange(n)                          # how far back a key is; a window counts the token itself
+    mask = np.where((far < 0) | (far >= (window_of(c) or n)), -np.inf, 0.0)
+
+    def heads(y, p, name, count):
+        x = times(y, p + name)
+        x = (x + w.get(p + name + ".bias", 0.0)).reshape(n, count, d)
+        return norm(x, p + name + "_norm") if p + name + "_norm" in w and name != "attn_v" else x
+
     x = w["token_embd"][ids].astype(np.float64)
     for i in range(c["num_hidden_layers"]):
         p = "blk.%d." % i
         y = norm(x, p + "attn_norm")
-        q = rotate(times(y, p + "attn_q").reshape(n, n_head, d))
-        k = np.repeat(rotate(times(y, p + "attn_k").reshape(n, n_kv, d)), n_head // n_kv, 1)
-        v = np.repeat(times(y, p + "attn_v").reshape(n, n_kv, d), n_head // n_kv, 1)
-        s = np.einsum("thd,shd->hts", q, k) / math.sqrt(d) + np.triu(np.full((n, n), -np.inf), 1)
+        q = rotate(heads(y, p, "attn_q", n_head))
+        k = np.repeat(rotate(heads(y, p, "attn_k", n_kv)), n_head // n_kv, 1)
+        v = np.repeat(heads(y, p, "attn_v", n_kv), n_head // n_kv, 1)
+        s = np.einsum("thd,shd->hts", q, k) / math.sqrt(d) + mask
         s = np.exp(s - s.max(-1, keepdims=True))
         s /= s.sum(-1, keepdims=True)
         x = x + times(np.einsum("hts,shd->thd", s, v).reshape(n, -1), p + "attn_output")
@@ -289,7 +321,8 @@ def run(seed):
     g = np.random.default_rng(seed)
     c = random_config(g)
     w = random_weights(c, g)
-    gguf, context, vocab = g.random() < .5, c["max_position_embeddings"], c["vocab_size"]
+    # a GGUF has no word for a window: Mistral's are Llamas
+    gguf, context, vocab = g.random() < .5 and not window_of(c) and c["model_type"] != "mistral", c["max_position_embeddings"], c["vocab_size"]
     source = str(g.choice(["F32", "F16", "BF16", "mixed"] + (["Q8_0", "Q4_0", "Q4_1"] if gguf else [])))
     every = ["F32", "F16", "BF16"] + (["Q8_0", "Q4_0", "Q4_1"] if gguf else [])
 
@@ -321,8 +354,8 @@ def run(seed):
     ids = [int(x) for x in g.integers(0, vocab, context)]
     ids[-2] = vocab - 1
     want = reference(c, back, kinds, ids)
-    first, told = None, "seed %d %s %s %s ranks %d kv %s V%d hid%d heads %d/%d D%d ffn%d layers %d ctx%d" % (
-        seed, "gguf" if gguf else "safetensors", source, policy or "as_file", ranks, kv, vocab, c["hidden_size"],
+    first, told = None, "seed %d %s%s %s %s %s ranks %d kv %s V%d hid%d heads %d/%d D%d ffn%d layers %d ctx%d" % (
+        seed, c["model_type"], ":%d" % window_of(c) if window_of(c) else "", "gguf" if gguf else "safetensors", source, policy or "as_file", ranks, kv, vocab, c["hidden_size"],
         c["num_attention_heads"], c["num_key_value_heads"], c["head_dim"], c["intermediate_size"], c["num_hidden_layers"],
         context)
     for variant in range(3):
