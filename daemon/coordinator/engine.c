@@ -465,7 +465,8 @@ static px_code make_scheduler(daemon_engine *g, px_err *e)
 {
     const proto_config *c = g->args.config;
     daemon_scheduler_args args = { .n_blocks = g->cold.n_blocks, .block = c->kv_block, .max_sequences = c->max_sequences,
-                                   .token_budget = c->token_budget, .max_result_tops = SHARD_MAX_RESULT_TOPS };
+                                   .token_budget = c->token_budget, .window = g->model.manifest.arch.sliding_window,
+                                   .max_result_tops = SHARD_MAX_RESULT_TOPS };
     px_code rc = daemon_scheduler_init(&g->sched, g->a, &args, e);
 
     g->has_sched = rc == PX_OK;

@@ -67,6 +67,7 @@ struct daemon_request {
     uint32_t  n_done;                     /* positions whose KV is written */
     int32_t   slot;                       /* -1: none */
     uint32_t *block; uint32_t n_block;    /* reserved at admission: prompt + max_new */
+    uint32_t n_taken;                     /* of them; with a window the rest are these again, in turn */
     bool      opened;                     /* the ranks know the slot */
     bool      replayed;                   /* the ranks do not know the last token: send its id */
     bool      ended;

@@ -84,10 +84,10 @@ static void release(daemon_scheduler *s, daemon_list *l, daemon_request *r)
         r->opened = false;
     }
     if (r->block) {
-        daemon_blocks_give(&s->blocks, r->block, r->n_block);
+        daemon_blocks_give(&s->blocks, r->block, r->n_taken);
         px_del(r->a, r->block, r->n_block);
         r->block = NULL;
-        r->n_block = 0;
+        r->n_block = r->n_taken = 0;
     }
     daemon_request_unref(r);
 }
@@ -116,13 +116,23 @@ void daemon_scheduler_reap(daemon_scheduler *s, px_time_us now)
     reap_list(s, &s->waiting, now);
 }
 
+/* Blocks that the keys span which a step reads and writes: the window's older ones and a chunk, and one more since they need
+ * not begin with a block (shard_kv_sequence_bytes plans the same). */
+static uint32_t blocks_seen(const daemon_scheduler *s)
+{
+    if (!s->args.window) return UINT32_MAX;
+    return daemon_blocks_for(&s->blocks, (uint64_t)s->args.window - 1 + s->args.token_budget) + 1;
+}
+
 void daemon_scheduler_admit(daemon_scheduler *s)
 {
+    const uint32_t most = blocks_seen(s);
     daemon_request *r;
 
     while ((r = s->waiting.first)) {
         uint32_t want = daemon_blocks_for(&s->blocks, (uint64_t)r->in.n_prompt + r->in.max_new);
-        if (!s->n_free_slot || want > s->blocks.n_free) return;
+        uint32_t take = want < most ? want : most;
+        if (!s->n_free_slot || take > s->blocks.n_free) return;
         px_err e = {0};
         if (!(r->block = px_new(r->a, uint32_t, want))) {
             px_fail(&e, PX_ENOMEM, "request", "%u block ids", want);
@@ -131,7 +141,9 @@ void daemon_scheduler_admit(daemon_scheduler *s)
             continue;
         }
         r->n_block = want;
-        daemon_blocks_take(&s->blocks, want, r->block);
+        r->n_taken = take;
+        daemon_blocks_take(&s->blocks, take, r->block);
+        for (uint32_t i = take; i < want; i++) r->block[i] = r->block[i - take];
         r->slot = (int32_t)s->free_slot[--s->n_free_slot];
         r->n_done = 0;
         list_remove(&s->waiting, r);

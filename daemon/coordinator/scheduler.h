@@ -1,6 +1,7 @@
 /* scheduler.h - requests in, a step out: first come, first served, continuous batching, chunked prefill under a token
  * budget.  Layer: daemon/coordinator.  Engine's thread.  Pure: no sockets, no clock but the one it is handed.
- * Law 4: a request is admitted when blocks for prompt + max_new and a slot are free; from then on it is finished. */
+ * Law 4: a request is admitted when blocks for prompt + max_new and a slot are free; from then on it is finished.  Where all
+ * layers keep a window, no more are needed than the window and a step span: later tokens go where those are that nobody sees. */
 #ifndef DAEMON_SCHEDULER_H
 #define DAEMON_SCHEDULER_H
 
@@ -11,6 +12,7 @@ typedef struct daemon_scheduler_args {
     uint32_t n_blocks, block;            /* KV pool */
     uint32_t max_sequences;              /* slots, and rows with logits in a step */
     uint32_t token_budget;
+    uint32_t window;                     /* keys that a token sees, its own among them; 0: all before it */
     uint32_t max_result_tops;            /* [id, logprob] pairs that one step may answer with */
 } daemon_scheduler_args;
 

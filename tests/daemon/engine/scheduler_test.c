@@ -15,18 +15,20 @@ typedef struct fake_slot { bool open; uint32_t n_block, n_done; bool sampled; ui
 typedef struct fake {
     fake_slot slot[MAX_SEQUENCES];
     int       owner[N_BLOCKS];               /* slot, or -1 */
-    uint32_t  budget;
+    uint32_t  key[N_BLOCKS][BLOCK];          /* the position of the token that lies there */
+    uint32_t  budget, window;
     shard_entry_result entry[MAX_SEQUENCES];
     shard_row_result   row[4096];
     uint64_t  state;
     uint32_t  stop_id;                       /* now and then sampled */
 } fake;
 
-static void fake_init(fake *f, uint32_t budget)
+static void fake_init(fake *f, uint32_t budget, uint32_t window)
 {
     memset(f, 0, sizeof *f);
     for (uint32_t i = 0; i < N_BLOCKS; i++) f->owner[i] = -1;
     f->budget = budget;
+    f->window = window;
     f->stop_id = 7;
 }
 
@@ -48,7 +50,9 @@ static void fake_ops(fake *f, const shard_step *s)
         k->n_block = op->n_blocks;
         for (uint32_t b = 0; b < op->n_blocks; b++) {
             assert_true(op->block[b] < N_BLOCKS);
-            assert_int_equal(f->owner[op->block[b]], -1);        /* nobody else's */
+            /* nobody else's, and with a window the slot's own again in their turn */
+            assert_int_equal(f->owner[op->block[b]], f->window && b && f->owner[op->block[0]] == (int)op->slot
+                             && f->owner[op->block[b]] == (int)op->slot ? (int)op->slot : -1);
             f->owner[op->block[b]] = (int)op->slot;
             k->block[b] = op->block[b];
         }
@@ -69,6 +73,10 @@ static void fake_step(fake *f, const shard_step *s, shard_result *out)
         assert_true(x->n > 0);
         assert_true(x->first_pos + x->n <= k->n_block * BLOCK);
         if (!x->id) assert_true(x->n == 1 && k->sampled);
+        for (uint32_t p = x->first_pos; p < x->first_pos + x->n; p++) f->key[k->block[p / BLOCK]][p % BLOCK] = p;
+        for (uint32_t p = x->first_pos; p < x->first_pos + x->n; p++)            /* every key that a row sees is still there */
+            for (uint32_t j = f->window && p >= f->window ? p - f->window + 1 : 0; j <= p; j++)
+                assert_int_equal(f->key[k->block[j / BLOCK]][j % BLOCK], j);
         k->n_done += x->n;
         tokens += x->n;
         uint32_t n_rows = x->rows == SHARD_ROWS_ALL ? x->n : x->rows == SHARD_ROWS_LAST;
@@ -101,7 +109,7 @@ static daemon_request *make(px_alloc *a, daemon_kind kind, uint32_t n_prompt, ui
     return r;
 }
 
-static px_code run_random(uint64_t seed, uint32_t budget)
+static px_code run_random(uint64_t seed, uint32_t budget, uint32_t window)
 {
     enum { N = 120 };
     px_debug d;
@@ -112,10 +120,10 @@ static px_code run_random(uint64_t seed, uint32_t budget)
     shard_result res;
     daemon_request *all[N];
     uint32_t made = 0, next_accept = 0;
-    daemon_scheduler_args args = { N_BLOCKS, BLOCK, MAX_SEQUENCES, budget, 100000 };
+    daemon_scheduler_args args = { N_BLOCKS, BLOCK, MAX_SEQUENCES, budget, window, 100000 };
 
     px_debug_init(&d, "test", -1);
-    fake_init(&f, budget);
+    fake_init(&f, budget, window);
     f.state = seed;
     assert_int_equal(daemon_scheduler_init(&s, &d.a, &args, &e), PX_OK);
     uint64_t number = 0, idle = 0;
@@ -164,7 +172,10 @@ static void every_accepted_request_is_finished(void **state)
     (void)state;
     static const uint32_t budgets[] = { 3, 8, 17, 64, 256 };
     for (uint64_t seed = 1; seed <= 20; seed++)
-        for (size_t b = 0; b < sizeof budgets / sizeof *budgets; b++) run_random(seed * 977 + b, budgets[b]);
+        for (size_t b = 0; b < sizeof budgets / sizeof *budgets; b++) {
+            run_random(seed * 977 + b, budgets[b], 0);
+            run_random(seed * 977 + b, budgets[b], (const uint32_t[]){ 1, 8, 16, 17, 90 }[(seed + b) % 5]);
+        }
 }
 
 static void the_youngest_beyond_the_queue_are_refused(void **state)
@@ -174,7 +185,7 @@ static void the_youngest_beyond_the_queue_are_refused(void **state)
     px_err e = {0};
     daemon_scheduler s;
     daemon_request *r[12];
-    daemon_scheduler_args args = { N_BLOCKS, BLOCK, 2, 8, 1000 };
+    daemon_scheduler_args args = { N_BLOCKS, BLOCK, 2, 8, 0, 1000 };
 
     px_debug_init(&d, "test", -1);
     assert_int_equal(daemon_scheduler_init(&s, &d.a, &args, &e), PX_OK);
@@ -198,13 +209,43 @@ static void the_youngest_beyond_the_queue_are_refused(void **state)
     assert_int_equal(px_debug_deinit(&d), 0);
 }
 
+/* 420 tokens are 27 blocks; a window of 8 and steps of 8 tokens span 15 keys, which lie in 2 blocks at most. */
+static void a_window_takes_no_more_than_it_spans(void **state)
+{
+    (void)state;
+    px_debug d;
+    px_err e = {0};
+    daemon_scheduler s;
+    shard_step step;
+    daemon_scheduler_args args = { N_BLOCKS, BLOCK, 2, 8, 8, 1000 };
+
+    px_debug_init(&d, "test", -1);
+    assert_int_equal(daemon_scheduler_init(&s, &d.a, &args, &e), PX_OK);
+    daemon_request *far = make(&d.a, DAEMON_GENERATE, 20, 400, 0), *near = make(&d.a, DAEMON_GENERATE, 4, 4, 1);
+    daemon_scheduler_add(&s, far);
+    daemon_scheduler_add(&s, near);
+    daemon_scheduler_admit(&s);
+    assert_true(far->n_block == 27 && far->n_taken == 2 && near->n_block == 1 && near->n_taken == 1);
+    assert_int_equal(s.blocks.n_free, N_BLOCKS - 3);
+    assert_true(daemon_scheduler_compose(&s, 1, &step));
+    assert_int_equal(step.op[0].n_blocks, 27);
+    for (uint32_t i = 2; i < 27; i++) assert_int_equal(step.op[0].block[i], step.op[0].block[i - 2]);
+    px_fail(&e, PX_EPEER, "state", "over");
+    daemon_scheduler_end_all(&s, &e, true);
+    assert_int_equal(s.blocks.n_free, N_BLOCKS);
+    daemon_request_unref(far);
+    daemon_request_unref(near);
+    daemon_scheduler_deinit(&s);
+    assert_int_equal(px_debug_deinit(&d), 0);
+}
+
 static void deadlines_end_what_waits_and_what_runs(void **state)
 {
     (void)state;
     px_debug d;
     px_err e = {0};
     daemon_scheduler s;
-    daemon_scheduler_args args = { N_BLOCKS, BLOCK, 1, 8, 1000 };
+    daemon_scheduler_args args = { N_BLOCKS, BLOCK, 1, 8, 0, 1000 };
 
     px_debug_init(&d, "test", -1);
     assert_int_equal(daemon_scheduler_init(&s, &d.a, &args, &e), PX_OK);
@@ -234,7 +275,7 @@ static void an_answer_to_another_step_is_refused(void **state)
     shard_step step;
     shard_entry_result entry = { .slot = 3 };
     shard_result res = { .entry = &entry, .n_entries = 2 };
-    daemon_scheduler_args args = { N_BLOCKS, BLOCK, 2, 8, 1000 };
+    daemon_scheduler_args args = { N_BLOCKS, BLOCK, 2, 8, 0, 1000 };
 
     px_debug_init(&d, "test", -1);
     assert_int_equal(daemon_scheduler_init(&s, &d.a, &args, &e), PX_OK);
@@ -256,7 +297,7 @@ static void an_answer_to_another_step_is_refused(void **state)
 static px_code build_and_drop(px_alloc *a, px_err *e)
 {
     daemon_scheduler s;
-    daemon_scheduler_args args = { N_BLOCKS, BLOCK, 2, 8, 1000 };
+    daemon_scheduler_args args = { N_BLOCKS, BLOCK, 2, 8, 0, 1000 };
     px_code rc = daemon_scheduler_init(&s, a, &args, e);
     daemon_scheduler_deinit(&s);
     return rc;
@@ -283,6 +324,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_accepted_request_is_finished),
         cmocka_unit_test(the_youngest_beyond_the_queue_are_refused),
+        cmocka_unit_test(a_window_takes_no_more_than_it_spans),
         cmocka_unit_test(deadlines_end_what_waits_and_what_runs),
         cmocka_unit_test(an_answer_to_another_step_is_refused),
         cmocka_unit_test(survives_every_oom),
