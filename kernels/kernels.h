@@ -193,7 +193,7 @@ typedef struct kern_ops {
     /* Graphs: what is put on the queue between record and end is kept and not run; replay puts it on the queue as it was
      * recorded, host arguments included.  Nothing but ops may stand between record and end.  Backends without memory of
      * their own keep nothing: ops run at once, and replay says false. */
-    px_code (*record)(kern_dev *d, uint32_t id, px_err *e);       /* id < KERN_MAX_GRAPHS; a second time: replaced */
+    px_code (*record)(kern_dev *d, uint32_t id, px_err *e);       /* id < KERN_MAX_GRAPHS; a second time: replaced, by nothing: dropped */
     px_code (*end)(kern_dev *d, px_err *e);
     px_code (*replay)(kern_dev *d, uint32_t id, bool *replayed, px_err *e);   /* false: no such graph, run the ops */
 

@@ -48,20 +48,22 @@ px_code kern_cuda_record(kern_dev *d, uint32_t id, px_err *e)
     return PX_OK;
 }
 
-/* Whatever happened in between, the queue is an ordinary one again afterwards. */
+/* Whatever happened in between, the queue is an ordinary one again afterwards.  Nothing recorded: the graph of that id is gone. */
 px_code kern_cuda_end(kern_dev *d, px_err *e)
 {
     const cudaStream_t s = (cudaStream_t)d->stream;
     cudaGraphExec_t exec = NULL;
     cudaGraph_t g = NULL;
     kern_cuda_graph *keep;
+    size_t nodes = 0;
     px_code rc;
 
     if (!d->recording) return px_fail(e, PX_EINVAL, "end", "end without record");
     d->recording = false;
     if ((rc = kern_cuda_done(d, "end", cudaStreamEndCapture(s, &g), e)) ||
-        (rc = kern_cuda_done(d, "end", cudaGraphInstantiate(&exec, g, 0), e)) ||
-        (rc = kern_cuda_done(d, "end", cudaGraphUpload(exec, s), e))) goto drop;
+        (rc = kern_cuda_done(d, "end", cudaGraphGetNodes(g, NULL, &nodes), e))) goto drop;
+    if (nodes && ((rc = kern_cuda_done(d, "end", cudaGraphInstantiate(&exec, g, 0), e)) ||
+                  (rc = kern_cuda_done(d, "end", cudaGraphUpload(exec, s), e)))) goto drop;
     keep = place(d, d->record_id);                 /* there is one: record looked */
     if (keep->exec) (void)cudaGraphExecDestroy((cudaGraphExec_t)keep->exec);
     *keep = (kern_cuda_graph){ .id = d->record_id, .exec = exec };

@@ -237,6 +237,10 @@ static void what_was_recorded_is_replayed_on_what_is_there_now(void **state)
     ok(kern_cuda_replay(d, 7, &replayed, &e));
     assert_int_equal(value(c), 9);
     assert_int_equal(value(b), 7);
+    ok(kern_cuda_record(d, 7, &e));                        /* by nothing: it is gone, and the ops are run again */
+    ok(kern_cuda_end(d, &e));
+    ok(kern_cuda_replay(d, 7, &replayed, &e));
+    assert_false(replayed);
     assert_int_equal(atomic_load(&heap.count.gets), gets);
     kern_cuda_free(d, &a), kern_cuda_free(d, &b), kern_cuda_free(d, &c);
 }
@@ -249,7 +253,7 @@ static void a_record_refuses_what_a_graph_cannot_hold(void **state)
     kern_buf b, other;
 
     (void)state;
-    ok(kern_cuda_alloc(d, 4, &b, &e));
+    ok(kern_cuda_alloc(d, 8, &b, &e));
     refused(kern_cuda_end(d, &e), PX_EINVAL, "end");
     ok(kern_cuda_record(d, 1, &e));
     refused(kern_cuda_record(d, 2, &e), PX_EINVAL, "record");
@@ -259,6 +263,7 @@ static void a_record_refuses_what_a_graph_cannot_hold(void **state)
     refused(kern_cuda_wait(d, &e), PX_EINVAL, "wait");
     refused(kern_cuda_info(d, &info, &e), PX_EINVAL, "info");
     refused(kern_cuda_replay(d, 1, &replayed, &e), PX_EINVAL, "replay");
+    put_copy(kern_buf_at(b, 4, 4), b);
     ok(kern_cuda_end(d, &e));                              /* none of them spoilt it */
     ok(kern_cuda_replay(d, 1, &replayed, &e));
     assert_true(replayed);
@@ -268,14 +273,21 @@ static void a_record_refuses_what_a_graph_cannot_hold(void **state)
 
 static void graphs_are_as_many_as_said(void **state)
 {
+    kern_buf b;
+
     (void)state;
+    ok(kern_cuda_alloc(d, 8, &b, &e));
     for (uint32_t id = 1000; id < 1000 + KERN_CUDA_MAX_GRAPHS; id++) {
         ok(kern_cuda_record(d, id, &e));
+        put_copy(kern_buf_at(b, 4, 4), b);
         ok(kern_cuda_end(d, &e));
     }
     refused(kern_cuda_record(d, 1, &e), PX_ERANGE, "record");
     ok(kern_cuda_record(d, 1000, &e));
     ok(kern_cuda_end(d, &e));
+    ok(kern_cuda_record(d, 1, &e));                        /* 1000 left its place */
+    ok(kern_cuda_end(d, &e));
+    kern_cuda_free(d, &b);
 }
 
 /* A recording that something broke leaves an ordinary queue, and the graph of that id as it was. */
@@ -351,7 +363,7 @@ static void a_lost_device_says_so_for_good(void **state)
     kern_buf b, other;
 
     (void)state;
-    ok(kern_cuda_alloc(d, 4, &b, &e));
+    ok(kern_cuda_alloc(d, 8, &b, &e));
     cuh_inject("cudaStreamSynchronize", 1, cudaErrorIllegalAddress, false);
     assert_int_equal(kern_cuda_wait(d, &e), PX_EDEVICE);
     assert_non_null(strstr(e.text, "cudaErrorIllegalAddress"));
@@ -380,6 +392,15 @@ static void a_passing_error_passes(void **state)
     ok(kern_cuda_wait(d, &e));
 }
 
+/* A graph of one copy, and its end. */
+static px_code end_with_a_copy(kern_dev *dev, kern_buf b)
+{
+    const cudaError_t s = cudaMemcpyAsync(b.h, (char *)b.h + 4, 4, cudaMemcpyDeviceToDevice, kern_cuda_native_queue(dev));
+    const px_code rc = kern_cuda_end(dev, &e);
+
+    return s ? kern_cuda_done(dev, "copy", (cu_status)s, &e) : rc;
+}
+
 /* Everything that a device does, once; stops at the first error.  Closes what it opened. */
 static px_code whole_life(px_alloc *a)
 {
@@ -392,8 +413,8 @@ static px_code whole_life(px_alloc *a)
 
     if ((rc = kern_cuda_open(&dev, a, &(kern_open_args){0}, &e)) || (rc = kern_cuda_alloc(dev, sizeof bytes, &b, &e)) ||
         (rc = kern_cuda_wrap(dev, b.h, b.bytes, &w, &e)) || (rc = kern_cuda_upload(dev, b, bytes, sizeof bytes, &e)) ||
-        (rc = kern_cuda_record(dev, 1, &e)) || (rc = kern_cuda_end(dev, &e)) || (rc = kern_cuda_record(dev, 1, &e)) ||
-        (rc = kern_cuda_end(dev, &e)) || (rc = kern_cuda_replay(dev, 1, &replayed, &e)) ||
+        (rc = kern_cuda_record(dev, 1, &e)) || (rc = end_with_a_copy(dev, b)) || (rc = kern_cuda_record(dev, 1, &e)) ||
+        (rc = end_with_a_copy(dev, b)) || (rc = kern_cuda_replay(dev, 1, &replayed, &e)) ||
         (rc = kern_cuda_download(dev, bytes, b, PIECE, &e)) || (rc = kern_cuda_info(dev, &info, &e)) || (rc = kern_cuda_wait(dev, &e)))
         goto done;
 done:
@@ -409,7 +430,7 @@ static void an_error_in_any_call_is_told_and_leaves_nothing(void **state)
     static const char *const calls[] = {
         "cudaGetDeviceCount", "cudaSetDevice", "cudaDeviceGetAttribute", "cudaStreamCreateWithFlags", "cudaHostAlloc",
         "cudaEventCreateWithFlags", "cudaMalloc", "cudaMemsetAsync", "cudaStreamSynchronize", "cudaPointerGetAttributes",
-        "cudaMemcpyAsync", "cudaEventRecord", "cudaEventSynchronize", "cudaStreamBeginCapture", "cudaStreamEndCapture",
+        "cudaMemcpyAsync", "cudaEventRecord", "cudaEventSynchronize", "cudaStreamBeginCapture", "cudaStreamEndCapture", "cudaGraphGetNodes",
         "cudaGraphInstantiate", "cudaGraphUpload", "cudaGraphLaunch", "cudaMemGetInfo", "cudaGetDeviceProperties",
     };
     px_heap h;
