@@ -7,8 +7,9 @@
 #include "daemon/text/sentencepiece.pb-c.h"
 #include "proto/wire/pb.h"
 
-/* Unpacked, the smallest piece (two bytes) is a message, a pointer and a place in the parser's own list. */
-enum { UNPACKED = 160, FLOOR = 64 << 10 };
+/* Bytes that a byte of the file may become when it is unpacked.  The smallest piece with a text has five: a message, a pointer,
+ * the text and a place in the parser's own list come to some 30 a byte; pieces without a text, to more than is allowed. */
+enum { UNPACKED = 40, FLOOR = 64 << 10 };
 
 static px_code unpack(px_arena *r, const void *data, size_t n, Daemon__Spm__Model **out, px_err *e)
 {
@@ -105,8 +106,9 @@ px_code daemon_tokenizer_from_model(px_alloc *a, const void *data, size_t n, con
     *bytes = 0;
     if (n > DAEMON_NORMAL_BYTES) return px_fail(e, PX_ERANGE, "tokenizer.model", "%zu bytes; at most %zu", n, DAEMON_NORMAL_BYTES);
     px_arena_init(&unpacked, a, "tokenizer.model", 256 << 10, 0, UNPACKED * n + FLOOR);
-    if (!(rc = unpack(&unpacked, data, n, &m, e)) && !(rc = build(&d, a, m, hints, e))) rc = daemon_draft_finish(&d, json, bytes, e);
+    if (!(rc = unpack(&unpacked, data, n, &m, e))) rc = build(&d, a, m, hints, e);
+    px_arena_deinit(&unpacked);                        /* the draft has copies of its own */
+    if (!rc) rc = daemon_draft_finish(&d, json, bytes, e);
     daemon_draft_deinit(&d);
-    px_arena_deinit(&unpacked);
     return rc;
 }

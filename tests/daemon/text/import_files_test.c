@@ -259,7 +259,7 @@ static void every_refusal_of_a_model_has_its_field(void **state)
 /* ---- both ---- */
 
 static const struct { const char *name; from_fn *from; size_t most; } file[] = {
-    { JSON("qwen2"), daemon_tokenizer_from_json, 64 }, { JSON("llama2"), daemon_tokenizer_from_json, 64 }, { MODEL, from_model, 200 },
+    { JSON("qwen2"), daemon_tokenizer_from_json, 64 }, { JSON("llama2"), daemon_tokenizer_from_json, 64 }, { MODEL, from_model, 64 },
 };
 
 static void damaged_files_never_crash(void **state)
@@ -307,7 +307,7 @@ static void empty_messages_take_bounded_memory(void **state)
         for (size_t i = 0; i < N; i += 2) data[i] = (char)tag, data[i + 1] = 0;
         px_debug_init(&d, "test", -1);
         assert_int_not_equal(import(from_model, &d.a, data, N, NULL, &e), PX_OK);
-        assert_true(d.count.peak < (size_t)256 * N);
+        assert_true(d.count.peak < (size_t)64 * N);
         assert_int_equal(px_debug_deinit(&d), 0);
     }
     px_del(fixture_heap(), data, N);
