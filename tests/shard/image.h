@@ -6,7 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-typedef struct image { size_t n; uint8_t b[1u << 17]; } image;
+typedef struct image { size_t n; uint8_t b[1u << 18]; } image;
 
 void image_u8(image *m, uint8_t v);
 void image_u32(image *m, uint32_t v);

@@ -1,6 +1,7 @@
 /* Round trip: what a set holds, read back through the panels, is the source, bit for bit; and what the sharder refuses. */
 #include "shard/plan/bytes.h"
 #include "shard/store/pack.h"
+#include "tests/shard/image.h"
 #include "tests/shard/setlib.h"
 
 #include <fcntl.h>
@@ -84,7 +85,7 @@ static void compare_tensor(const shard_checkpoint *c, const shard_file *f, const
     free(found);
 }
 
-static void round_trip(const char *golden, uint32_t ranks, shard_policy policy, shard_digest_kind digest)
+static void round_trip(const char *path, uint32_t ranks, shard_policy policy, shard_digest_kind digest)
 {
     const char *out = setlib_fresh("set");
     shard_checkpoint *c;
@@ -93,14 +94,14 @@ static void round_trip(const char *golden, uint32_t ranks, shard_policy policy, 
     px_err e = { 0 }, errs[8];
     uint64_t mapped = 0;
     size_t n_errs;
-    px_code rc = shard_checkpoint_open(&c, &heap.a, test_golden(golden), &e);
+    px_code rc = shard_checkpoint_open(&c, &heap.a, path, &e);
 
-    if (rc) fail_msg("%s: %s: %s", golden, e.field, e.text);
+    if (rc) fail_msg("%s: %s: %s", path, e.field, e.text);
     shard_pack_args args = setlib_args(c, out, ranks);
     args.policy = policy;
     args.digest = digest;
-    if ((rc = shard_pack(&heap.a, &args, &result, &e))) fail_msg("%s: %s: %s", golden, e.field, e.text);
-    if ((rc = shard_manifest_read(&m, &heap.a, out, &e))) fail_msg("%s: %s: %s", golden, e.field, e.text);
+    if ((rc = shard_pack(&heap.a, &args, &result, &e))) fail_msg("%s: %s: %s", path, e.field, e.text);
+    if ((rc = shard_manifest_read(&m, &heap.a, out, &e))) fail_msg("%s: %s: %s", path, e.field, e.text);
     assert_int_equal(m.world, ranks);
     assert_true(m.has_tokenizer && m.has_template);
     assert_int_equal(m.source_bytes, shard_checkpoint_bytes(c));
@@ -145,21 +146,108 @@ static void round_trips(void **state)
 {
     (void)state;
     for (size_t i = 0; i < sizeof MODEL / sizeof *MODEL; i++)
-        for (uint32_t ranks = 1; ranks <= 3; ranks++) round_trip(MODEL[i], ranks, SHARD_AS_FILE, SHARD_XXH3_128);
+        for (uint32_t ranks = 1; ranks <= 3; ranks++) round_trip(test_golden(MODEL[i]), ranks, SHARD_AS_FILE, SHARD_XXH3_128);
 }
 
 static void round_trips_of_other_policies(void **state)
 {
     (void)state;
-    round_trip("tiny/arch/llama", 2, SHARD_TO_F32, SHARD_SHA256);
-    round_trip("tiny/gguf/smollm_like_f16/model.gguf", 2, SHARD_TO_BF16, SHARD_XXH3_128);
-    round_trip("tiny/gguf/smollm_like_f16/model.gguf", 3, SHARD_TO_F32, SHARD_XXH3_128);
+    round_trip(test_golden("tiny/arch/llama"), 2, SHARD_TO_F32, SHARD_SHA256);
+    round_trip(test_golden("tiny/gguf/smollm_like_f16/model.gguf"), 2, SHARD_TO_BF16, SHARD_XXH3_128);
+    round_trip(test_golden("tiny/gguf/smollm_like_f16/model.gguf"), 3, SHARD_TO_F32, SHARD_XXH3_128);
     for (shard_policy p = SHARD_TO_W8A16; p < SHARD_N_POLICIES; p++)
         for (uint32_t ranks = 1; ranks <= 2; ranks++) {
             bool groups = p == SHARD_TO_W8A16 || p == SHARD_TO_W4A16;         /* of 128: all six heads are one group */
-            if (!groups || ranks == 1) round_trip("tiny/arch/llama", ranks, p, SHARD_XXH3_128);
-            round_trip("tiny/gguf/smollm_like_f16/model.gguf", ranks, p, SHARD_XXH3_128);     /* 144 columns: F16 */
+            if (!groups || ranks == 1) round_trip(test_golden("tiny/arch/llama"), ranks, p, SHARD_XXH3_128);
+            round_trip(test_golden("tiny/gguf/smollm_like_f16/model.gguf"), ranks, p, SHARD_XXH3_128);     /* 144 columns: F16 */
         }
+}
+
+/* ---- every type in one file ---- */
+
+/* A llama of two layers, tied, 256 wide with two heads of 32 and an FFN of 64.  Quants of any bytes are quants; without the bits of
+ * 0xc4 no half in them is infinite. */
+static const struct { const char *name; uint64_t rows, cols; kern_dtype type; } mixed[] = {
+    { "token_embd.weight", 64, 256, KERN_Q6_K },        { "output_norm.weight", 1, 256, KERN_F32 },
+    { "blk.0.attn_norm.weight", 1, 256, KERN_F32 },     { "blk.0.ffn_norm.weight", 1, 256, KERN_F32 },
+    { "blk.0.attn_q.weight", 64, 256, KERN_Q2_K },      { "blk.0.attn_k.weight", 32, 256, KERN_Q3_K },
+    { "blk.0.attn_v.weight", 32, 256, KERN_Q4_K },      { "blk.0.attn_output.weight", 256, 64, KERN_Q5_0 },
+    { "blk.0.ffn_gate.weight", 64, 256, KERN_Q5_K },    { "blk.0.ffn_up.weight", 64, 256, KERN_Q6_K },
+    { "blk.0.ffn_down.weight", 256, 64, KERN_Q5_1 },    { "blk.1.attn_norm.weight", 1, 256, KERN_F32 },
+    { "blk.1.ffn_norm.weight", 1, 256, KERN_F32 },      { "blk.1.attn_q.weight", 64, 256, KERN_IQ4_XS },
+    { "blk.1.attn_k.weight", 32, 256, KERN_IQ2_XS },    { "blk.1.attn_v.weight", 32, 256, KERN_F16 },
+    { "blk.1.attn_output.weight", 256, 64, KERN_IQ4_NL }, { "blk.1.ffn_gate.weight", 64, 256, KERN_BF16 },
+    { "blk.1.ffn_up.weight", 64, 256, KERN_Q8_0 },      { "blk.1.ffn_down.weight", 256, 64, KERN_Q4_1 },
+};
+#define N_MIXED (sizeof mixed / sizeof *mixed)
+
+static const char *mixed_gguf(void)
+{
+    static image m;
+    uint64_t offset = 0, bytes, seed = 8;
+
+    m.n = 0;
+    gguf_head(&m, 3, N_MIXED, 9);
+    gguf_str(&m, "general.architecture", "llama");
+    gguf_u32(&m, "llama.block_count", 2);
+    gguf_u32(&m, "llama.embedding_length", 256);
+    gguf_u32(&m, "llama.feed_forward_length", 64);
+    gguf_u32(&m, "llama.attention.head_count", 2);
+    gguf_u32(&m, "llama.attention.head_count_kv", 1);
+    gguf_u32(&m, "llama.attention.key_length", 32);
+    gguf_u32(&m, "llama.context_length", 128);
+    gguf_f32(&m, "llama.attention.layer_norm_rms_epsilon", 1e-5f);
+    for (size_t i = 0; i < N_MIXED; i++) {
+        const uint64_t dim[2] = { mixed[i].cols, mixed[i].rows };
+        gguf_tensor(&m, mixed[i].name, mixed[i].rows == 1 ? 1 : 2, dim, kern_dtype_get(mixed[i].type)->ggml, offset);
+        assert_true(kern_matrix_bytes(mixed[i].type, mixed[i].rows, mixed[i].cols, &bytes));
+        offset += (bytes + 31) / 32 * 32;
+    }
+    image_pad(&m, 32);
+    for (size_t i = 0; i < N_MIXED; i++) {
+        kern_matrix_bytes(mixed[i].type, mixed[i].rows, mixed[i].cols, &bytes);
+        for (uint64_t k = 0; k < bytes; k++) image_u8(&m, (uint8_t)(test_rand(&seed) & 0x3b));
+        image_pad(&m, 32);
+    }
+    return image_write(&m, "mixed.gguf");
+}
+
+static void a_file_of_every_type(void **state)
+{
+    const char *path = mixed_gguf();
+    shard_pack_result result;
+    shard_checkpoint *c;
+    px_err e = { 0 };
+    (void)state;
+
+    for (uint32_t ranks = 1; ranks <= 2; ranks++) {
+        round_trip(path, ranks, SHARD_AS_FILE, SHARD_XXH3_128);
+        round_trip(path, ranks, SHARD_TO_F32, SHARD_XXH3_128);
+        round_trip(path, ranks, SHARD_TO_BF16, SHARD_XXH3_128);
+    }
+    /* what it adds is told by class: all matrices but four are Q8_0 now */
+    assert_int_equal(shard_checkpoint_open(&c, &heap.a, path, &e), PX_OK);
+    shard_pack_args args = setlib_args(c, setlib_fresh("mixed"), 2);
+    assert_int_equal(shard_pack(&heap.a, &args, &result, &e), PX_OK);
+    for (shard_role r = 0; r < SHARD_N_ROLES; r++) {
+        const shard_conversion *x = &result.converted[r];
+        uint64_t was = 0, is = 0, n = 0, bytes;
+        for (size_t i = 0; i < N_MIXED; i++) {
+            char name[64];
+            bool layer1 = mixed[i].name[4] == '1';
+            if (strcmp(shard_tensor_name(r, layer1, name, sizeof name), mixed[i].name) || kern_dtype_get(mixed[i].type)->weight) continue;
+            kern_matrix_bytes(mixed[i].type, mixed[i].rows, mixed[i].cols, &bytes);
+            was += bytes;
+            kern_matrix_bytes(KERN_Q8_0, mixed[i].rows, mixed[i].cols, &bytes);
+            is += bytes * (r == SHARD_ATTN_K || r == SHARD_ATTN_V ? 2 : 1);          /* one KV head, on both ranks */
+            n++;
+        }
+        assert_true(x->n == n && x->source_bytes == was && x->stored_bytes == is);
+        if (!n) continue;
+        assert_int_equal(x->to, KERN_Q8_0);
+        assert_true(x->error > 0 && x->error < x->size * 1e-4);
+    }
+    shard_checkpoint_close(c);
 }
 
 /* The GGUF was converted from the same checkpoint: its interleaved q and k rows come back in Hugging Face order. */
@@ -447,6 +535,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(round_trips),
         cmocka_unit_test(round_trips_of_other_policies),
+        cmocka_unit_test(a_file_of_every_type),
         cmocka_unit_test(gguf_and_safetensors_hold_the_same_q_and_k),
         cmocka_unit_test(a_shard_is_valid_safetensors),
         cmocka_unit_test(sets_are_reproducible),
