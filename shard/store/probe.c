@@ -23,14 +23,19 @@ static bool ends_with(const char *s, const char *tail)
 static px_code in_folder(shard_probe *p, px_err *e)
 {
     px_code rc;
-    char manifest[4096];
+    char manifest[4096], adapter[4096];
 
     if ((rc = px_path_join(manifest, sizeof manifest, p->dir, "manifest.json", e)) ||
+        (rc = px_path_join(adapter, sizeof adapter, p->dir, "adapter_config.json", e)) ||
         (rc = px_path_join(p->config, sizeof p->config, p->dir, "config.json", e)) ||
         (rc = px_path_join(p->weights, sizeof p->weights, p->dir, "model.safetensors", e)) ||
         (rc = px_path_join(p->index, sizeof p->index, p->dir, "model.safetensors.index.json", e)))
         return rc;
     if (is_file(manifest)) { p->kind = SHARD_IS_SET; return PX_OK; }
+    if (is_file(adapter)) {                              /* weights to be added to those of another model */
+        return px_err_set_mismatch(e, PX_EUNSUP, __FILE__, __LINE__, "adapter_config.json", "an adapter",
+                                   "a model with the adapter merged into it");
+    }
     if (!is_file(p->config))
         return px_fail(e, PX_ENOTFOUND, "config.json", "the folder has no config.json and no manifest.json");
     p->kind = SHARD_IS_SAFETENSORS;

@@ -17,7 +17,7 @@ typedef struct shard_probe {
 } shard_probe;
 
 /* Errors: PX_ENOTFOUND (no such path; a folder without a model: e->field is the file that is missing), PX_EINVAL (a file
- * that is none of these), PX_EIO, PX_ERANGE (a path too long).  e->file is the path. */
+ * that is none of these), PX_EUNSUP (adapter_config.json: an adapter), PX_EIO, PX_ERANGE (a path too long).  e->file is the path. */
 px_code shard_probe_path(shard_probe *p, const char *path, px_err *e);
 
 #endif

@@ -524,6 +524,10 @@ static void refuses_other_paths(void **state)
     write_config("bare/config.json", false);
     expect(folder("bare"), PX_ENOTFOUND, "model.safetensors");
     expect(folder("bare/config.json"), PX_ENOTFOUND, "model.safetensors");
+    text_write("{\"peft_type\":\"LORA\"}", "lora/adapter_config.json");
+    expect(folder("lora"), PX_EUNSUP, "adapter_config.json");
+    write_config("lora/config.json", false);                             /* as some have it beside */
+    expect(folder("lora"), PX_EUNSUP, "adapter_config.json");
     text_write("{}", "set/manifest.json");
     expect(folder("set"), PX_EINVAL, "manifest.json");
     expect("/dev/null", PX_EINVAL, "");
