@@ -3,3 +3,10 @@ px_gpu_test(gpu_run_same_test SOURCES ${CMAKE_CURRENT_LIST_DIR}/run_cuda_same_te
 if(TARGET px_shard_cluster)                # a build with the store
   px_gpu_test(gpu_run_test SOURCES ${CMAKE_CURRENT_LIST_DIR}/run_cuda_test.c ${CMAKE_CURRENT_LIST_DIR}/cuda_run.c LIBS px_shard_cluster px_shard_store)
 endif()
+
+set(bench cuda_bench.c cuda_bench_ops.c cuda_bench_model.c)
+list(TRANSFORM bench PREPEND ${CMAKE_SOURCE_DIR}/tests/bench/)
+add_executable(cuda_bench ${bench})
+target_link_libraries(cuda_bench PRIVATE px_shard_synthetic px_shard_run px_kernels px_base CUDA::cudart_static)
+target_compile_definitions(cuda_bench PRIVATE TEST_CUDA_PLUGIN="$<TARGET_FILE:phalanx-cuda>")
+add_dependencies(cuda_bench phalanx-cuda)

@@ -220,11 +220,17 @@ static void drop_manifest(shard_manifest *m)
     shard_types_deinit(&m->types);
 }
 
-test_cluster *test_synthetic_open(const test_cluster_args *args, const test_shape *shape, px_err *e)
+const test_shards *test_synthetic_shards(void)
 {
     static const test_shards made = { .manifest = make_manifest, .drop = drop_manifest, .open = open_shard, .close = shard_file_close };
+
+    return &made;
+}
+
+test_cluster *test_synthetic_open(const test_cluster_args *args, const test_shape *shape, px_err *e)
+{
     test_cluster_args with = *args;
 
     with.set = (const char *)(const void *)shape;
-    return test_cluster_start(&with, &made, e);
+    return test_cluster_start(&with, test_synthetic_shards(), e);
 }

@@ -14,4 +14,7 @@ typedef struct test_shape {
 /* test_cluster_open with a shape in the place of args->set.  The shape is borrowed for the cluster's life. */
 test_cluster *test_synthetic_open(const test_cluster_args *args, const test_shape *shape, px_err *e);
 
+/* The same for a test that opens its ranks itself: `set` is the address of a test_shape. */
+const test_shards *test_synthetic_shards(void);
+
 #endif
