@@ -179,6 +179,7 @@ static px_code release(daemon_detok *d, daemon_bytes *out, bool all, px_err *e)
             if (d->stop[i].matched > kept) kept = d->stop[i].matched;
         end -= kept;
     }
+    if (end == d->released) return PX_OK;           /* nothing, perhaps no buffer either */
     if ((rc = daemon_bytes_put(out, d->hold.p + d->released, end - d->released, e))) return rc;
     d->released = end;
     if (d->released == d->hold.n) {

@@ -1,12 +1,13 @@
 # px_fuzz(NAME SOURCES... [ROOMS target...] [LIBS...])   libFuzzer with ASan and UBSan: a program fuzz_NAME and a short ctest.
-#   ROOMS: libraries of the project whose sources are compiled again, with the fuzzer's eyes; LIBS: what else it links, as it is.
+#   ROOMS: libraries of the project whose sources are compiled again, with the fuzzer's eyes; LIBS: what else it links, as it is;
+#   AFTER: targets that make sources or headers of the rooms.
 #   Rooms are compiled once for all targets that name them.  Seeds and words: tests/fuzz/seeds.py, by NAME.
 # clang is called by commands of our own: CMake has one C compiler, and that may be another.
 find_program(PX_CLANG NAMES clang clang-14 clang-15 clang-16 clang-17 clang-18)
 set(PX_FUZZ_DIR ${CMAKE_CURRENT_LIST_DIR})
 set(PX_FUZZ_SANITIZE -fsanitize=address,undefined -fno-sanitize-recover=undefined)
 set(PX_FUZZ_FLAGS -g1 -O1 -fPIE -std=gnu17 -D_GNU_SOURCE -ffp-contract=off -fno-math-errno -fno-omit-frame-pointer -w
-  ${PX_FUZZ_SANITIZE} -fsanitize=fuzzer-no-link -I${CMAKE_SOURCE_DIR} -DPHALANX_VERSION="${PROJECT_VERSION}")
+  ${PX_FUZZ_SANITIZE} -fsanitize=fuzzer-no-link -I${CMAKE_SOURCE_DIR} -I${CMAKE_BINARY_DIR}/daemon/text/gen -DPHALANX_VERSION="${PROJECT_VERSION}")
 
 # Why there can be no fuzzer, or empty.
 if(NOT PX_CLANG)
@@ -36,11 +37,11 @@ function(px_fuzz_object out folder source)
   file(MAKE_DIRECTORY ${CMAKE_BINARY_DIR}/fuzz/${folder})
   add_custom_command(OUTPUT ${object}
     COMMAND ${CMAKE_C_COMPILER_LAUNCHER} ${PX_CLANG} ${PX_FUZZ_FLAGS} -MD -MF ${object}.d -c ${source} -o ${object}
-    DEPENDS ${source} DEPFILE ${object}.d COMMENT "Building fuzzed ${stem}" VERBATIM)
+    DEPENDS ${source} ${F_AFTER} DEPFILE ${object}.d COMMENT "Building fuzzed ${stem}" VERBATIM)
 endfunction()
 
 function(px_fuzz name)
-  cmake_parse_arguments(F "" "" "SOURCES;ROOMS;LIBS" ${ARGN})
+  cmake_parse_arguments(F "" "" "SOURCES;ROOMS;LIBS;AFTER" ${ARGN})
   if(PX_FUZZ_LACKS)
     add_test(NAME fuzz_${name} COMMAND sh -c "echo 'SKIPPED: ${PX_FUZZ_LACKS}'; exit 77")
     set_tests_properties(fuzz_${name} PROPERTIES SKIP_RETURN_CODE 77)

@@ -113,6 +113,27 @@ def files(root, *patterns):
     return out
 
 
+def tokenizers(root):
+    """Golden tokenizers cut to a few tokens; SentencePiece's single bytes stay."""
+    out = []
+    for name, keep in (("smollm", 40), ("llama3", 40), ("qwen2", 40), ("llama2", 300)):
+        for path in sorted(glob.glob(os.path.join(root, TINY, "tokenizers", name, "tokenizer*.json"))):
+            with open(path, encoding="utf-8") as f:
+                t = json.load(f)
+            added = [a["content"] for a in t["added_tokens"]]
+            names = [k for k, i in sorted(t["model"]["vocab"].items(), key=lambda x: x[1]) if k not in added]
+            ids = {k: i for i, k in enumerate(added[:4] + names[:keep])}
+            t["model"]["vocab"] = {k: i for k, i in ids.items() if name == "llama2" or k not in added}
+            t["added_tokens"] = [dict(a, id=ids[a["content"]]) for a in t["added_tokens"][:4]]
+            pair = lambda m: m.split(" ") if isinstance(m, str) else m
+            t["model"]["merges"] = [m for m in t["model"]["merges"] if all(x in ids for x in (*pair(m), "".join(pair(m))))]
+            out.append(json.dumps(t, ensure_ascii=False).encode())
+    normal = {"format": 2, "kind": "bpe-bytelevel", "pre": {"name": "x", "stages": ["\\p{N}", "'s| ?\\p{L}+"]}, "nfc": True, "space_prefix": "never",
+              "ignore_merges": False, "add_bos": True, "bos": 3, "eos": None, "unk": None, "pad": 3, "eog": [3], "types": "1113",
+              "tokens": ["a", "b", "ab", "<s>"], "merges": ["a b"], "ranks": None}
+    return out + [json.dumps(normal).encode()]
+
+
 def make(target, root, folder, work, phalanx_shard):
     index = {"metadata": {"total_size": 8}, "weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}
     makers = {
@@ -123,6 +144,9 @@ def make(target, root, folder, work, phalanx_shard):
         "config": lambda: files(root, TINY + "/arch/*/config.json", TINY + "/arch/*/config.v5.json", TINY + "/arch/later/*/config.json"),
         "manifest": lambda: manifests(phalanx_shard, work),
         "yaml": lambda: files(root, "configs/*.yaml", "configs/cuda/*2gpu*.yaml", "configs/models/*.yaml"),
+        "tokenizer_json": lambda: tokenizers(root) + files(root, "tests/daemon/text/templates/*.json"),
+        "tokenizer_model": lambda: files(root, TINY + "/tokenizers/llama2/tokenizer.model"),
+        "tokenizer_gguf": lambda: files(root, TINY + "/tokenizers/*/vocab.gguf") + [gguf(more=vocabulary())],
     }
     for i, data in enumerate(makers[target]()):
         with open(os.path.join(folder, "seed-%02d" % i), "wb") as f:
@@ -131,7 +155,7 @@ def make(target, root, folder, work, phalanx_shard):
 
 def words(root):
     found = set()
-    for path in sum((glob.glob(os.path.join(root, p)) for p in ("shard/store/*.c", "shard/model/*.c", "proto/config/*.c")), []):
+    for path in sum((glob.glob(os.path.join(root, p)) for p in ("shard/store/*.c", "shard/model/*.c", "proto/config/*.c", "daemon/text/*.c")), []):
         with open(path) as f:
             found.update(re.findall(r'"([A-Za-z_][A-Za-z0-9_.]{1,40})"', f.read()))
     return sorted(found)
