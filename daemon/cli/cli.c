@@ -134,6 +134,13 @@ fail:
     return rc;
 }
 
+uint32_t daemon_cli_cores(void)
+{
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+
+    return cores > 0 ? (uint32_t)cores : 1;
+}
+
 char *daemon_cli_grouped(uint64_t n, char buf[32])
 {
     char digits[24];

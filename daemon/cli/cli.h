@@ -47,5 +47,6 @@ px_code daemon_cli_read_all(px_alloc *a, int fd, size_t cap, char **data, size_t
 
 /* 12,345,678; returns buf. */
 char *daemon_cli_grouped(uint64_t n, char buf[32]);
+uint32_t daemon_cli_cores(void);                        /* of this machine, at least 1 */
 
 #endif

@@ -213,6 +213,7 @@ int daemon_cli_shard(px_alloc *a, int argc, char **argv)
     j->format = "as_file";
     j->split = "balanced";
     j->digest = "xxh3";
+    j->args.threads = daemon_cli_cores();
     if ((code = parse(j, argc, argv)) >= 0) goto done;
     if (open_source(j, &e) || pack(j, &result, &e)) {
         code = daemon_cli_fail("shard", &e);

@@ -77,14 +77,13 @@ static int check(px_alloc *a, const char *dir, const char *depth, shard_depth ho
     daemon_progress bar;
     shard_check_args args = { .depth = how, .progress = on_progress, .ctx = &bar, .cancel = daemon_cli_interrupts() };
     shard_check_speed speed = { .bytes = 0 };
-    long cores = sysconf(_SC_NPROCESSORS_ONLN);
     char line[1200];
     px_err e = {0};
     size_t n = 0;
     px_code rc;
     int code;
 
-    args.threads = cores > 0 ? (uint32_t)cores : 1;
+    args.threads = daemon_cli_cores();
     args.speed = &speed;
     if (getrandom(&args.seed, sizeof args.seed, 0) != (ssize_t)sizeof args.seed) args.seed = (uint64_t)px_now_us();
     daemon_progress_init(&bar, "verifying");

@@ -1,5 +1,7 @@
 #include "shard/store/pack.h"
 
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
@@ -100,15 +102,22 @@ px_code shard_types_served(shard_types *stored, px_alloc *a, const shard_arch *m
     return rc;
 }
 
-void shard_packer_init(shard_packer *p, px_alloc *a) { *p = (shard_packer){ .a = a }; }
+void shard_packer_init(shard_packer *p, px_alloc *a, uint32_t threads)
+{
+    *p = (shard_packer){ .a = a, .threads = threads < 1 ? 1 : threads > SHARD_PACK_THREADS ? SHARD_PACK_THREADS : threads };
+}
 
 void shard_packer_deinit(shard_packer *p)
 {
     if (p->panels) px_del(p->a, p->panels, p->panels_bytes);
-    if (p->rows) px_del(p->a, p->rows, p->rows_bytes);
-    if (p->wide) px_del(p->a, p->wide, p->wide_n);
-    if (p->back) px_del(p->a, p->back, p->back_n);
-    *p = (shard_packer){ .a = p->a };
+    if (p->sums) px_del(p->a, p->sums, p->sums_n);
+    for (uint32_t i = 0; i < SHARD_PACK_THREADS; i++) {
+        shard_pack_room *r = &p->room[i];
+        if (r->rows) px_del(p->a, r->rows, r->rows_bytes);
+        if (r->wide) px_del(p->a, r->wide, r->wide_n);
+        if (r->back) px_del(p->a, r->back, r->back_n);
+    }
+    *p = (shard_packer){ .a = p->a, .threads = p->threads };
 }
 
 /* Make *buf at least n objects large; what it held is not kept. */
@@ -148,20 +157,20 @@ static px_code check(const shard_source *src, const shard_extent *x, bool rows_m
 }
 
 /* x as `type` into out, and by how much that changed it. */
-static bool convert(shard_packer *p, const float *x, size_t n, kern_dtype type, uint8_t *out)
+static bool convert(shard_pack_room *r, const float *x, size_t n, kern_dtype type, uint8_t *out, double sums[2])
 {
     if (type == KERN_F32 || type == KERN_BF16) kern_row_from_f32(type, x, n, out);
     else if (!kern_row_quantise(type, x, n, out)) return false;
     if (type == KERN_F32) return true;
-    kern_row_to_f32(type, out, n, p->back);
-    kern_row_distance(x, p->back, n, &p->error, &p->size);
+    kern_row_to_f32(type, out, n, r->back);
+    kern_row_distance(x, r->back, n, &sums[0], &sums[1]);
     return true;
 }
 
 /* One row's columns as `type`: a pointer into the source where nothing changes, else converted into `out`; NULL: it holds a value
  * that the type does not. */
-static const void *fetch(shard_packer *p, const shard_source *src, uint64_t row, const shard_extent *x, kern_dtype type,
-                         uint8_t *out)
+static const void *fetch(shard_pack_room *r, const shard_source *src, uint64_t row, const shard_extent *x, kern_dtype type,
+                         uint8_t *out, double sums[2])
 {
     const kern_dtype_info *f = kern_dtype_get(src->dtype);
     const uint8_t *at = src->data + row * (src->cols / f->block * f->block_bytes);
@@ -170,15 +179,75 @@ static const void *fetch(shard_packer *p, const shard_source *src, uint64_t row,
     at += first * f->block_bytes;
     if (type == src->dtype && x->col0 % f->block == 0) return at;
     /* whole blocks, also where the cut goes through one */
-    kern_row_to_f32(src->dtype, at, (size_t)((last - first) * f->block), p->wide);
-    return convert(p, p->wide + (x->col0 - first * f->block), (size_t)x->cols, type, out) ? out : NULL;
+    kern_row_to_f32(src->dtype, at, (size_t)((last - first) * f->block), r->wide);
+    return convert(r, r->wide + (x->col0 - first * f->block), (size_t)x->cols, type, out, sums) ? out : NULL;
+}
+
+/* A batch of panels of one matrix; threads take them one by one. */
+typedef struct batch {
+    shard_packer       *p;
+    const shard_source *src;
+    const shard_extent *x;
+    kern_dtype          type;
+    uint32_t            head_dim;
+    uint64_t            stride, row_bytes, first, n;
+    _Atomic uint64_t    next, bad;            /* bad: the first row with a value that the type does not hold, or UINT64_MAX */
+    _Atomic uint32_t    rooms;
+} batch;
+
+static void note_bad(batch *b, uint64_t row)
+{
+    uint64_t was = atomic_load(&b->bad);
+    while (row < was && !atomic_compare_exchange_weak(&b->bad, &was, row)) {}
+}
+
+static void pack_panel(batch *b, shard_pack_room *r, uint64_t k)
+{
+    const void *from[KERN_PANEL_ROWS];
+    uint64_t row = (b->first + k) * KERN_PANEL_ROWS;
+    uint8_t *panel = b->p->panels + k * b->stride;
+    double *sums = b->p->sums + 2 * k;
+    uint32_t have = 0;
+
+    sums[0] = sums[1] = 0;
+    for (; have < KERN_PANEL_ROWS && row + have < b->x->rows && b->x->row0 + row + have < b->src->rows; have++) {
+        uint64_t at = source_row(b->src, b->x->row0 + row + have, b->head_dim);
+        if (!(from[have] = fetch(r, b->src, at, b->x, b->type, r->rows + have * b->row_bytes, sums))) {
+            note_bad(b, at);
+            return;
+        }
+    }
+    if (have) kern_panel_pack(b->type, from, have, b->x->cols, panel);
+    else memset(panel, 0, (size_t)b->stride);     /* padding of the vocabulary */
+}
+
+static void *pack_panels(void *ctx)
+{
+    batch *b = ctx;
+    shard_pack_room *r = &b->p->room[atomic_fetch_add(&b->rooms, 1)];
+
+    for (uint64_t k; (k = atomic_fetch_add(&b->next, 1)) < b->n;) pack_panel(b, r, k);
+    return NULL;
+}
+
+static void pack_batch(batch *b)
+{
+    pthread_t t[SHARD_PACK_THREADS];
+    uint32_t n = 0;
+
+    atomic_store(&b->next, 0);
+    atomic_store(&b->rooms, 0);
+    while (n + 1 < b->p->threads && n + 1 < b->n && !pthread_create(&t[n], NULL, pack_panels, b)) n++;      /* fewer do, too */
+    pack_panels(b);
+    while (n) pthread_join(t[--n], NULL);
 }
 
 px_code shard_packer_matrix(shard_packer *p, const shard_source *src, const shard_extent *x, kern_dtype type,
                             uint32_t head_dim, shard_sink sink, void *ctx, px_err *e)
 {
-    uint64_t whole, stride = kern_panel_stride(type, x->cols), row_bytes, n_panels, batch;
+    uint64_t whole, stride = kern_panel_stride(type, x->cols), row_bytes, n_panels, most;
     px_code rc;
+    batch b;
 
     if ((rc = check(src, x, true, e))) return rc;
     if ((rc = kern_panel_bytes(type, x->rows, x->cols, &whole, e))) return rc;
@@ -187,30 +256,29 @@ px_code shard_packer_matrix(shard_packer *p, const shard_source *src, const shar
         return px_fail(e, PX_ECORRUPT, "", "rows of %llu columns in heads of %u", (unsigned long long)x->cols, head_dim);
     row_bytes = (row_bytes + 63) / 64 * 64;
     n_panels = whole / stride;
-    batch = stride >= BATCH_BYTES ? 1 : BATCH_BYTES / stride;
-    if (batch > n_panels) batch = n_panels;
-    if ((rc = ROOM(p, p->panels, p->panels_bytes, uint8_t, (size_t)(batch * stride), e)) ||
-        (rc = ROOM(p, p->rows, p->rows_bytes, uint8_t, (size_t)row_bytes * KERN_PANEL_ROWS, e)) ||
-        (rc = ROOM(p, p->wide, p->wide_n, float, (size_t)src->cols, e)) ||
-        (rc = ROOM(p, p->back, p->back_n, float, (size_t)x->cols, e)))
+    most = stride >= BATCH_BYTES ? 1 : BATCH_BYTES / stride;
+    if (most > n_panels) most = n_panels;
+    if ((rc = ROOM(p, p->panels, p->panels_bytes, uint8_t, (size_t)(most * stride), e)) ||
+        (rc = ROOM(p, p->sums, p->sums_n, double, (size_t)(2 * most), e)))
         return rc;
+    for (uint32_t i = 0; i < p->threads && i < most; i++) {
+        shard_pack_room *r = &p->room[i];
+        if ((rc = ROOM(p, r->rows, r->rows_bytes, uint8_t, (size_t)row_bytes * KERN_PANEL_ROWS, e)) ||
+            (rc = ROOM(p, r->wide, r->wide_n, float, (size_t)src->cols, e)) || (rc = ROOM(p, r->back, r->back_n, float, (size_t)x->cols, e)))
+            return rc;
+    }
 
-    for (uint64_t first = 0; first < n_panels; first += batch) {
-        uint64_t n = n_panels - first < batch ? n_panels - first : batch;
-        for (uint64_t k = 0; k < n; k++) {
-            const void *from[KERN_PANEL_ROWS];
-            uint64_t row = (first + k) * KERN_PANEL_ROWS;
-            uint32_t have = 0;
-            for (; have < KERN_PANEL_ROWS && row + have < x->rows && x->row0 + row + have < src->rows; have++) {
-                uint64_t at = source_row(src, x->row0 + row + have, head_dim);
-                if (!(from[have] = fetch(p, src, at, x, type, p->rows + have * row_bytes)))
-                    return px_fail(e, PX_ERANGE, "", "row %llu has a value that %s does not hold", (unsigned long long)at,
-                                   kern_dtype_get(type)->name);
-            }
-            if (have) kern_panel_pack(type, from, have, x->cols, p->panels + k * stride);
-            else memset(p->panels + k * stride, 0, (size_t)stride);     /* padding of the vocabulary */
+    b = (batch){ .p = p, .src = src, .x = x, .type = type, .head_dim = head_dim, .stride = stride, .row_bytes = row_bytes, .bad = UINT64_MAX };
+    for (; b.first < n_panels; b.first += most) {
+        b.n = n_panels - b.first < most ? n_panels - b.first : most;
+        pack_batch(&b);
+        if (b.bad != UINT64_MAX)
+            return px_fail(e, PX_ERANGE, "", "row %llu has a value that %s does not hold", (unsigned long long)b.bad, kern_dtype_get(type)->name);
+        for (uint64_t k = 0; k < b.n; k++) {
+            p->error += p->sums[2 * k];
+            p->size += p->sums[2 * k + 1];
         }
-        if ((rc = sink(ctx, p->panels, (size_t)(n * stride), e))) return rc;
+        if ((rc = sink(ctx, p->panels, (size_t)(b.n * stride), e))) return rc;
     }
     return PX_OK;
 }
@@ -219,6 +287,7 @@ px_code shard_packer_vector(shard_packer *p, const shard_source *src, const shar
                             px_err *e)
 {
     const kern_dtype_info *f = kern_dtype_get(src->dtype);
+    shard_pack_room *r = &p->room[0];
     size_t padded;
     px_code rc;
 
@@ -228,10 +297,10 @@ px_code shard_packer_vector(shard_packer *p, const shard_source *src, const shar
     if (px_mul((size_t)x->cols, sizeof(float), &padded) || px_add(padded, 63, &padded))
         return px_fail(e, PX_ERANGE, "", "a vector of %llu elements", (unsigned long long)x->cols);
     padded = padded / 64 * 64;
-    if ((rc = ROOM(p, p->wide, p->wide_n, float, (size_t)src->cols, e)) ||
-        (rc = ROOM(p, p->rows, p->rows_bytes, uint8_t, padded, e)))
+    if ((rc = ROOM(p, r->wide, r->wide_n, float, (size_t)src->cols, e)) ||
+        (rc = ROOM(p, r->rows, r->rows_bytes, uint8_t, padded, e)))
         return rc;
-    memset(p->rows, 0, padded);
-    memmove(p->rows, fetch(p, src, 0, x, KERN_F32, p->rows), (size_t)x->cols * sizeof(float));
-    return sink(ctx, p->rows, padded, e);
+    memset(r->rows, 0, padded);
+    memmove(r->rows, fetch(r, src, 0, x, KERN_F32, r->rows, NULL), (size_t)x->cols * sizeof(float));
+    return sink(ctx, r->rows, padded, e);
 }

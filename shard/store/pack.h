@@ -24,16 +24,23 @@ px_code shard_types_served(shard_types *stored, px_alloc *a, const shard_arch *m
 /* Where packed bytes go, in order. */
 typedef px_code (*shard_sink)(void *ctx, const void *data, size_t n, px_err *e);
 
+#define SHARD_PACK_THREADS 16u
+typedef struct shard_pack_room {              /* of one thread; all owned */
+    uint8_t  *rows;    size_t rows_bytes;     /* 16 converted rows */
+    float    *wide;    size_t wide_n;         /* one source row in fp32 */
+    float    *back;    size_t back_n;         /* a row as its quants say */
+} shard_pack_room;
+
 typedef struct shard_packer {
     px_alloc *a;
+    uint32_t  threads;                        /* that fill a batch, 1 to SHARD_PACK_THREADS; the sink is called by the caller's */
     uint8_t  *panels;  size_t panels_bytes;   /* a batch of packed panels; owned */
-    uint8_t  *rows;    size_t rows_bytes;     /* 16 converted rows; owned */
-    float    *wide;    size_t wide_n;         /* one source row in fp32; owned */
-    float    *back;    size_t back_n;         /* a row as its quants say; owned */
+    double   *sums;    size_t sums_n;         /* two a panel, added in order: the bits depend on no thread; owned */
+    shard_pack_room room[SHARD_PACK_THREADS];
     double    error, size;                    /* sums of squares: of what rounding changed, of the values; the caller resets them */
 } shard_packer;
 
-void shard_packer_init(shard_packer *p, px_alloc *a);
+void shard_packer_init(shard_packer *p, px_alloc *a, uint32_t threads /* 0: 1 */);
 void shard_packer_deinit(shard_packer *p);    /* idempotent */
 
 /* Matrix: the rows and columns of x in panels of `type`; rows beyond the source's are zero rows.

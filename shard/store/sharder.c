@@ -394,7 +394,7 @@ px_code shard_pack(px_alloc *a, const shard_pack_args *args, shard_pack_result *
     s->arch = shard_checkpoint_arch(args->source);
     s->dir.fd = -1;
     for (uint32_t r = 0; r < SHARD_MAX_RANKS; r++) s->rank[r].fd = -1;
-    shard_packer_init(&s->packer, a);
+    shard_packer_init(&s->packer, a, args->threads);
     if ((rc = shard_hash_init(&s->hash, args->digest, e)) || (rc = shard_hash_init(&s->source, args->digest, e))) goto fail;
     if ((rc = fill_manifest(s, e)) || (rc = lay_out(s, &bytes, e))) goto fail;
     if ((rc = shard_outdir_open(&s->dir, args->out, args->note, args->ctx, e))) goto fail;

@@ -23,6 +23,7 @@ typedef struct shard_pack_args {
     shard_ffn_split split;
     shard_vocab_split vocab;                /* padded64 */
     shard_digest_kind digest;
+    uint32_t threads;                       /* that convert, 0: 1; the set's bytes are the same for any number */
     const shard_asset *asset; size_t n_assets;
     bool sparse;                            /* the source is zeros: read nothing, leave holes, reserve nothing */
     const char *revision;                   /* NULL: the checkpoint's */

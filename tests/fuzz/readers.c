@@ -44,7 +44,7 @@ static void pack_all(px_alloc *a, const shard_checkpoint *c, shard_policy policy
     rc = shard_split_init(&s, a, m, &t, ranks, SHARD_SPLIT_BALANCED, SHARD_VOCAB_PADDED64, &e);
     fuzz_refused(rc, &e);
     if (!rc) {
-        shard_packer_init(&p, a);
+        shard_packer_init(&p, a, 1);
         for (shard_role r = 0; r < SHARD_N_ROLES; r++)
             for (uint32_t i = 0; shard_arch_has(m, r) && i < (shard_role_get(r)->per_layer ? m->n_layer : 1); i++) pack_tensor(&p, c, &t, &s, r, i);
         shard_packer_deinit(&p);

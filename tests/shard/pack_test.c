@@ -1,5 +1,6 @@
 /* Round trip: what a set holds, read back through the panels, is the source, bit for bit; and what the sharder refuses. */
 #include "shard/plan/bytes.h"
+#include "shard/store/digest.h"
 #include "shard/store/pack.h"
 #include "tests/shard/image.h"
 #include "tests/shard/setlib.h"
@@ -100,6 +101,7 @@ static void round_trip(const char *path, uint32_t ranks, shard_policy policy, sh
     shard_pack_args args = setlib_args(c, out, ranks);
     args.policy = policy;
     args.digest = digest;
+    args.threads = ranks;
     if ((rc = shard_pack(&heap.a, &args, &result, &e))) fail_msg("%s: %s: %s", path, e.field, e.text);
     if ((rc = shard_manifest_read(&m, &heap.a, out, &e))) fail_msg("%s: %s: %s", path, e.field, e.text);
     assert_int_equal(m.world, ranks);
@@ -215,7 +217,8 @@ static const char *mixed_gguf(void)
 static void a_file_of_every_type(void **state)
 {
     const char *path = mixed_gguf();
-    shard_pack_result result;
+    static shard_pack_result result, one;             /* static: no byte between fields differs */
+    static shard_manifest m[2];
     shard_checkpoint *c;
     px_err e = { 0 };
     (void)state;
@@ -225,10 +228,18 @@ static void a_file_of_every_type(void **state)
         round_trip(path, ranks, SHARD_TO_F32, SHARD_XXH3_128);
         round_trip(path, ranks, SHARD_TO_BF16, SHARD_XXH3_128);
     }
-    /* what it adds is told by class: all matrices but four are Q8_0 now */
+    /* any number of threads makes the same set and finds the same rounding; what it adds is told by class */
     assert_int_equal(shard_checkpoint_open(&c, &heap.a, path, &e), PX_OK);
-    shard_pack_args args = setlib_args(c, setlib_fresh("mixed"), 2);
-    assert_int_equal(shard_pack(&heap.a, &args, &result, &e), PX_OK);
+    for (uint32_t threads = 1; threads <= 5; threads += 4) {
+        shard_pack_args args = setlib_args(c, setlib_fresh("mixed"), 2);
+        args.threads = threads;
+        assert_int_equal(shard_pack(&heap.a, &args, &result, &e), PX_OK);
+        assert_int_equal(shard_manifest_read(&m[threads > 1], &heap.a, args.out, &e), PX_OK);
+        if (threads == 1) one = result;
+    }
+    assert_memory_equal(&one, &result, sizeof one);
+    assert_true(shard_digest_equal(&m[0].manifest, &m[1].manifest));
+    for (int i = 0; i < 2; i++) shard_manifest_deinit(&m[i]);
     for (shard_role r = 0; r < SHARD_N_ROLES; r++) {
         const shard_conversion *x = &result.converted[r];
         uint64_t was = 0, is = 0, n = 0, bytes;
