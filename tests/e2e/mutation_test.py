@@ -172,7 +172,11 @@ def spoil(name, key, value):
 
 
 def past_the_end(s):
-    spoil("blk.2.ffn_down.weight", "data_offsets", lambda v: [v[0] + (1 << 40), v[1] + (1 << 40)])(s)
+    def beyond(v):
+        last = 10 ** len(str(v[1])) - 1                              # the header keeps its length
+        assert last > os.path.getsize(shard(s, 1)) and len(str(v[0])) == len(str(last - v[1] + v[0]))
+        return [last - v[1] + v[0], last]
+    spoil("blk.2.ffn_down.weight", "data_offsets", beyond)(s)
 
 
 def absurd(s):
@@ -386,7 +390,7 @@ def other_values(scope):
         elif not values.startswith("text"):
             yield key, [v for v in values.split(", ") if v != default][-1]
         else:
-            yield key, {"set": None, "listen": "127.0.0.1:1", "chat_template": "chatml"}[key]
+            yield key, {"set": None, "listen": "127.0.0.1:1", "chat_template": "chatml", "devices": "0,1"}[key]
 
 
 KEYS = {k for k, _ in other_values("global")}                                     # rows <key>
@@ -409,8 +413,12 @@ def stage(twist):
         f.write("#!%s\n" % sys.executable)
         f.write(text)
     os.chmod(os.path.join(d, "phalanx-rank"), 0o755)
+    real = os.path.join(d, "real")                                 # beside a plugin that needs no GPU
+    os.mkdir(real)
+    shutil.copy(os.path.join(BIN, "phalanx-rank"), real)
+    shutil.copy(os.environ["PHALANX_APART_PLUGIN"], os.path.join(real, "libphalanx-cuda.so"))
     with open(os.path.join(d, "twist.json"), "w") as f:
-        json.dump({"real": os.path.join(BIN, "phalanx-rank"), "stubs": _stage["stubs"], "twist": twist}, f)
+        json.dump({"real": os.path.join(real, "phalanx-rank"), "stubs": _stage["stubs"], "twist": twist}, f)
     return d
 
 
