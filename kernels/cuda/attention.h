@@ -43,6 +43,8 @@ typedef struct cu_attention {
 CU_API cu_status cu_attention_plain(const cu_attention *a, cu_stream s);     /* every type and head_dim */
 CU_API cu_status cu_attention_decode(const cu_attention *a, cu_stream s);    /* cu_attention_fast */
 CU_API cu_status cu_attention_prefill(const cu_attention *a, cu_stream s);   /* cu_attention_fast */
+CU_API cu_status cu_attention_decode_window(const cu_attention *a, cu_stream s);    /* what the two call for rows with a window */
+CU_API cu_status cu_attention_prefill_window(const cu_attention *a, cu_stream s);
 CU_API cu_status cu_attention_merge(const cu_attention *a, cu_stream s);     /* n_parts > 0: what decode or plain left */
 
 static inline int cu_attention_fast(uint32_t dtype, uint32_t head_dim)

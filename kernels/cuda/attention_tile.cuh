@@ -287,6 +287,20 @@ static __device__ __forceinline__ void cu_sums_merge(cu_sums<N> *all, const cu_s
     }
 }
 
+/* F<type, head_dim>::launch of what the cache holds. */
+template <template <int, int> class F>
+static cu_status cu_for_type(const cu_attention *a, cu_stream s)
+{
+    const bool wide = a->kv.head_dim == 128;
+
+    switch (a->kv.dtype) {
+    case CU_KV_BF16: return wide ? F<CU_KV_BF16, 128>::launch(a, s) : F<CU_KV_BF16, 64>::launch(a, s);
+    case CU_KV_INT8: return wide ? F<CU_KV_INT8, 128>::launch(a, s) : F<CU_KV_INT8, 64>::launch(a, s);
+    case CU_KV_FP8:  return wide ? F<CU_KV_FP8, 128>::launch(a, s) : F<CU_KV_FP8, 64>::launch(a, s);
+    default:         return wide ? F<CU_KV_F16, 128>::launch(a, s) : F<CU_KV_F16, 64>::launch(a, s);
+    }
+}
+
 static __device__ __forceinline__ float2 cu_quotient(float x, float y, float l)
 {
     return make_float2(x / l + 0.0f, y / l + 0.0f);                      /* + 0: a sum of nothing but -0 is +0 */
