@@ -1,0 +1,86 @@
+"""The faults that mutate.py plants, one at a time, and the test that has to fail with each.
+
+Mutant(name, file, old, new, test, variants, only): `old` stands exactly once in the file.  variants: of the test, each has to
+fail; default: plain, where wrong results under some schedule are all that shows.  only: the one source that is compiled with
+a header's fault, so that a test has to find it in one instance of many."""
+from collections import namedtuple
+
+Mutant = namedtuple("Mutant", "name file old new test variants only", defaults=(("plain",), None))
+
+CU = "kernels/cuda/"
+QUANT, MATMUL, ROPE, ATTENTION = "kernels_cuda_quant_test", "kernels_cuda_matmul_test", "kernels_cuda_rope_append_test", "kernels_cuda_attention_test"
+EMBED, NORM, CANDIDATES, DEVICE = "kernels_cuda_embed_test", "kernels_cuda_norm_test", "kernels_cuda_candidates_test", "kernels_cuda_device_test"
+PLAIN, ASAN, TSAN = ("plain",), ("asan",), ("tsan",)
+
+MUTANTS = [
+    # quant
+    Mutant("quant_keeps_nonfinite", CU + "quant.cu", "            if (bad) w[j] = 0;\n", "", QUANT),
+    Mutant("quant_scale_ignores_the_fraction", CU + "quant.cu", " + ((top & 0x7fffffu) != 0) - 15", " - 15", QUANT),
+    Mutant("quant_live_off_by_one", CU + "quant.cu", "valid = row < *live", "valid = row <= *live", QUANT),
+    Mutant("quant_no_barrier_in_the_maximum", CU + "warp.h", "    cu_syncthreads(at);\n    v = cu_warp_max(lane < warps", "    v = cu_warp_max(lane < warps",
+           QUANT, PLAIN, "quant.cu"),
+    # matmul, few rows
+    Mutant("skinny_waits_for_one_round_less", CU + "skinny.cuh", "cu_cp_async_wait<STAGES - 2>();", "cu_cp_async_wait<STAGES - 1>();", MATMUL, PLAIN, "skinny_q8_0.cu"),
+    Mutant("skinny_no_barrier_between_rounds", CU + "skinny.cuh", "        __syncthreads();                      /* round i is there", "        /* round i is there",
+           MATMUL, PLAIN, "skinny_bf16.cu"),
+    Mutant("skinny_sums_over_a_ring_in_use", CU + "skinny.cuh", "    __syncthreads();                          /* the ring is free */\n", "", MATMUL, PLAIN, "skinny_f16.cu"),
+    Mutant("skinny_split_ends_a_chunk_late", CU + "skinny.cuh", "chunks * (blockIdx.z + 1) / a.splits);", "chunks * (blockIdx.z + 1) / a.splits) + (blockIdx.z + 1 < a.splits);",
+           MATMUL, PLAIN, "skinny_w4.cu"),
+    Mutant("skinny_reads_weights_past_the_end", CU + "skinny.cuh", "from, mine && block < a.blocks);", "from, mine);", MATMUL, ASAN, "skinny_w8.cu"),
+    Mutant("skinny_stores_past_the_last_output", CU + "skinny.cuh", "if (column + 1 < end) to[1] = y;", "if (column + 1 <= end) to[1] = y;", MATMUL, PLAIN, "skinny_q4_0.cu"),
+    Mutant("skinny_minimum_of_another_row", CU + "skinny.cuh", "fmaf(total[e % 2], m[r]", "fmaf(total[e % 2], m[r ^ 1]", MATMUL),
+    Mutant("panel_scales_of_a_short_unit", CU + "panel.cuh", "(left < UNIT ? left : UNIT) * QUANTS", "UNIT * QUANTS", MATMUL, PLAIN, "skinny_w4.cu"),
+    Mutant("combine_loses_the_last_split", CU + "skinny_combine.cu", "s < a.splits", "s + 1 < a.splits", MATMUL),
+    Mutant("combine_live_off_by_one", CU + "skinny_combine.cu", "a.row0 + r >= *a.live", "a.row0 + r > *a.live", MATMUL),
+    Mutant("plan_loses_an_odd_panel", CU + "matmul_plan.c", "(m->w[i].n_panels + 2 * s.wm - 1)", "(m->w[i].n_panels + 2 * s.wm - 2)", MATMUL),
+    # matmul, many rows and F32
+    Mutant("unpack_scales_of_other_rows", CU + "unpack.cu", "P::meta(blocks, block) + 8 * r4, d);", "P::meta(blocks, block) + 8 * t, d);", MATMUL),
+    Mutant("unpack_a_block_too_many", CU + "unpack.cu", "if (block >= blocks) return;", "if (block > blocks) return;", MATMUL, ASAN),
+    Mutant("many_rows_lose_the_scale", CU + "unpack.cu", "scale != 1.0f && c < cols", "scale != 1.0f && c + 1 < cols", MATMUL),
+    Mutant("f32_no_barrier", CU + "matmul_f32.cu", "    __syncthreads();\n", "", MATMUL),
+    # attention
+    Mutant("plain_no_barrier_before_v", CU + "attention_plain.cu", "    p[t] = weight;\n    __syncthreads();\n", "    p[t] = weight;\n", ATTENTION),
+    Mutant("plain_sees_keys_to_come", CU + "attention_plain.cu", "end - leaf < LEAF ? end - leaf : LEAF", "LEAF", ATTENTION),
+    Mutant("merge_loses_the_last_part", CU + "attention_plain.cu", "unsigned part = 0; part < n; part++", "unsigned part = 0; part < n - (n > 2); part++", ATTENTION),
+    Mutant("decode_waits_for_one_leaf_less", CU + "decode.cuh", "cu_cp_async_wait<STAGES - 2>();", "cu_cp_async_wait<STAGES - 1>();", ATTENTION),
+    Mutant("decode_no_barrier_for_a_leaf", CU + "decode.cuh", "            __syncthreads();                                             /* the leaf is there", "            /* the leaf is there", ATTENTION),
+    Mutant("decode_no_barrier_for_the_maxima", CU + "decode.cuh", "tops[warp * QUERIES + g + 8 * r] = top[r];\n            }\n            __syncthreads();", "tops[warp * QUERIES + g + 8 * r] = top[r];\n            }",
+           ATTENTION),
+    Mutant("decode_mask_of_the_last_group", CU + "decode.cuh", "seen < static_cast<int>(CU_KV_GROUP));", "seen < 0);", ATTENTION),
+    Mutant("decode_part_number_off_by_one", CU + "decode.cuh", "const size_t p = parts[r] + done;", "const size_t p = parts[r] + (done ? done - 1 : 0);", ATTENTION),
+    Mutant("decode_no_syncwarp_after_spreading", CU + "decode.cuh", "                __syncwarp();   ", "                   ", ATTENTION, TSAN),
+    Mutant("prefill_one_query_too_many", CU + "prefill.cuh", "total - first < QUERIES ? total - 1 :", "total - first < QUERIES ? total :", ATTENTION),
+    Mutant("prefill_no_barrier_between_queries", CU + "prefill.cuh", "            __syncthreads();                                             /* the stages are free */\n", "", ATTENTION),
+    Mutant("prefill_no_mask_on_the_diagonal", CU + "prefill.cuh", "masked = least < begin + CU_LEAF", "masked = least < begin", ATTENTION),
+    Mutant("runs_join_beyond_the_tile", CU + "attention.cuh", "i > tile && i < end && cu_row_joins", "i >= tile && i < end && cu_row_joins", ATTENTION, PLAIN, "decode.cu"),
+    Mutant("kv_block_id_is_followed", CU + "kv.cuh", "return id < kv.n_blocks ? id : kv.n_blocks - 1;", "return id;", ATTENTION, PLAIN, "decode.cu"),
+    Mutant("kv_layer_is_ignored", CU + "kv_ops.c", "kv->pool.h + layer * a->layer,", "kv->pool.h + 0 * layer,", ATTENTION),
+    # rope_append
+    Mutant("rope_saturates_too_late", CU + "rope_append.cu", "!(fabsf(x) >= over)", "!(fabsf(x) > over)", ROPE),
+    Mutant("rope_writes_beyond_the_table", CU + "rope_append.cu", "&& (pos >> kv.block_shift) < kv.table_stride;", ";", ROPE),
+    Mutant("rope_flags_of_heads_race", CU + "rope_append.cu", "atomicOr(a.flags + row, flags);", "a.flags[row] |= flags;", ROPE, TSAN),
+    # rows
+    Mutant("embed_takes_an_id_of_the_next_rank", CU + "embed.cu", "id < a.end &&", "id <= a.end &&", EMBED),
+    Mutant("embed_wrong_nibble", CU + "embed.cu", "j >= 4 ? 4 : 0", "j > 4 ? 4 : 0", EMBED),
+    Mutant("gather_index_off_by_one", CU + "gather.cu", "from < n_in;", "from <= n_in;", EMBED),
+    Mutant("norm_no_barrier_in_the_sum", CU + "warp.h", "    cu_syncthreads(at);\n    v = cu_warp_sum(lane < warps", "    v = cu_warp_sum(lane < warps", NORM, PLAIN, "add_norm.cu"),
+    Mutant("norm_tree_of_the_wrong_views", CU + "add_norm.cu", "right = tree<N / 2>(a, from + N / 2, at, c);", "right = tree<N / 2>(a, from + N - 2, at, c);", NORM),
+    Mutant("norm_skips_a_quad_of_wide_rows", CU + "add_norm.cu", "    for (unsigned c = mine + QUADS * step; c < n; c += step) {", "    for (unsigned c = mine + QUADS * step; c + 4 < n; c += step) {", NORM),
+    Mutant("swiglu_stores_past_the_row", CU + "rows.cuh", "            if (c + i < cols) row[c + i] = q.x[i];", "            if (c + i <= cols) row[c + i] = q.x[i];", NORM, PLAIN, "swiglu.cu"),
+    # candidates
+    Mutant("candidates_ties_to_the_highest_id", CU + "candidates.cu", "<< 32 | ~id;\n}", "<< 32 | id;\n}", CANDIDATES),
+    Mutant("candidates_counts_are_overwritten", CU + "candidates.cu", "counts + b % 2 * 32;", "counts;", CANDIDATES),
+    Mutant("candidates_kept_races_with_taken", CU + "candidates.cu", "        kept = *taken;\n        __syncthreads();\n", "        kept = *taken;\n", CANDIDATES),
+    Mutant("candidates_read_past_the_slice", CU + "candidates.cu", "i + c < n ? x[i + c] : -INFINITY;", "i + c <= n ? x[i + c] : -INFINITY;", CANDIDATES, ASAN),
+    Mutant("candidates_draw_of_another_id", CU + "candidates.cu", "c == 1 ? w.y :", "c == 1 ? w.x :", CANDIDATES),
+    # the device
+    Mutant("ring_piece_is_filled_under_way", CU + "ring.c", "    r->under_way[r->piece] = true;\n", "", DEVICE),
+    Mutant("ring_small_uploads_overlap", CU + "ring.c", "r->used += px_align_up(n, ALIGN);", "r->used += n / ALIGN * ALIGN;", DEVICE),
+    Mutant("download_does_not_wait", CU + "ring.c", "cudaStreamSynchronize(s), e))) return rc;", "cudaSuccess, e))) return rc;", DEVICE),
+    Mutant("graph_of_another_id", CU + "graph.c", "if (d->graph[i].exec && d->graph[i].id == id)", "if (d->graph[i].exec)", DEVICE),
+    Mutant("graph_replaced_is_leaked", CU + "graph.c", "    if (keep->exec) (void)cudaGraphExecDestroy((cudaGraphExec_t)keep->exec);\n", "", DEVICE, ASAN),
+    Mutant("buffer_check_off_by_one", CU + "device.c", "if (bytes > b.bytes ||", "if (bytes > b.bytes + 1 ||", DEVICE),
+]
+
+# What every run of ctest looks for again: seconds each.
+SAMPLE = ["quant_no_barrier_in_the_maximum", "embed_wrong_nibble", "graph_of_another_id"]
