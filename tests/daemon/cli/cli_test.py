@@ -19,6 +19,7 @@ PHALANX, ROOT = os.path.abspath(sys.argv[1]), os.path.abspath(sys.argv[2])
 TINY = os.path.join(ROOT, "tests", "golden", "tiny")
 GGUF = os.path.join(TINY, "gguf", "smollm_like_f16", "model.gguf")
 LLAMA = os.path.join(TINY, "arch", "llama")
+Q5_1 = os.path.join(TINY, "gguf", "llama3_q5_1", "model.gguf")
 VOCAB = os.path.join(TINY, "tokenizers", "smollm", "vocab.gguf")
 OK, FAILURE, USAGE, REFUSED, UNAVAILABLE, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
@@ -159,12 +160,21 @@ class Plan(Case):
         return json.loads(p.out)
 
     def test_the_plan_is_what_is_stored(self):
-        for model, ranks in ((GGUF, 1), (GGUF, 3), (LLAMA, 2), (os.path.join(TINY, "arch", "mqa"), 2)):
-            for fmt in ("as_file", "F32", "BF16"):
+        formats = ("as_file", "F32", "BF16")
+        for model, ranks, more in ((GGUF, 1, ()), (GGUF, 3, ("Q4_1",)), (LLAMA, 2, ("Q8_0", "Q4_0")), (LLAMA, 1, ("w8a16", "w4a16")), (Q5_1, 2, ("Q8_0",)),
+                                   (os.path.join(TINY, "arch", "mqa"), 2, ())):
+            for fmt in formats + more:
                 plan = self.plan(model, "--ranks", str(ranks), "--format", fmt)
                 out, made, _ = self.shard(model, ranks, "--format", fmt, name="%d-%s" % (ranks, fmt))
                 self.assertEqual([r["weights_mapped"] for r in plan["per_rank"]], made["rank_mapped_bytes"])
                 self.assertEqual(sum(r["weights_stored"] for r in plan["per_rank"]), made["stored_bytes"])
+                sizes = [made[k] for k in ("source_bytes", "stored_bytes", "mapped_bytes")]
+                self.assertEqual([plan[k] for k in ("source_bytes", "stored_bytes", "mapped_bytes")], sizes)
+                if model == Q5_1 and fmt in ("as_file", "Q8_0"):           # what becomes larger is told apart, and why
+                    self.assertLess(sizes[0] * 1.3, sizes[1])
+                    self.assertLess(sizes[1], sizes[2])
+                    self.assertEqual({(c["from"], c["to"]) for c in made["converted"].values()}, {("Q5_1", "Q8_0")})
+                    self.assertTrue(all(1e-3 < c["rounding"] < 1e-2 for c in made["converted"].values()))
                 self.assertEqual(self.plan(out)["per_rank"], plan["per_rank"])
                 shutil.rmtree(out)
                 for r in plan["per_rank"]:
