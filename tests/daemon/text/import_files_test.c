@@ -191,6 +191,58 @@ static void hints_decide(void **state)
     px_del(fixture_heap(), data, n + 1);
 }
 
+/* Where the space is put in front: of a text, of every part between control tokens, or nowhere; decoding takes it away again. */
+static void spaces_are_put_in_front_as_the_file_says(void **state)
+{
+    static const struct { const char *scheme, *pieces, *continued, *decoded; } want[] = {
+        { "\"always\"", " a|<s>| b", " a|<s>| b", "a b" }, { "\"first\"", " a|<s>|b", "a|<s>|b", "ab" }, { "\"never\"", "a|<s>|b", "a|<s>|b", "ab" },
+    };
+    size_t n, bytes, which;
+
+    (void)state;
+    for (size_t i = 0; i < 3; i++) {
+        char *data = read_golden("tiny/tokenizers/llama2/tokenizer.v5.json", &n), *json;
+        json_t *doc = json_loadb(data, n, 0, NULL);
+        px_err e = {0};
+        daemon_tokenizer *t;
+        set_member(doc, "pre_tokenizer/prepend_scheme", want[i].scheme);
+        char *text = json_dumps(doc, 0);
+        assert_int_equal(daemon_tokenizer_from_json(fixture_heap(), text, strlen(text), NULL, &json, &bytes, &e), PX_OK);
+        assert_int_equal(daemon_tokenizer_open(&t, fixture_heap(), json, bytes, &e), PX_OK);
+        for (int continues = 0; continues < 2; continues++) {
+            daemon_encode_args args = { .parse_special = true, .continues = continues };
+            char got[64] = "";
+            bool hit;
+            daemon_ids ids;
+            daemon_detok d;
+            daemon_bytes out;
+            daemon_ids_init(&ids, fixture_heap());
+            daemon_bytes_init(&out, fixture_heap());
+            assert_int_equal(daemon_tokenizer_encode(t, "a<s>b", 5, &args, &ids, &e), PX_OK);
+            assert_int_equal(daemon_detok_init(&d, fixture_heap(), t, true, NULL, NULL, 0, false, &e), PX_OK);
+            d.begins = !continues;
+            for (size_t k = 0; k < ids.n; k++) {
+                size_t m;
+                const char *p = daemon_tokenizer_bytes(t, ids.id[k], &m);
+                snprintf(got + strlen(got), sizeof got - strlen(got), "%s%.*s", k ? "|" : "", (int)m, p);
+                assert_int_equal(daemon_detok_push(&d, ids.id[k], &out, &hit, &which, &e), PX_OK);
+            }
+            assert_int_equal(daemon_detok_finish(&d, &out, &e), PX_OK);
+            assert_string_equal(got, continues ? want[i].continued : want[i].pieces);
+            if (!continues) assert_true(out.n == strlen(want[i].decoded) && !memcmp(out.p, want[i].decoded, out.n));
+            else assert_int_equal(out.n, strlen(got) - 5);           /* all of it: "|<s>|" is not text */
+            daemon_detok_deinit(&d);
+            daemon_bytes_deinit(&out);
+            daemon_ids_deinit(&ids);
+        }
+        daemon_tokenizer_close(t);
+        px_del(fixture_heap(), json, bytes + 1);
+        free(text);
+        json_decref(doc);
+        px_del(fixture_heap(), data, n + 1);
+    }
+}
+
 /* ---- tokenizer.model ---- */
 
 static Daemon__Spm__Model *unpack(void)
@@ -406,6 +458,7 @@ int main(void)
         cmocka_unit_test(every_refusal_of_a_json_has_its_field),
         cmocka_unit_test(merges_in_another_order_are_kept),
         cmocka_unit_test(hints_decide),
+        cmocka_unit_test(spaces_are_put_in_front_as_the_file_says),
         cmocka_unit_test(every_refusal_of_a_model_has_its_field),
         cmocka_unit_test(damaged_files_never_crash),
         cmocka_unit_test(empty_messages_take_bounded_memory),

@@ -1,9 +1,13 @@
-/* 4 MB of one thing: it ends (the test's time limit says so), in bounded memory, with and without the regex compiler. */
+/* Megabytes of one thing: it ends (the test's time limit says so), in bounded memory, with and without the regex compiler. */
 #include "tests/daemon/text/fixture.h"
 
 #include <string.h>
 
+#ifdef __SANITIZE_ADDRESS__
+enum { BYTES = 1 << 20, MAX_PER_BYTE = 100 };
+#else
 enum { BYTES = 4 << 20, MAX_PER_BYTE = 100 };
+#endif
 
 /* The first N_RUNS are the ones that a matcher may go back over. */
 static const char *const unit[] = { "a", " ", "\n", " \n", "7", "ab", "'", "<|im_start", "\xe6\x97\xa5", "\xcc\x81", " 1",
@@ -66,7 +70,7 @@ static void long_texts_end_for_llama3(void **state)
     daemon_tokenizer_close(t);
 }
 
-/* One piece of 4 MB: SentencePiece knows no words. */
+/* One piece of all: SentencePiece knows no words. */
 static void long_texts_end_for_llama2(void **state)
 {
     daemon_tokenizer *t = fixture_open(test_golden(LLAMA2));
