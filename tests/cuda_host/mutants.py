@@ -55,7 +55,13 @@ MUTANTS = [
     Mutant("runs_join_beyond_the_tile", CU + "attention.cuh", "i > tile && i < end && cu_row_joins", "i >= tile && i < end && cu_row_joins", ATTENTION, PLAIN, "decode.cu"),
     Mutant("kv_block_id_is_followed", CU + "kv.cuh", "return id < kv.n_blocks ? id : kv.n_blocks - 1;", "return id;", ATTENTION, PLAIN, "decode.cu"),
     Mutant("kv_layer_is_ignored", CU + "kv_ops.c", "kv->pool.h + layer * a->layer,", "kv->pool.h + 0 * layer,", ATTENTION),
+    Mutant("window_begins_a_key_late", CU + "attention.cuh", "n_keys > a.window ? n_keys - a.window : 0;", "n_keys > a.window ? n_keys - a.window + 1 : 0;", ATTENTION, PLAIN,
+           "decode_window.cu"),
+    Mutant("window_of_a_chunk_is_one_wider", CU + "prefill.cuh", "seen[r] - static_cast<int>(a.window) : 0;", "seen[r] - static_cast<int>(a.window) - 1 : 0;", ATTENTION, PLAIN,
+           "prefill_window.cu"),
     # rope_append
+    Mutant("rope_norm_without_eps", CU + "rope_append.cu", "ss / static_cast<float>(h) + eps", "ss / static_cast<float>(h)", ROPE),
+    Mutant("rope_bias_of_another_head", CU + "rope_append.cu", "a.k_bias ? a.k_bias + of_head : nullptr", "a.k_bias ? a.k_bias : nullptr", ROPE),
     Mutant("rope_saturates_too_late", CU + "rope_append.cu", "!(fabsf(x) >= over)", "!(fabsf(x) > over)", ROPE),
     Mutant("rope_writes_beyond_the_table", CU + "rope_append.cu", "&& (pos >> kv.block_shift) < kv.table_stride;", ";", ROPE),
     Mutant("rope_flags_of_heads_race", CU + "rope_append.cu", "atomicOr(a.flags + row, flags);", "a.flags[row] |= flags;", ROPE, TSAN),
