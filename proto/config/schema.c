@@ -84,7 +84,7 @@ const proto_field proto_fields[] = {
     { .key = "log.level", PROTO_STRING, PROTO_HOST, AT(log_level), .words = level_words, .fallback = "info",
       .doc = "least level of the lines on standard error" },
     { .key = "chat_template", PROTO_STRING, PROTO_HOST, AT(chat_template), .fallback = "",
-      .doc = "name of a known chat template; empty: found by the digest of the set's template" },
+      .doc = "name of a known chat template; empty: the set's own table, or found by the digest of the set's template" },
     { .key = "verify", PROTO_STRING, PROTO_HOST, AT(verify), .words = verify_words, .fallback = "auto",
       .doc = "how deep the shards are checked at start; auto: full where it is quick, else sample, then full beside serving" },
     { .key = "verify_full_mib", PROTO_UINT, PROTO_HOST, AT(verify_full_mib), 0, MOST_TOKENS, .fallback = "4096",
