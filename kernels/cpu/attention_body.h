@@ -203,7 +203,7 @@ static void attend_span(query *q, uint32_t n, const span *s, uint32_t begin, uin
         m[i] = softmax(p[i], from[i], keys[i], &l[i]);
         for (uint32_t d = 0; d < dim; d++) o[i][d] = 0.0f;
         /* what not all of the group see: keys before those of all, here, and behind them, below */
-        all_values(s, from[i], high < keys[i] ? high : keys[i], dim, p + i, o + i, 1);
+        if (from[i] < high) all_values(s, from[i], high < keys[i] ? high : keys[i], dim, p + i, o + i, 1);
     }
     all_values(s, high, least, dim, p, o, n);
     for (uint32_t i = 0; i < n; i++) {

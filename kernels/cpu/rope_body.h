@@ -8,12 +8,11 @@
 
 typedef struct rope_job { const kern_rope_append_args *a; uint32_t live; float scale; } rope_job;
 
-/* Head `n` of a vector with its bias and norm: x itself where there are none, else y, which may be x. */
-static const float *prepare(float *y, const float *x, uint32_t n, uint32_t h, kern_buf bias, kern_buf norm, float eps)
+/* Head `n` of a vector with its bias and norm, either of which may be missing; y may be x. */
+static const float *prepare_(float *y, const float *x, uint32_t n, uint32_t h, kern_buf bias, kern_buf norm, float eps)
 {
     vf ss = v_zero();
 
-    if (!bias.h && !norm.h) return x;
     for (uint32_t i = 0; i < h; i += 16) {
         vf v = load_upto(x + i, h - i);
         if (bias.h) v = v_add(v, load_upto(kern_f32(bias) + (size_t)n * h + i, h - i));
@@ -25,6 +24,12 @@ static const float *prepare(float *y, const float *x, uint32_t n, uint32_t h, ke
     for (uint32_t i = 0; i < h; i += 16)
         store_upto(y + i, v_mul(v_mul(load_upto(y + i, h - i), r), load_upto(kern_f32(norm) + i, h - i)), h - i);
     return y;
+}
+
+/* x itself where there are none. */
+V_INLINE const float *prepare(float *y, const float *x, uint32_t n, uint32_t h, kern_buf bias, kern_buf norm, float eps)
+{
+    return bias.h || norm.h ? prepare_(y, x, n, h, bias, norm, eps) : x;
 }
 
 /* y = x rotated, times scale (1 for k: a multiplication by it changes nothing). */
