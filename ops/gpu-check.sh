@@ -1,0 +1,126 @@
+#!/usr/bin/env bash
+# All that wants a GPU, in one command of at most ten minutes: build (preset gpu-check: compilers, CMake and the CUDA toolkit, no
+# packages of Debian's), every test with the label gpu, compute-sanitizer on the ops' tests as far as the time goes, a soak,
+# and the benchmarks beside the rates of the same run.
+# usage: ops/gpu-check.sh [--build] [--soak MINUTES]       --build: no more than that; needs no GPU
+# What was found lies in $OUT, or else in tests/bench/results/DATE-COMMIT/: tests.log, sanitizer.log, bench.csv, summary.txt.
+# Exit status: 0 all of it passed; 1 something failed; 77 there is no GPU, and nothing was checked.
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root"
+exec </dev/null
+
+limit=570                                   # seconds, all together
+soak=1                                      # minutes
+only_build=
+while [ $# -gt 0 ]; do
+  case $1 in
+    --build) only_build=1 ;;
+    --soak) soak=${2:?--soak wants minutes}; shift ;;
+    *) sed -n 's/^# usage: /usage: /p' "$0" >&2; exit 2 ;;
+  esac
+  shift
+done
+soak_seconds=$(awk -v m="$soak" 'BEGIN { if (m !~ /^[0-9]+(\.[0-9]+)?$/) exit 1; printf "%d", m * 60 }') || { echo "gpu-check: --soak $soak is no number" >&2; exit 2; }
+[ -n "$soak_seconds" ] || exit 2
+limit=$((limit + soak_seconds - 60))        # a longer soak is asked for, and takes its time
+left() { local s=$((limit - SECONDS - ${1:-0})); echo $((s > 1 ? s : 1)); }
+
+if [ -z "$only_build" ]; then
+  if ! device=$(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>&1); then
+    echo "gpu-check: NOT CHECKED: there is no GPU here (nvidia-smi: $(head -1 <<<"$device"))"
+    exit 77
+  fi
+fi
+for tool in cmake nvcc cc c++; do
+  command -v $tool >/dev/null || { [ $tool = nvcc ] && [ -x /usr/local/cuda/bin/nvcc ]; } || { echo "gpu-check: $tool is not installed" >&2; exit 1; }
+done
+
+# ---- build ----
+generator=()
+command -v ninja >/dev/null || generator=(-G "Unix Makefiles")
+mkdir -p build-gpu
+cmake --preset gpu-check "${generator[@]}" >build-gpu/configure.log 2>&1 || { cat build-gpu/configure.log; exit 1; }
+cmake --build --preset gpu-check -j "$(nproc)" >build-gpu/build.log 2>&1 || { grep -E 'error|FAILED' build-gpu/build.log | head -40; tail -20 build-gpu/build.log; exit 1; }
+echo "gpu-check: built in $SECONDS s"
+[ -z "$only_build" ] || exit 0
+
+date=$(date -u +%Y-%m-%d)
+commit=$(git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
+[ "$commit" = unknown ] || [ -z "$(git status --porcelain --untracked-files=no 2>/dev/null)" ] || commit=$commit-changed
+to=${OUT:-$root/tests/bench/results/$date-$commit}
+mkdir -p "$to"
+failed=0
+say() { echo "gpu-check: $*" | tee -a "$to/summary.txt"; }
+: >"$to/summary.txt"
+say "date=$date commit=$commit device=$(head -1 <<<"$device") devices=$(wc -l <<<"$device")"
+
+# ---- tests ----
+began=$SECONDS
+status=0
+timeout "$(left 240)" ctest --test-dir build-gpu -L gpu --output-on-failure --no-tests=error --test-output-size-passed 100000 -V >"$to/tests.log" 2>&1 || status=$?
+passed=$(grep -cE '^ *[0-9]+/[0-9]+ Test .* Passed ' "$to/tests.log" || true)
+skipped=$(grep -cE '^ *[0-9]+/[0-9]+ Test .*\*\*\*Skipped' "$to/tests.log" || true)
+if [ $status -ne 0 ] || [ "$skipped" -gt 0 ] || [ "$passed" -eq 0 ]; then
+  failed=1
+  grep -E '\*\*\*|SKIPPED|ERROR' "$to/tests.log" | head -40 || true
+fi
+say "tests: $passed passed, $skipped skipped, ctest's status $status ($((SECONDS - began)) s)"
+
+# ---- benchmarks and the soak, while there is time for them ----
+began=$SECONDS
+{
+  echo "# date=$date commit=$commit"
+  nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm,clocks.max.mem,power.limit --format=csv,noheader | sed 's/^/# /'
+  { timeout 60 python3 - <<'P' 2>&1 || echo "torch measured nothing"; } | tail -2 | sed 's/^/# /'
+import time, torch                          # the same two rates by somebody else's hand
+def best(f, n=5):
+    f(); torch.cuda.synchronize(); r = 1e9
+    for _ in range(n):
+        t = time.perf_counter(); f(); torch.cuda.synchronize(); r = min(r, time.perf_counter() - t)
+    return r
+x = torch.randn(8192, 8192, device="cuda").bfloat16(); y = torch.randn(8192, 8192, device="cuda").bfloat16()
+a = torch.empty(1 << 30, dtype=torch.uint8, device="cuda"); b = torch.empty_like(a)
+print(f"torch {torch.__version__}: copy {2 * a.numel() / best(lambda: b.copy_(a)) * 1e-9:.0f} GB/s, bf16 8192^3 {2 * 8192 ** 3 / best(lambda: x @ y) * 1e-12:.0f} Tflop/s")
+P
+} >"$to/bench.csv"
+status=0
+timeout "$(left 60)" build-gpu/tests/gpu/cuda_bench soak "$soak_seconds" >>"$to/bench.csv" 2>"$to/bench.err" || status=$?
+cat "$to/bench.csv"
+if [ $status -ne 0 ]; then
+  failed=1
+  cat "$to/bench.err"
+fi
+[ -s "$to/bench.err" ] || rm -f "$to/bench.err"
+say "benchmarks: status $status$([ $status -ne 124 ] || echo ' (the time was up)') ($((SECONDS - began)) s)"
+say "$(grep '^# soak' "$to/bench.csv" || echo 'soak: none')"
+
+# ---- compute-sanitizer ----
+sanitizer=$(command -v compute-sanitizer || { [ ! -x /usr/local/cuda/bin/compute-sanitizer ] || echo /usr/local/cuda/bin/compute-sanitizer; })
+: >"$to/sanitizer.log"
+if [ -z "$sanitizer" ]; then
+  say "compute-sanitizer: NOT CHECKED: it is not installed"
+else
+  clean=0 bad=0 late=0
+  for tool in memcheck synccheck racecheck initcheck; do
+    for test in rope_append attention quant matmul embed norm candidates; do
+      if [ "$(left)" -le 5 ]; then
+        late=$((late + 1))
+        continue
+      fi
+      share=$(left)
+      echo "== $tool gpu_${test}_test" >>"$to/sanitizer.log"
+      status=0
+      timeout $((share < 40 ? share : 40)) "$sanitizer" --tool $tool --error-exitcode 9 "build-gpu/tests/gpu/kernels_cuda/gpu_${test}_test" >>"$to/sanitizer.log" 2>&1 || status=$?
+      case $status in
+        0) clean=$((clean + 1)) ;;
+        124) late=$((late + 1)) ;;           # nothing was found as far as it came; the count says so
+        *) bad=$((bad + 1)); echo "gpu-check: $tool on gpu_${test}_test: status $status" ;;
+      esac
+    done
+  done
+  [ $bad -eq 0 ] || failed=1
+  say "compute-sanitizer: $clean clean, $bad with findings, $late not finished in time (of 4 tools x 7 tests)"
+fi
+say "result: $([ $failed -eq 0 ] && echo passed || echo FAILED) in $SECONDS s"
+exit $failed
