@@ -6,14 +6,14 @@
 #include "shard/store/gguf.h"
 
 /* A copy of the golden file in which `bytes` stand `skip` bytes after the first place of `key`. */
-static const char *changed(const char *key, size_t skip, const void *bytes, size_t n)
+static const char *changed_of(const char *golden, const char *key, size_t skip, const void *bytes, size_t n)
 {
     static char path[600];
     char *data, *at;
     size_t size;
     px_err e = {0};
 
-    assert_int_equal(px_read_file(fixture_heap(), test_golden(SMOLLM), 1 << 20, &data, &size, &e), PX_OK);
+    assert_int_equal(px_read_file(fixture_heap(), test_golden(golden), 1 << 20, &data, &size, &e), PX_OK);
     at = memmem(data, size, key, strlen(key));
     assert_true(at && at + skip + n <= data + size);
     memcpy(at + skip, bytes, n);
@@ -21,6 +21,11 @@ static const char *changed(const char *key, size_t skip, const void *bytes, size
     assert_int_equal(px_write_file(path, data, size, false, &e), PX_OK);
     px_del(fixture_heap(), data, size + 1);
     return path;
+}
+
+static const char *changed(const char *key, size_t skip, const void *bytes, size_t n)
+{
+    return changed_of(SMOLLM, key, skip, bytes, n);
 }
 
 static px_code import(const char *path, px_err *e)
@@ -73,6 +78,27 @@ static void other_models_are_refused_by_name(void **state)
     (void)state;
     assert_int_equal(import(changed(K "model", AFTER(K "model", 12), "spm2", 4), &e), PX_EUNSUP);
     assert_string_equal(e.expected, "gpt2 or llama");
+}
+
+static void sentencepieces_refusals_name_the_key(void **state)
+{
+    static const struct { const char *key; size_t skip; const char *bytes; size_t n; px_code code; const char *field, *found; } bad[] = {
+        { K "scores", 0, "x", 1, PX_ECORRUPT, K "scores", "" },
+        { K "scores", AFTER(K "scores", 4), "\5", 1, PX_OK, "", "" },                         /* whole numbers are scores, too */
+        { K "scores", AFTER(K "scores", 16 + 4 * 300), "\0\0\xc0\x7f", 4, PX_ECORRUPT, "scores[300]", "" },
+        { K "token_type", AFTER(K "token_type", 16), "\7", 1, PX_EUNSUP, K "token_type[0]", "7" },
+        { K "token_type", AFTER(K "token_type", 16 + 4 * 300), "\6", 1, PX_ECORRUPT, "tokens[300]", "" },     /* a word is no byte */
+        { K "token_type", AFTER(K "token_type", 16 + 4 * 100), "\1", 1, PX_EUNSUP, "tokens", "255 bytes" },
+        { K "add_bos_token", 0, "x", 1, PX_OK, "", "" },
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        px_err e = {0};
+        px_code rc = import(changed_of(LLAMA2, bad[i].key, bad[i].skip, bad[i].bytes, bad[i].n), &e);
+        if (rc != bad[i].code || strcmp(e.field, bad[i].field) || !strstr(e.found, bad[i].found))
+            fail_msg("case %zu: %s in %s, found %s: %s", i, px_code_name(rc), e.field, e.found, e.text);
+    }
 }
 
 /* The file decides about BOS when it says so, the pre-tokenizer's name when it does not. */
@@ -173,6 +199,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(refusals_name_the_key),
         cmocka_unit_test(other_models_are_refused_by_name),
+        cmocka_unit_test(sentencepieces_refusals_name_the_key),
         cmocka_unit_test(the_file_decides_about_bos),
         cmocka_unit_test(gpt2_keeps_digits_together),
         cmocka_unit_test(the_normal_form_is_deterministic),
