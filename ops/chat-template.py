@@ -4,7 +4,7 @@ probe conversations, and proved on random ones.
 
 usage: ops/chat-template.py MODEL [--out chat_template.json] [--bos TOKEN] [--eos TOKEN]
 
-MODEL is a checkpoint's folder, a shard set, or a file with the template's text.  Give the table to the sharder:
+MODEL is a GGUF file, a checkpoint's folder, a shard set, or a file with the template's text.  Give the table to the sharder:
 `phalanx shard MODEL --chat-template chat_template.json ...`.  Needs python3-jinja2 (Debian's, or pip's Jinja2).
 Exit status: 0 the table is written, 1 the template is not of the table's kind (the reason is told), 2 bad usage.
 """
@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import random
+import struct
 import sys
 
 PROVED_ON = 50
@@ -251,9 +252,51 @@ def read_json(path):
         return {}
 
 
+NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+
+
+def read_gguf(f):
+    """The metadata of a GGUF, v2 or v3."""
+    def number(kind):
+        form = "<" + NUMBERS[kind]
+        return struct.unpack(form, f.read(struct.calcsize(form)))[0]
+
+    def text():
+        return f.read(number(10)).decode("utf-8", "replace")
+
+    def value(kind):
+        if kind == 8:
+            return text()
+        if kind != 9:
+            return number(kind)
+        each, n = number(4), number(10)
+        return [value(each) for _ in range(n)]
+
+    if number(4) not in (2, 3):
+        raise ValueError("neither version 2 nor 3")
+    number(10)
+    return {text(): value(number(4)) for _ in range(number(10))}
+
+
+def read_gguf_model(path, f):
+    try:
+        keys = read_gguf(f)
+    except (struct.error, KeyError, ValueError, RecursionError) as why:
+        sys.exit("chat-template: %s: not a GGUF that can be read: %s" % (path, why))
+    text, tokens = keys.get("tokenizer.chat_template"), keys.get("tokenizer.ggml.tokens", [])
+    if not isinstance(text, str):
+        sys.exit("chat-template: %s: no tokenizer.chat_template" % path)
+    named = lambda key: tokens[keys[key]] if keys.get(key, len(tokens)) < len(tokens) else None
+    control = [t for t, kind in zip(tokens, keys.get("tokenizer.ggml.token_type", [])) if kind == 3]
+    return text, named("tokenizer.ggml.bos_token_id"), named("tokenizer.ggml.eos_token_id"), control
+
+
 def read_model(path):
     """The template's text, bos, eos and the names of control tokens."""
     if os.path.isfile(path):
+        with open(path, "rb") as f:
+            if f.read(4) == b"GGUF":
+                return read_gguf_model(path, f)
         with open(path, encoding="utf-8", newline="") as f:
             return f.read(), None, None, []
     config, tokens = read_json(os.path.join(path, "tokenizer_config.json")), read_json(os.path.join(path, "tokenizer.json"))

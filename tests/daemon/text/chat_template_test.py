@@ -1,6 +1,7 @@
 """ops/chat-template.py: the tables that it derives, and why a template is none.  argv: the repository's root.  Needs jinja2."""
 import json
 import os
+import struct
 import subprocess
 import sys
 import tempfile
@@ -54,6 +55,25 @@ class Derive(unittest.TestCase):
         _, table = self.derive(self.dir.name)
         self.assertEqual((table["begin"], table["user"], table["control"]),
                          ("<b>", {"prefix": "<user>", "suffix": "<e>", "trim": False}, ["<b>", "<e>"]))
+
+    def test_a_gguf_says_its_own_tokens(self):
+        text = lambda s: struct.pack("<Q", len(s.encode())) + s.encode()
+        tokens = ["a", "<b>", "<e>", "<x>"]
+        keys = [("tokenizer.chat_template", struct.pack("<I", 8) + text("{{ bos_token }}" + TURNS.replace("</>", "{{ eos_token }}"))),
+                ("tokenizer.ggml.tokens", struct.pack("<IIQ", 9, 8, 4) + b"".join(map(text, tokens))),
+                ("tokenizer.ggml.token_type", struct.pack("<IIQ4i", 9, 5, 4, 1, 3, 3, 3)),
+                ("tokenizer.ggml.bos_token_id", struct.pack("<II", 4, 1)), ("tokenizer.ggml.eos_token_id", struct.pack("<II", 4, 2))]
+        data = b"GGUF" + struct.pack("<IQQ", 3, 0, len(keys)) + b"".join(text(k) + v for k, v in keys)
+        path = os.path.join(self.dir.name, "model.gguf")
+        for cut in (len(data), len(data) - 3, 60):
+            with open(path, "wb") as f:
+                f.write(data[:cut])
+            p, table = self.derive(path)
+            if cut == len(data):
+                self.assertEqual((p.returncode, table["begin"], table["control"]), (0, "<b>", ["<b>", "<e>"]), p.stderr)
+                os.remove(os.path.join(self.dir.name, "table.json"))
+            else:
+                self.assertIn("not a GGUF that can be read", p.stderr)
 
     def test_an_answer_that_is_begun_unasked(self):
         p, table = self.of_text(TURNS.replace("{% if add_generation_prompt %}", "").replace("<assistant>{% endif %}", "<assistant>"))
