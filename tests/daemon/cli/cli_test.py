@@ -226,6 +226,14 @@ class Shard(Case):
         self.assertEqual(p.err.count("\r"), 0)              # no bar without a terminal
         self.expect(run("verify", self.path("set")), OK)
 
+    def test_the_page_shows_what_is_printed(self):
+        page = read(ROOT, "shard", "store", "README.md").decode()
+        command, _, rest = page.partition("```console\n$ phalanx ")[2].partition(" 2>/dev/null\n")
+        words = [os.path.join(ROOT, w) if w.startswith("tests/") else self.path("set") if w == "SET" else w for w in command.split()]
+        p = run(*words)
+        self.expect(p, OK)
+        self.assertEqual(p.out.replace(self.path("set"), "SET"), rest.partition("```")[0])
+
     def test_what_a_format_changes_is_told(self):
         """Per class: types, bytes, and an error that is as large as the format's steps make it."""
         bounds = {"w8a16": (0.002, 0.02), "w4a16": (0.03, 0.2), "Q8_0": (0.002, 0.02), "Q4_0": (0.03, 0.2), "Q4_1": (0.03, 0.2), "F32": (0, 0)}
