@@ -114,7 +114,7 @@ static void a_step_that_fails_ends_on_all_ranks(void **state)
 {
     static const struct { fake_how how; int result; px_code rc; const char *says; } row[] = {
         { FAKE_REFUSES, 3, PX_EINTERNAL, "ncclAllReduce: internal error" },
-        { FAKE_LATER, 1, PX_EDEVICE, "ncclAllReduce: unhandled cuda error" },
+        { FAKE_LATER, 1, PX_EDEVICE, "unhandled cuda error" },      /* by the call or by the watch, who looks first */
         { FAKE_HANGS, 0, PX_ETIMEOUT, "" },                /* by the call's own deadline or by the watch's: both know */
         { FAKE_STALLS, 0, PX_ETIMEOUT, "the step: rank 2 waited 1000 ms" },
         { FAKE_BREAKS, 6, PX_EPEER, "ncclCommGetAsyncError: remote process" },
