@@ -100,7 +100,7 @@ static void every_type_and_number_of_rows(void **state)
 
     (void)state;
     for (size_t i = 0; i < N_TYPES; i++)
-        for (size_t j = SLOW ? i % 3 : 0; j < sizeof maxes / sizeof *maxes; j += SLOW ? 5 : 1) {
+        for (size_t j = EFFORT_SANITIZED ? i % 3 : 0; j < sizeof maxes / sizeof *maxes; j += SLOW ? 5 : EFFORT_SANITIZED ? 3 : 1) {
             const uint32_t n = SLOW ? 1 : 1 + pick(&seed, 3), q = quantum(types[i]), max = maxes[j];
             const uint32_t rows[3] = { 1 + pick(&seed, 70), 1 + pick(&seed, 40), 1 + pick(&seed, 20) };
             one_call(types[i], max, j % 3 == 1 ? 1 + pick(&seed, max) : max, q * (1 + pick(&seed, SLOW ? 180 : 420) / q), rows, n, j % 4 == 3, &seed);
@@ -155,7 +155,7 @@ static void deterministic_bits_do_not_know_their_company(void **state)
         const uint32_t cols = i % 2 ? 1056 : 288, n_rows = i % 2 ? 20 : 300;
         mm_weights w = mm_weights_random(types[i], n_rows, cols, &seed);
         float *x = mm_rows_random(67, cols, &seed), *mine = x + 66 * (size_t)cols, *first = NULL;
-        for (size_t j = 0; j < sizeof maxes / sizeof *maxes; j++) {
+        for (size_t j = 0; j < sizeof maxes / sizeof *maxes; j += EFFORT_SANITIZED ? 2 : 1) {
             const uint32_t max = maxes[j], at = pick(&seed, max);
             const kern_shape shape = shape_of(max, cols, n_rows);
             float *rows = calloc((size_t)max * cols, 4), *out[KERN_MAX_MATMULS];
@@ -191,7 +191,7 @@ static void near_the_definition_of_the_cpu(void **state)
 
     (void)state;
     assert_int_equal(kern_cpu_ops(KERN_PATH_SCALAR, &cpu, &e), PX_OK);
-    for (size_t i = 0; i < (SLOW ? 1 : N_TYPES); i++)
+    for (size_t i = 0; i < (EFFORT_SANITIZED ? 1 : N_TYPES); i++)
         for (uint32_t many = 0; many < 2; many++) {
             const kern_act act = kern_act_of(types[i]);
             const uint32_t cols = 352, n = 37, max = many ? 65 : 6;
