@@ -50,6 +50,12 @@ void kern_row_from_f32(kern_dtype t, const float *src, size_t n, void *dst);
  * Nibbles: d = -x / 8 of the x of largest magnitude, or max |x| / 7: the one with the smaller squared error; q in -8..7, clamped.
  * Q4_1: m = min x, d = (max x - m) / 15, each to the nearest fp16; q = nearest even of (x - m) / d, in 0..15, clamped. */
 bool kern_row_quantise(kern_dtype t, const float *src, size_t n, void *dst);
+/* The distance of the levels on which the 32 columns from `col` of a row lie, col % 32 = 0; 0: they have none in common, or the type
+ * is no block type of GGUF that is only read. */
+float kern_row_step(kern_dtype t, const void *row, size_t col);
+/* Q8_0 out of what was quantised before: step[i] is that of columns 32 i.. (0: none).  Beside the scale of kern_row_quantise those are
+ * tried that are a whole part of the step, so that levels fall on quants; the smallest squared error wins, the first where equal. */
+bool kern_row_requantise(const float *src, const float *step, size_t n, void *dst);
 /* Adds the squares of is - was and of was. */
 void kern_row_distance(const float *was, const float *is, size_t n, double *error, double *size);
 

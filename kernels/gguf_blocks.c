@@ -2,6 +2,7 @@
  * values out, each product exact in fp32 and a minimum subtracted with one rounding, in the order in which ggml does it. */
 #include "kernels/gguf_blocks.h"
 
+#include <math.h>
 #include <string.h>
 
 /* The levels of IQ4, and the 512 rows of eight levels of IQ2_XS: two bits each (0, 1, 2: 8, 25, 43), the first the lowest. */
@@ -155,15 +156,20 @@ static void iq4_nl(const uint8_t *p, float *y)
 }
 
 /* d, two high bits and then four low bits of eight scales, nibbles as IQ4_NL has them. */
+static int iq4_xs_scale(const uint8_t *p, int g)
+{
+    uint32_t high = p[2] | (uint32_t)p[3] << 8;
+
+    return (p[4 + g / 2] >> g % 2 * 4 & 15) | (int)(high >> 2 * g & 3) << 4;
+}
+
 static void iq4_xs(const uint8_t *p, float *y)
 {
     float d = half(p);
-    uint32_t high = p[2] | (uint32_t)p[3] << 8;
 
     for (int g = 0; g < 8; g++, y += 32) {
         const uint8_t *at = p + 8 + 16 * g;
-        int scale = (p[4 + g / 2] >> g % 2 * 4 & 15) | (int)(high >> 2 * g & 3) << 4;
-        float each = d * (float)(scale - 32);
+        float each = d * (float)(iq4_xs_scale(p, g) - 32);
         for (int i = 0; i < 16; i++) {
             y[i] = each * (float)iq4_level[at[i] & 15];
             y[16 + i] = each * (float)iq4_level[at[i] >> 4];
@@ -182,6 +188,31 @@ static void iq2_xs(const uint8_t *p, float *y)
         float each = d * (0.5f + (float)(p[66 + w / 4] >> w % 4 / 2 * 4 & 15)) * 0.25f;
         signs |= (uint32_t)__builtin_parity(signs) << 7;
         for (int i = 0; i < 8; i++) y[i] = each * (float)iq2_level[row >> 2 * i & 3] * (signs >> i & 1 ? -1.0f : 1.0f);
+    }
+}
+
+float kern_row_step(kern_dtype t, const void *row, size_t col)
+{
+    const kern_dtype_info *f = kern_dtype_get(t);
+    const uint8_t *p = row;
+    int g, scale, min;
+
+    if (!f) return 0;
+    p += col / f->block * f->block_bytes;
+    g = (int)(col % f->block / 32);
+    switch (t) {
+    case KERN_Q5_0:
+    case KERN_Q5_1:
+    case KERN_IQ4_NL:
+        return fabsf(half(p));
+    case KERN_Q4_K:
+    case KERN_Q5_K:
+        scale_and_min(p + 4, g, &scale, &min);
+        return fabsf(half(p) * (float)scale);
+    case KERN_IQ4_XS:
+        return fabsf(half(p) * (float)(iq4_xs_scale(p, g) - 32));
+    default:
+        return 0;
     }
 }
 

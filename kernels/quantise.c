@@ -61,15 +61,15 @@ static uint16_t scale_of_bytes(float most)
     return h;
 }
 
-/* Squared error of n values with a scale of nibbles. */
-static double error_of_nibbles(const float *x, size_t n, float d)
+/* Squared error of n values with a scale and quants from low to high. */
+static double error_of(const float *x, size_t n, float d, int low, int high)
 {
     wides sum = { 0 };
     double all = 0;
 
     for (size_t i = 0; i < n; i += 4) {
         lanes v = four(x + i);
-        ints q = d == 0 ? (ints){ 0 } : quants_of(v, d, -8, 7);
+        ints q = d == 0 ? (ints){ 0 } : quants_of(v, d, low, high);
         wides r = __builtin_convertvector(v, wides) - (double)d * __builtin_convertvector(q, wides);
         sum += r * r;
     }
@@ -86,7 +86,7 @@ static uint16_t scale_of_nibbles(const float *x, size_t n, float most)
 
     for (size_t i = 0; i < n && top == 0; i++) top = fabsf(x[i]) == most ? x[i] : 0;
     full = kern_f32_to_f16(top / -8.0f);
-    return error_of_nibbles(x, n, kern_f16_to_f32(even)) < error_of_nibbles(x, n, kern_f16_to_f32(full)) ? even : full;
+    return error_of(x, n, kern_f16_to_f32(even), -8, 7) < error_of(x, n, kern_f16_to_f32(full), -8, 7) ? even : full;
 }
 
 static void put_bytes(const float *x, float d, uint8_t *p)
@@ -168,6 +168,38 @@ bool kern_row_quantise(kern_dtype t, const float *src, size_t n, void *dst)
     if ((t != KERN_Q8_0 && !nibbles && t != KERN_W8) || n % 32) return false;
     for (size_t at = 0; at < n && p; at += group) p = group_to(nibbles, src + at, n - at < group ? n - at : group, p);
     return p != NULL;
+}
+
+/* The scale of 32 values that lie `step` apart. */
+static uint16_t scale_of_levels(const float *x, float most, float step)
+{
+    uint16_t best = scale_of_bytes(most);
+    double least = error_of(x, 32, kern_f16_to_f32(best), -127, 127);
+
+    for (int k = 1; k <= 16 && least > 0; k++) {
+        uint16_t h = kern_f32_to_f16(step / (float)k);
+        float d = kern_f16_to_f32(h);
+        double error;
+        if (!(d > 0) || most / d >= 127.5f) break;
+        if ((error = error_of(x, 32, d, -127, 127)) < least) least = error, best = h;
+    }
+    return best;
+}
+
+bool kern_row_requantise(const float *src, const float *step, size_t n, void *dst)
+{
+    uint8_t *p = dst;
+
+    if (n % 32) return false;
+    for (size_t at = 0; at < n; at += 32, p += 34) {
+        float most = magnitude(src + at, 32), s = step[at / 32];
+        uint16_t h;
+        if (!(most <= 127.0f * F16_MOST)) return false;
+        h = most > 0 && s <= F16_MOST ? scale_of_levels(src + at, most, s) : scale_of_bytes(most);
+        put_half(p, h);
+        put_bytes(src + at, kern_f16_to_f32(h), p + 2);
+    }
+    return true;
 }
 
 void kern_row_distance(const float *was, const float *is, size_t n, double *error, double *size)

@@ -116,6 +116,7 @@ void shard_packer_deinit(shard_packer *p)
         if (r->rows) px_del(p->a, r->rows, r->rows_bytes);
         if (r->wide) px_del(p->a, r->wide, r->wide_n);
         if (r->back) px_del(p->a, r->back, r->back_n);
+        if (r->step) px_del(p->a, r->step, r->step_n);
     }
     *p = (shard_packer){ .a = p->a, .threads = p->threads };
 }
@@ -156,11 +157,11 @@ static px_code check(const shard_source *src, const shard_extent *x, bool rows_m
     return PX_OK;
 }
 
-/* x as `type` into out, and by how much that changed it. */
-static bool convert(shard_pack_room *r, const float *x, size_t n, kern_dtype type, uint8_t *out, double sums[2])
+/* x as `type` into out, and by how much that changed it.  step: of values that were quantised before, else NULL. */
+static bool convert(shard_pack_room *r, const float *x, const float *step, size_t n, kern_dtype type, uint8_t *out, double sums[2])
 {
     if (type == KERN_F32 || type == KERN_BF16) kern_row_from_f32(type, x, n, out);
-    else if (!kern_row_quantise(type, x, n, out)) return false;
+    else if (!(step ? kern_row_requantise(x, step, n, out) : kern_row_quantise(type, x, n, out))) return false;
     if (type == KERN_F32) return true;
     kern_row_to_f32(type, out, n, r->back);
     kern_row_distance(x, r->back, n, &sums[0], &sums[1]);
@@ -175,12 +176,14 @@ static const void *fetch(shard_pack_room *r, const shard_source *src, uint64_t r
     const kern_dtype_info *f = kern_dtype_get(src->dtype);
     const uint8_t *at = src->data + row * (src->cols / f->block * f->block_bytes);
     uint64_t first = x->col0 / f->block, last = (x->col0 + x->cols + f->block - 1) / f->block;
+    bool again = type == KERN_Q8_0 && f->block > 1 && x->col0 % 32 == 0 && x->cols % 32 == 0;
 
-    at += first * f->block_bytes;
-    if (type == src->dtype && x->col0 % f->block == 0) return at;
+    if (type == src->dtype && x->col0 % f->block == 0) return at + first * f->block_bytes;
     /* whole blocks, also where the cut goes through one */
-    kern_row_to_f32(src->dtype, at, (size_t)((last - first) * f->block), r->wide);
-    return convert(r, r->wide + (x->col0 - first * f->block), (size_t)x->cols, type, out, sums) ? out : NULL;
+    kern_row_to_f32(src->dtype, at + first * f->block_bytes, (size_t)((last - first) * f->block), r->wide);
+    if (again)
+        for (uint64_t i = 0; i < x->cols; i += 32) r->step[i / 32] = kern_row_step(src->dtype, at, x->col0 + i);
+    return convert(r, r->wide + (x->col0 - first * f->block), again ? r->step : NULL, (size_t)x->cols, type, out, sums) ? out : NULL;
 }
 
 /* A batch of panels of one matrix; threads take them one by one. */
@@ -264,7 +267,8 @@ px_code shard_packer_matrix(shard_packer *p, const shard_source *src, const shar
     for (uint32_t i = 0; i < p->threads && i < most; i++) {
         shard_pack_room *r = &p->room[i];
         if ((rc = ROOM(p, r->rows, r->rows_bytes, uint8_t, (size_t)row_bytes * KERN_PANEL_ROWS, e)) ||
-            (rc = ROOM(p, r->wide, r->wide_n, float, (size_t)src->cols, e)) || (rc = ROOM(p, r->back, r->back_n, float, (size_t)x->cols, e)))
+            (rc = ROOM(p, r->wide, r->wide_n, float, (size_t)src->cols, e)) || (rc = ROOM(p, r->back, r->back_n, float, (size_t)x->cols, e)) ||
+            (rc = ROOM(p, r->step, r->step_n, float, (size_t)x->cols / 32 + 1, e)))
             return rc;
     }
 

@@ -29,6 +29,7 @@ typedef struct shard_pack_room {              /* of one thread; all owned */
     uint8_t  *rows;    size_t rows_bytes;     /* 16 converted rows */
     float    *wide;    size_t wide_n;         /* one source row in fp32 */
     float    *back;    size_t back_n;         /* a row as its quants say */
+    float    *step;    size_t step_n;         /* kern_row_step of each 32 columns */
 } shard_pack_room;
 
 typedef struct shard_packer {

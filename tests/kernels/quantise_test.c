@@ -168,6 +168,60 @@ static void what_cannot_be_held_is_refused(void **state)
     for (size_t k = 0; k < sizeof other / sizeof *other; k++) assert_false(kern_row_quantise(other[k], x, 32, out));
 }
 
+/* Levels fall on quants where they can, and never is it worse than without knowing them. */
+static void levels_are_kept(void **state)
+{
+    static const struct { kern_dtype t; double most; } row[] = {      /* most: of the error without levels, root mean square */
+        { KERN_Q5_0, 0 }, { KERN_IQ4_NL, 0 }, { KERN_IQ4_XS, 0.4 }, { KERN_Q5_1, 0.75 }, { KERN_Q4_K, 0.6 }, { KERN_Q5_K, 0.75 },
+        { KERN_Q6_K, 1 }, { KERN_Q3_K, 1 }, { KERN_Q2_K, 1 }, { KERN_IQ2_XS, 1 },
+    };
+    uint64_t seed = 11;
+
+    (void)state;
+    for (size_t k = 0; k < sizeof row / sizeof *row; k++) {
+        const kern_dtype_info *f = kern_dtype_get(row[k].t);
+        double plain = 0, with = 0, size = 0;
+        for (int round = 0; round < 200; round++) {
+            uint8_t block[512], quants[512];
+            float x[256], got[256], step[8];
+            for (uint32_t i = 0; i < f->block_bytes; i++) block[i] = (uint8_t)(test_rand(&seed) >> 8);
+            for (uint32_t i = 1; i < 4; i += 2) block[i] = (uint8_t)(0x20 | (block[i] & 0x83));      /* what may be a scale is a small one */
+            if (row[k].t == KERN_Q6_K || row[k].t == KERN_Q3_K || row[k].t == KERN_Q2_K)
+                for (uint32_t i = 1; i < 5; i += 2) block[f->block_bytes - i] = (uint8_t)(0x20 | (block[f->block_bytes - i] & 3));
+            kern_row_to_f32(row[k].t, block, f->block, x);
+            for (uint32_t i = 0; i < f->block; i += 32) step[i / 32] = kern_row_step(row[k].t, block, i);
+            assert_true(kern_row_quantise(KERN_Q8_0, x, f->block, quants));
+            kern_row_to_f32(KERN_Q8_0, quants, f->block, got);
+            kern_row_distance(x, got, f->block, &plain, &size);
+            assert_true(kern_row_requantise(x, step, f->block, quants));
+            kern_row_to_f32(KERN_Q8_0, quants, f->block, got);
+            kern_row_distance(x, got, f->block, &with, &size);
+        }
+        print_message("%s: %.3g of its size, %.3g without levels\n", f->name, sqrt(2 * with / size), sqrt(2 * plain / size));
+        assert_true(plain > 0 && with <= row[k].most * row[k].most * plain);
+    }
+}
+
+/* Steps that no file should have: not a number, beyond fp16, far from the values. */
+static void odd_levels_do_no_harm(void **state)
+{
+    static const float odd[] = { NAN, INFINITY, 65504, 1e30f, 1e-30f, 6e-8f, -1, 0 };
+    float x[32], got[32];
+    uint8_t plain[34], with[34];
+
+    (void)state;
+    for (size_t v = 0; v < sizeof odd / sizeof *odd; v++)
+        for (float scale = 1e-8f; scale < 1e7f; scale *= 10) {
+            for (int i = 0; i < 32; i++) x[i] = scale * (float)(i - 13);
+            if (31 * scale > 127.0f * 65504) continue;
+            assert_true(kern_row_quantise(KERN_Q8_0, x, 32, plain) && kern_row_requantise(x, &odd[v], 32, with));
+            kern_row_to_f32(KERN_Q8_0, with, 32, got);
+            for (int i = 0; i < 32; i++) assert_true(fabsf(got[i] - x[i]) <= 18 * scale / 127 + 5e-7f);
+        }
+    assert_false(kern_row_requantise((float[32]){ INFINITY }, odd, 32, with));
+    assert_false(kern_row_requantise(x, odd, 31, with));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -177,6 +231,8 @@ int main(void)
         cmocka_unit_test(constant_and_tiny_rows),
         cmocka_unit_test(halves_are_the_nearest),
         cmocka_unit_test(what_cannot_be_held_is_refused),
+        cmocka_unit_test(levels_are_kept),
+        cmocka_unit_test(odd_levels_do_no_harm),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

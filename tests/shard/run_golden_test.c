@@ -11,7 +11,7 @@
 typedef struct bound { double worst, kl, margin; bool greedy; } bound;
 static const bound exact = { 1e-3, 1e-6, 0.001, true };        /* fp32 activations and KV */
 static const bound bf16 = { 0.4, 8e-4, 0.2, false };
-static const bound requantised = { 0.8, 5e-3, 0.2, false };    /* Q5_1 as Q8_0 */
+static const bound requantised = { 0.5, 1.5e-3, 0.2, false };  /* Q5_1 as Q8_0: measured 0.37 and 9.2e-4 */
 static const bound q12 = { 0.1, 5e-5, 0.05, false };           /* 12-bit activations, f16 KV */
 
 static void check(const char *name, const char *source, shard_policy policy, kern_kv_dtype kv, uint32_t world,
