@@ -29,6 +29,7 @@ static const kern_dtype_info info[KERN_N_DTYPES] = {
     [KERN_W8]     = { "W8",     128, 130, NO_GGML, true,  true  },
     [KERN_W4]     = { "W4",     128,  66, NO_GGML, true,  true  },
     [KERN_W4Z]    = { "W4Z",    128,  66, NO_GGML, false, false },   /* + half a byte of zero point a group */
+    [KERN_Q8_M]   = { "Q8_M",    32,  36, NO_GGML, true,  true  },
 };
 
 const kern_dtype_info *kern_dtype_get(kern_dtype t)
@@ -174,6 +175,12 @@ void kern_row_to_f32(kern_dtype t, const void *src, size_t n, float *dst)
                 dst[i] = d * (float)(p[4 + i] & 15) + m;
                 dst[i + 16] = d * (float)(p[4 + i] >> 4) + m;
             }
+        }
+        break;
+    case KERN_Q8_M:
+        for (; n >= 32; n -= 32, p += 36, dst += 32) {
+            float d = kern_f16_to_f32(u16_at(p)), m = kern_f16_to_f32(u16_at(p + 2));
+            for (int i = 0; i < 32; i++) dst[i] = d * (float)p[4 + i] + m;
         }
         break;
     default:

@@ -18,6 +18,7 @@ typedef enum kern_dtype {
     KERN_W8,         /* int8, F16 scale per row and group of 128: q * d, q signed */
     KERN_W4,         /* int4, F16 scale per row and group of 128: (q - 8) * d, q of 0..15 */
     KERN_W4Z,        /* W4 with 4-bit zero points */
+    KERN_Q8_M,       /* a byte of 0..255, F16 scale and minimum a block of 32: q * d + m; what types with a minimum are stored as */
     KERN_N_DTYPES
 } kern_dtype;
 
@@ -38,17 +39,20 @@ bool kern_matrix_bytes(kern_dtype t, uint64_t rows, uint64_t cols, uint64_t *byt
 
 /* Plain rows of W8 and W4, as the functions below take them: group after group, an F16 scale and then the group's quants,
  * W8 a byte each, W4 in blocks of 32 as Q4_0 has them (column i in the low, 16 + i in the high nibble of byte i).  A last group
- * may have 32, 64 or 96 columns.  Cuts lie at groups. */
+ * may have 32, 64 or 96 columns.  Cuts lie at groups.
+ * Q8_M: an F16 scale, an F16 minimum, 32 unsigned bytes. */
 
 /* n elements (a multiple of the block; W8, W4: of 32) of a readable type as fp32; d*q exact, with a minimum one rounded addition. */
 void kern_row_to_f32(kern_dtype t, const void *src, size_t n, float *dst);
 /* fp32 -> F32, BF16 (nearest even). */
 void kern_row_from_f32(kern_dtype t, const float *src, size_t n, void *dst);
-/* fp32 -> F16 (nearest even), Q8_0, Q4_0, Q4_1, W8, W4 (n % 32 = 0); false: another type, a value that is not finite, or one that the type
- * cannot hold.  Symmetric (but Q4_1), for each group of 32 or 128 columns; q = nearest even of x / d, with d as it is stored.
+/* fp32 -> F16 (nearest even), Q8_0, Q4_0, Q4_1, W8, W4, Q8_M (n % 32 = 0); false: another type, a value that is not finite, or one that the type
+ * cannot hold.  Symmetric (but Q4_1 and Q8_M), for each group of 32 or 128 columns; q = nearest even of x / d, with d as it is stored.
  * Bytes: d = max |x| / 127 to the nearest fp16, or the next larger fp16 where that would need a quant beyond 127.
  * Nibbles: d = -x / 8 of the x of largest magnitude, or max |x| / 7: the one with the smaller squared error; q in -8..7, clamped.
- * Q4_1: m = min x, d = (max x - m) / 15, each to the nearest fp16; q = nearest even of (x - m) / d, in 0..15, clamped. */
+ * Q4_1: m = min x, d = (max x - m) / 15, each to the nearest fp16; q = nearest even of (x - m) / d, in 0..15, clamped.
+ * Q8_M: m = the largest fp16 that is not above min x; d = (max x - m) / 255 to the nearest fp16, or the next larger fp16 where that
+ * would need a quant beyond 255; q = nearest even of (x - m) / d.  So no value is off by more than d / 2, but for the sum's rounding. */
 bool kern_row_quantise(kern_dtype t, const float *src, size_t n, void *dst);
 /* The distance of the levels on which the 32 columns from `col` of a row lie, col % 32 = 0; 0: they have none in common, or the type
  * is no block type of GGUF that is only read. */
@@ -63,6 +67,7 @@ void kern_row_distance(const float *was, const float *is, size_t n, double *erro
  * 16 output rows x K columns a panel, panels one after the other; rows are padded with zero rows to 16, K with zero
  * columns to 32 (quantised types: K % 32 = 0 or refused).  Within a panel, per block of 32 columns:
  *   Q4_1: 256 bytes of nibbles, 16 fp16 scales, 16 fp16 minima (320).
+ *   Q8_M: 512 unsigned bytes, 16 fp16 scales, 16 fp16 minima (576).
  *   Q4_0, Q8_0: two blocks' quants (2 x 256, 2 x 512), then their 2 x 32 bytes of scales; an odd last block is
  *               padded to 64 bytes: quants, 32 bytes of scales, 32 bytes of zeros.
  *   W4, W8:     the same with groups of 128 columns, 4 blocks, in the place of blocks: 8 blocks' quants (8 x 256, 8 x 512), then
@@ -70,7 +75,7 @@ void kern_row_distance(const float *was, const float *is, size_t n, double *erro
  *               second group that does not exist is zeros.
  *   BF16, F16: 1,024 bytes per 32 columns: 16 pairs of columns x 16 rows x 2.   F32: 64 bytes a column: 16 rows.
  *   Quants: byte quads along K.  Q4_x, W4: 64-byte vector j (0..3) holds for row r (4 bytes at 4r) the quad of columns
- *   4j..4j+3 in its low nibbles and the quad of columns 16+4j..16+4j+3 in its high nibbles.  Q8_0, W8: 64-byte vector j
+ *   4j..4j+3 in its low nibbles and the quad of columns 16+4j..16+4j+3 in its high nibbles.  Q8_0, W8, Q8_M: 64-byte vector j
  *   (0..7) holds for row r the quad of columns 4j..4j+3. */
 #define KERN_PANEL_ROWS 16u
 /* Bytes of a matrix in panels; a multiple of 64.  Errors: PX_EUNSUP (type), PX_ERANGE (cols % 32 for quantised; overflow). */

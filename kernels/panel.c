@@ -17,6 +17,7 @@ uint64_t kern_panel_stride(kern_dtype t, uint64_t cols)
     case KERN_Q4_0:
     case KERN_Q4_1:
     case KERN_Q8_0:
+    case KERN_Q8_M:
     case KERN_W8:
     case KERN_W4:   return n * q + (n / unit + (n % unit != 0)) * 64;
     default:        return 0;
@@ -33,7 +34,7 @@ px_code kern_panel_bytes(kern_dtype t, uint64_t rows, uint64_t cols, uint64_t *b
         px_code rc = px_fail(e, PX_EUNSUP, "dtype", "weights in %s have no panel layout", f ? f->name : "?");
         if (e && e->code == rc) {
             snprintf(e->found, sizeof e->found, "%s", f ? f->name : "?");
-            snprintf(e->expected, sizeof e->expected, "F32, F16, BF16, Q8_0, Q4_0, Q4_1, W8 or W4");
+            snprintf(e->expected, sizeof e->expected, "F32, F16, BF16, Q8_0, Q8_M, Q4_0, Q4_1, W8 or W4");
         }
         return rc;
     }
@@ -54,7 +55,7 @@ px_code kern_panel_bytes(kern_dtype t, uint64_t rows, uint64_t cols, uint64_t *b
 typedef struct plain_at { const uint8_t *scale, *quants; } plain_at;
 static plain_at plain_find(kern_dtype t, const void *row, uint64_t b)
 {
-    uint64_t group = kern_block_group(t), each = kern_block_row(t), head = t == KERN_Q4_1 ? 4 : 2;
+    uint64_t group = kern_block_group(t), each = kern_block_row(t), head = kern_block_minimum(t) ? 4 : 2;
     const uint8_t *scale = (const uint8_t *)row + b / group * (head + group * each);
 
     return (plain_at){ scale, scale + head + b % group * each };
@@ -69,7 +70,7 @@ static void pack_quantised(kern_dtype t, const void *const *src, uint32_t n_rows
         for (uint32_t r = 0; r < n_rows; r++) {
             plain_at p = plain_find(t, src[r], b);
             memcpy(panel + at.scales + 2 * r, p.scale, 2);
-            if (t == KERN_Q4_1) memcpy(panel + at.minima + 2 * r, p.scale + 2, 2);
+            if (kern_block_minimum(t)) memcpy(panel + at.minima + 2 * r, p.scale + 2, 2);
             /* A block keeps column i in the low and 16 + i in the high nibble of byte i: quads as they are. */
             for (uint32_t j = 0; j < kern_block_quants(t) / 64; j++)
                 memcpy(panel + at.quants + 64 * j + 4 * r, p.quants + 4 * j, 4);
@@ -104,6 +105,7 @@ void kern_panel_pack(kern_dtype t, const void *const *src, uint32_t n_rows, uint
             memcpy(out + 64 * (cols / 2) + 4 * r, (const uint8_t *)src[r] + 2 * (cols - 1), 2);
         break;
     case KERN_Q8_0:
+    case KERN_Q8_M:
     case KERN_Q4_0:
     case KERN_Q4_1:
     case KERN_W8:
@@ -146,6 +148,9 @@ void kern_panel_row_to_f32(kern_dtype t, const void *panel, uint32_t row, uint64
 
         if (t == KERN_Q8_0 || t == KERN_W8) {
             for (uint32_t c = 0; c < 32; c++) dst[c] = d * (float)(int8_t)q[64 * (c / 4) + c % 4];
+        } else if (t == KERN_Q8_M) {
+            float m = f16_at(p + at.minima + 2 * row);
+            for (uint32_t c = 0; c < 32; c++) dst[c] = d * (float)q[64 * (c / 4) + c % 4] + m;
         } else if (t == KERN_Q4_0 || t == KERN_W4) {
             for (uint32_t c = 0; c < 16; c++) {
                 uint8_t v = q[64 * (c / 4) + c % 4];

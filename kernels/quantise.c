@@ -127,6 +127,40 @@ static uint8_t *group_to(bool nibbles, const float *x, size_t n, uint8_t *p)
     return p;
 }
 
+/* The largest fp16 that is not above x; of magnitudes up to 65504. */
+static uint16_t half_below(float x)
+{
+    uint16_t h = kern_f32_to_f16(x);
+
+    if (kern_f16_to_f32(h) <= x) return h;
+    return (uint16_t)(h & 0x8000 ? h + 1 : h - 1);                /* a positive h is not 0 here: 0 is above no positive x */
+}
+
+/* 32 unsigned bytes with a minimum; the end of what was written, or NULL. */
+static uint8_t *bytes_with_minimum(const float *x, uint8_t *p)
+{
+    float low = x[0], high = x[0], d, m;
+    uint16_t hd, hm;
+
+    if (!(magnitude(x, 32) <= F16_MOST)) return NULL;
+    for (int i = 1; i < 32; i++) {
+        if (x[i] < low) low = x[i];
+        if (x[i] > high) high = x[i];
+    }
+    hm = half_below(low);
+    m = kern_f16_to_f32(hm);
+    hd = kern_f32_to_f16((high - m) / 255.0f);
+    while (high > m && (hd == 0 || (high - m) / kern_f16_to_f32(hd) > 255.5f)) hd++;        /* the tie goes to 256, and is clamped */
+    d = kern_f16_to_f32(hd);
+    put_half(p, hd);
+    put_half(p + 2, hm);
+    for (int i = 0; i < 32; i += 4) {
+        ints q = hd == 0 ? (ints){ 0 } : quants_of(four(x + i) - m, d, 0, 255);
+        for (int k = 0; k < 4; k++) p[4 + i + k] = (uint8_t)q[k];
+    }
+    return p + 36;
+}
+
 /* 32 columns with a minimum; the end of what was written, or NULL.  The scale spans from the minimum as it is stored. */
 static uint8_t *block_with_minimum(const float *x, uint8_t *p)
 {
@@ -161,8 +195,8 @@ bool kern_row_quantise(kern_dtype t, const float *src, size_t n, void *dst)
         }
         return true;
     }
-    if (t == KERN_Q4_1 && n % 32 == 0) {
-        for (size_t at = 0; at < n && p; at += 32) p = block_with_minimum(src + at, p);
+    if ((t == KERN_Q4_1 || t == KERN_Q8_M) && n % 32 == 0) {
+        for (size_t at = 0; at < n && p; at += 32) p = t == KERN_Q4_1 ? block_with_minimum(src + at, p) : bytes_with_minimum(src + at, p);
         return p != NULL;
     }
     if ((t != KERN_Q8_0 && !nibbles && t != KERN_W8) || n % 32) return false;

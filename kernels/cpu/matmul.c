@@ -1,8 +1,9 @@
 /* matmul.c - out[t][r] = sum over columns of weight[r][k] * activation[t][k]; the definition.
  *
- * Q4_0, Q4_1, Q8_0, W4, W8 on Q12 activations, blocks b of 32 columns ascending: S = sum of w * X, exact in int32 (w: nibble - 8,
- * nibble, byte, nibble - 8, byte); p = d * s, rounded (W4, W8: d of the block's group); acc = fmaf((float)S, p, acc); Q4_1 then: acc = fmaf((float)sumX, m * s, acc), m * s
- * rounded.  d and m are fp16 converted to fp32.
+ * Q4_0, Q4_1, Q8_0, Q8_M, W4, W8 on Q12 activations, blocks b of 32 columns ascending: S = sum of w * X, exact in int32 (w: nibble - 8,
+ * nibble, byte, byte of 0..255, nibble - 8, byte); p = d * s, rounded (W4, W8: d of the block's group); acc = fmaf((float)S, p, acc);
+ * Q4_1 and Q8_M then: acc = fmaf((float)sumX, m * s, acc), m * s rounded.  d and m are fp16 converted to fp32.
+ * |X| <= 16 * 127 + 8 = 2040, so |S| <= 32 * 255 * 2040 = 16,646,400 < 2^24: S is exact as a float, too.
  * BF16 on BF16: per 32 columns two chains of fmaf from zero, over the even and over the odd columns; even + odd; that
  * added to acc.  F32 on F32, F16 on F16 (kept in fp32): one chain of fmaf over the columns.  Both run over the columns that pad K to 32, too.
  * acc starts at +0; subnormal inputs, accumulators and results are flushed to zero (the thread's mode).
@@ -29,9 +30,10 @@ static void weights_of(kern_dtype t, const uint8_t *quants, uint32_t r, int32_t 
 
     for (uint32_t c = 0; c < 32; c++) {
         const uint8_t *quad = quants + 4 * r + c % 4;
-        if (kern_block_quants(t) == 512) w[c] = (int8_t)quad[64 * (c / 4)];
-        else if (c < 16)                 w[c] = (quad[64 * (c / 4)] & 15) - less;
-        else                             w[c] = (quad[64 * ((c - 16) / 4)] >> 4) - less;
+        if (t == KERN_Q8_M)                   w[c] = quad[64 * (c / 4)];
+        else if (kern_block_quants(t) == 512) w[c] = (int8_t)quad[64 * (c / 4)];
+        else if (c < 16)                      w[c] = (quad[64 * (c / 4)] & 15) - less;
+        else                                  w[c] = (quad[64 * ((c - 16) / 4)] >> 4) - less;
     }
 }
 
@@ -45,7 +47,7 @@ static void quantised(kern_dtype t, const kern_mm *m)
         for (uint32_t b = 0; b < m->blocks; b++) {
             kern_block_at at = kern_block_find(t, m->blocks, b);
             float d = f16_at(panel + at.scales + 2 * lane);
-            float min = t == KERN_Q4_1 ? f16_at(panel + at.minima + 2 * lane) : 0;
+            float min = kern_block_minimum(t) ? f16_at(panel + at.minima + 2 * lane) : 0;
             int32_t w[32];
 
             weights_of(t, panel + at.quants, lane, w);
@@ -60,7 +62,7 @@ static void quantised(kern_dtype t, const kern_mm *m)
                 for (uint32_t c = 0; c < 32; c++) s += w[c] * (16 * q[c] + q[32 + c]);
                 float p = d * x.scale;
                 *acc = fmaf((float)s, p, *acc);
-                if (t == KERN_Q4_1) {
+                if (kern_block_minimum(t)) {
                     float ms = min * x.scale;
                     *acc = fmaf((float)x.sum, ms, *acc);
                 }
@@ -72,6 +74,7 @@ static void quantised(kern_dtype t, const kern_mm *m)
 static void q4_0(const kern_mm *m) { quantised(KERN_Q4_0, m); }
 static void q4_1(const kern_mm *m) { quantised(KERN_Q4_1, m); }
 static void q8_0(const kern_mm *m) { quantised(KERN_Q8_0, m); }
+static void q8_m(const kern_mm *m) { quantised(KERN_Q8_M, m); }
 static void w8(const kern_mm *m) { quantised(KERN_W8, m); }
 static void w4(const kern_mm *m) { quantised(KERN_W4, m); }
 
@@ -131,7 +134,7 @@ static void f16(const kern_mm *m)
 px_code kern_cpu_matmul_scalar(kern_dev *d, const kern_matmul_args *a, px_err *e)
 {
     static const kern_mm_table table = { {
-        [KERN_Q4_0] = q4_0, [KERN_Q4_1] = q4_1, [KERN_Q8_0] = q8_0, [KERN_W8] = w8, [KERN_W4] = w4,
+        [KERN_Q4_0] = q4_0, [KERN_Q4_1] = q4_1, [KERN_Q8_0] = q8_0, [KERN_Q8_M] = q8_m, [KERN_W8] = w8, [KERN_W4] = w4,
         [KERN_BF16] = bf16, [KERN_F16] = f16, [KERN_F32] = f32,
     } };
 

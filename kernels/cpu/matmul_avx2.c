@@ -4,7 +4,9 @@
  * vpmaddubsw adds two products u8 x s8 in 16 bits and saturates, so what goes in is bounded: nibbles give at most
  * 2 * 15 * 127 a step, 30,480 over the 8 quads of a block, and stay in 16 bits for the whole block.  Bytes take the
  * sign trick, |w| * (x with w's sign): at most 2 * 128 * 127 = 32,512, widened after every step; their small second
- * term (2 * 128 * 8 a step, 16,384 over a block) stays in 16 bits. */
+ * term (2 * 128 * 8 a step, 16,384 over a block) stays in 16 bits.
+ * Unsigned bytes (Q8_M) would give up to 2 * 255 * 127 a step: they go in as w - 128, which has the bounds of signed bytes, and 128 sumX
+ * is added at the end.  |128 sumX| <= 128 * 32 * 2040 = 8,355,840, and the sum of w - 128 is no larger: int32 holds both. */
 #include "kernels/cpu/matmul.h"
 #include "kernels/cpu/unroll.h"
 #include "kernels/panel.h"
@@ -32,7 +34,7 @@ KERN_INLINE void half_q(kern_dtype t, int R, const uint8_t *quants, const uint8_
                     const kern_q12 *const *meta, __m256 *acc)
 {
     const __m256i sixteen = _mm256_set1_epi16(16), one = _mm256_set1_epi16(1);
-    const bool bytes = t == KERN_Q8_0 || t == KERN_W8, less_8 = t == KERN_Q4_0 || t == KERN_W4;
+    const bool unsigned_bytes = t == KERN_Q8_M, bytes = t == KERN_Q8_0 || t == KERN_W8 || unsigned_bytes, less_8 = t == KERN_Q4_0 || t == KERN_W4;
     __m256i s[4], s1[4], s2[4];
 
     /* Else the compiler keeps the quads of one half for the next, in registers that it does not have. */
@@ -42,7 +44,9 @@ KERN_INLINE void half_q(kern_dtype t, int R, const uint8_t *quants, const uint8_
     if (bytes) {
         KERN_UNROLL
         for (int j = 0; j < 8; j++) {
-            __m256i w = _mm256_loadu_si256((const __m256i *)(quants + 64 * j)), size = _mm256_abs_epi8(w);
+            __m256i w = _mm256_loadu_si256((const __m256i *)(quants + 64 * j)), size;
+            if (unsigned_bytes) w = _mm256_xor_si256(w, _mm256_set1_epi8((char)0x80));
+            size = _mm256_abs_epi8(w);
             KERN_UNROLL
             for (int r = 0; r < R; r++) {
                 __m256i q1 = _mm256_sign_epi8(quad(x[r] + 4 * j), w), q2 = _mm256_sign_epi8(quad(x[r] + 32 + 4 * j), w);
@@ -51,7 +55,10 @@ KERN_INLINE void half_q(kern_dtype t, int R, const uint8_t *quants, const uint8_
             }
         }
         KERN_UNROLL
-        for (int r = 0; r < R; r++) s[r] = _mm256_add_epi32(s[r], _mm256_madd_epi16(s2[r], one));
+        for (int r = 0; r < R; r++) {
+            s[r] = _mm256_add_epi32(s[r], _mm256_madd_epi16(s2[r], one));
+            if (unsigned_bytes) s[r] = _mm256_add_epi32(s[r], _mm256_set1_epi32(128 * meta[r]->sum));
+        }
     } else {
         const __m256i mask = _mm256_set1_epi8(15);
         KERN_UNROLL
@@ -72,12 +79,12 @@ KERN_INLINE void half_q(kern_dtype t, int R, const uint8_t *quants, const uint8_
             if (less_8) s[r] = _mm256_add_epi32(s[r], _mm256_set1_epi32(meta[r]->neg8));
         }
     }
-    __m256 d = halves(scales), m = t == KERN_Q4_1 ? halves(scales + 32) : d;
+    __m256 d = halves(scales), m = kern_block_minimum(t) ? halves(scales + 32) : d;
     KERN_UNROLL
     for (int r = 0; r < R; r++) {
         __m256 scale = _mm256_set1_ps(meta[r]->scale);
         acc[2 * r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(s[r]), _mm256_mul_ps(d, scale), acc[2 * r]);
-        if (t == KERN_Q4_1)
+        if (kern_block_minimum(t))
             acc[2 * r] = _mm256_fmadd_ps(_mm256_set1_ps(meta[r]->sum_f), _mm256_mul_ps(m, scale), acc[2 * r]);
     }
 }

@@ -3,9 +3,9 @@
  * A tile is R rows of activations x P panels (16 outputs each), R * P <= 8, so that accumulators and unpacked weights
  * stay in the 32 registers.  One row walks 8 panels at once, many rows take one panel at a time: its nibbles are unpacked
  * once for 8 rows (matmul_body.h).
- * vpdpbusd multiplies unsigned weights (nibbles; bytes XOR 0x80) by signed activations and does not saturate; the two
+ * vpdpbusd multiplies unsigned weights (nibbles; bytes XOR 0x80; Q8_M's bytes as they are) by signed activations and does not saturate; the two
  * terms q1 and q2 have their own sums, S = 16 S1 + S2.  The offset of the weights (8, 128) is taken out by starting a
- * sum at -8 sumX: S2 for nibbles, S1 (which counts 16-fold) for bytes. */
+ * sum at -8 sumX: S2 for nibbles, S1 (which counts 16-fold) for bytes.  |S1| <= 8 * 65,280 + 32 * 255 * 127 < 2^21: 16 S1 fits. */
 #include "kernels/cpu/matmul.h"
 #include "kernels/cpu/unroll.h"
 #include "kernels/panel.h"
@@ -32,20 +32,21 @@ KERN_INLINE mm_acc mm_zero(void) { return _mm512_setzero_ps(); }
 KERN_INLINE void block_q(kern_dtype t, int R, const uint8_t *quants, const uint8_t *scales, const uint8_t *const *x,
                     const kern_q12 *const *meta, __m512 *acc)
 {
-    const bool bytes = t == KERN_Q8_0 || t == KERN_W8, less_8 = t == KERN_Q4_0 || t == KERN_W4;
+    const bool signed_bytes = t == KERN_Q8_0 || t == KERN_W8, bytes = signed_bytes || t == KERN_Q8_M, less_8 = t == KERN_Q4_0 || t == KERN_W4;
     __m512i s1[8], s2[8];
 
     /* Else the compiler keeps the quads of one panel for the next, in registers that it does not have. */
     __asm__ volatile("" ::: "memory");
     KERN_UNROLL
     for (int r = 0; r < R; r++) {
-        s1[r] = bytes ? _mm512_set1_epi32(meta[r]->neg8) : _mm512_setzero_si512();
+        s1[r] = signed_bytes ? _mm512_set1_epi32(meta[r]->neg8) : _mm512_setzero_si512();
         s2[r] = less_8 ? _mm512_set1_epi32(meta[r]->neg8) : _mm512_setzero_si512();
     }
     if (bytes) {
         KERN_UNROLL
         for (int j = 0; j < 8; j++) {
-            __m512i w = _mm512_xor_si512(_mm512_loadu_si512(quants + 64 * j), _mm512_set1_epi8((char)0x80));
+            __m512i w = _mm512_loadu_si512(quants + 64 * j);
+            if (signed_bytes) w = _mm512_xor_si512(w, _mm512_set1_epi8((char)0x80));
             KERN_UNROLL
             for (int r = 0; r < R; r++) {
                 s1[r] = _mm512_dpbusd_epi32(s1[r], w, quad(x[r] + 4 * j));
@@ -67,13 +68,13 @@ KERN_INLINE void block_q(kern_dtype t, int R, const uint8_t *quants, const uint8
             }
         }
     }
-    __m512 d = halves(scales), m = t == KERN_Q4_1 ? halves(scales + 32) : d;
+    __m512 d = halves(scales), m = kern_block_minimum(t) ? halves(scales + 32) : d;
     KERN_UNROLL
     for (int r = 0; r < R; r++) {
         __m512 s = _mm512_set1_ps(meta[r]->scale);
         __m512i sum = _mm512_add_epi32(_mm512_slli_epi32(s1[r], 4), s2[r]);
         acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_mul_ps(d, s), acc[r]);
-        if (t == KERN_Q4_1) acc[r] = _mm512_fmadd_ps(_mm512_set1_ps(meta[r]->sum_f), _mm512_mul_ps(m, s), acc[r]);
+        if (kern_block_minimum(t)) acc[r] = _mm512_fmadd_ps(_mm512_set1_ps(meta[r]->sum_f), _mm512_mul_ps(m, s), acc[r]);
     }
 }
 

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const kern_dtype types[] = { KERN_F32, KERN_F16, KERN_BF16, KERN_Q8_0, KERN_Q4_0, KERN_Q4_1, KERN_W8, KERN_W4 };
+static const kern_dtype types[] = { KERN_F32, KERN_F16, KERN_BF16, KERN_Q8_0, KERN_Q8_M, KERN_Q4_0, KERN_Q4_1, KERN_W8, KERN_W4 };
 #define N_TYPES (sizeof types / sizeof *types)
 
 static uint32_t pick(uint64_t *seed, uint32_t n) { return (uint32_t)(test_rand(seed) % n); }
@@ -27,8 +27,16 @@ static void half_random(uint8_t *p, int style, uint64_t *seed)
 }
 
 /* What lies between two scales of a plain row: a group has 4 blocks, the last of a row may have fewer. */
-static uint32_t quant_bytes(kern_dtype t) { return t == KERN_Q8_0 || t == KERN_W8 ? 32 : 16; }
-static uint32_t head_bytes(kern_dtype t) { return t == KERN_Q4_1 ? 4 : 2; }
+static uint32_t quant_bytes(kern_dtype t) { return t == KERN_Q8_0 || t == KERN_W8 || t == KERN_Q8_M ? 32 : 16; }
+static bool has_minimum(kern_dtype t) { return t == KERN_Q4_1 || t == KERN_Q8_M; }
+static uint32_t head_bytes(kern_dtype t) { return has_minimum(t) ? 4 : 2; }
+/* The byte of quants that are all as large, or as small, as they can be. */
+static int extreme(kern_dtype t, bool large)
+{
+    bool with_sign = quant_bytes(t) == 32 && t != KERN_Q8_M;
+
+    return large ? (with_sign ? 0x7f : 0xff) : with_sign ? 0x80 : 0;
+}
 static uint32_t group_blocks(kern_dtype t) { return t == KERN_W8 || t == KERN_W4 ? 4 : 1; }
 
 static void pack_all(const weights *w)
@@ -68,10 +76,10 @@ static weights weights_random(kern_dtype t, uint32_t rows, uint32_t cols, int st
             if (b % group_blocks(t) == 0) {
                 uint8_t *p = w.plain + r * w.row_bytes + b / group_blocks(t) * (size_t)f->block_bytes;
                 half_random(p, style, seed);
-                if (t == KERN_Q4_1) half_random(p + 2, style, seed);
+                if (has_minimum(t)) half_random(p + 2, style, seed);
             }
             if (style == EXTREME && !pick(seed, 4))              /* full range: where 16-bit sums would saturate */
-                set_block(&w, r, b, quant_bytes(t) == 32 ? (pick(seed, 2) ? 0x80 : 0x7f) : (pick(seed, 2) ? 0xff : 0));
+                set_block(&w, r, b, extreme(t, pick(seed, 2)));
         }
     for (size_t i = 0; f->block == 1 && i < n; i += f->block_bytes) {
         float x = 0.05f * test_rand_normal(seed);
@@ -382,13 +390,47 @@ static void full_range_values_do_not_saturate(void **state)
             if (kern_dtype_get(types[k])->block > 1) {
                 for (uint32_t r = 0; r < 48; r++)
                     for (uint32_t b = 0; b < 3; b++)
-                        set_block(&w, r, b, quant_bytes(w.t) == 32 ? (sign & 1 ? 0x80 : 0x7f) : (sign & 1 ? 0x00 : 0xff));
+                        set_block(&w, r, b, extreme(w.t, !(sign & 1)));
                 pack_all(&w);
             }
             float x[96 * 9];
             for (int i = 0; i < 96 * 9; i++) x[i] = sign & 2 ? -5 : 5;
             for (int i = 0; i < 96 * 9; i += 3) x[i] = (sign & 2 ? -5 : 5) * 0.9999f;
             compare_paths(&w, 1, x, 9, 48);
+            weights_drop(&w);
+        }
+}
+
+/* Bytes of 255 by the largest activations: 32 * 255 * 2032 in a block, and a float holds it to the last unit. */
+static void unsigned_bytes_reach_their_largest_sum(void **state)
+{
+    static const int value[] = { 255, 254, 128, 127, 1, 0 };
+    uint64_t seed = 23;
+
+    (void)state;
+    for (kern_path p = KERN_PATH_SCALAR; p < KERN_N_PATHS; p++)
+        for (int sign = -1; sign <= 1 && kern_cpu_has(p); sign += 2) {
+            weights w = weights_random(KERN_Q8_M, 16, 32, PLAIN, &seed);
+            bench f = bench_open(p, 1);
+            float x[5 * 32];
+            uint32_t flags[5] = { 0 };
+            size_t count;
+
+            for (uint32_t r = 0; r < 16; r++) {
+                const uint16_t head[2] = { 0x3c00, r % 2 ? 0xc400 : 0 };               /* scale 1, minimum 0 or -4 */
+                memcpy(w.plain + r * w.row_bytes, head, sizeof head);
+                set_block(&w, r, 0, value[r % 6]);
+            }
+            pack_all(&w);
+            for (int i = 0; i < 5 * 32; i++) x[i] = (float)sign * 2032;                   /* scale 1: quants of +-127, 0 */
+            void *act = quantise(&f, KERN_ACT_Q12, x, 5, 32, flags);
+            float *out = multiply(&f, &w, 1, act, 5, 16, &count);
+            for (uint32_t i = 0; i < 5 * 16; i++) {
+                uint32_t r = i % 16;
+                assert_true(out[i] == (float)(sign * 32 * 2032 * (value[r % 6] - (r % 2 ? 4 : 0))));
+            }
+            free(out), free(act);
+            bench_close(&f);
             weights_drop(&w);
         }
 }
@@ -524,6 +566,7 @@ int main(void)
         cmocka_unit_test(one_row_of_the_model_s_shapes),
         cmocka_unit_test(three_weights_at_once),
         cmocka_unit_test(full_range_values_do_not_saturate),
+        cmocka_unit_test(unsigned_bytes_reach_their_largest_sum),
         cmocka_unit_test(the_twin_is_close_to_double),
         cmocka_unit_test(matmul_refuses_what_does_not_fit),
         cmocka_unit_test(embed_reads_rows_of_the_slice),

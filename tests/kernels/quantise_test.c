@@ -8,10 +8,12 @@
 #include <string.h>
 
 enum { MOST = 416 };
-static const kern_dtype TYPE[] = { KERN_Q8_0, KERN_Q4_0, KERN_Q4_1, KERN_W8, KERN_W4 };
+static const kern_dtype TYPE[] = { KERN_Q8_0, KERN_Q4_0, KERN_Q4_1, KERN_W8, KERN_W4, KERN_Q8_M };
 #define N_TYPES (sizeof TYPE / sizeof *TYPE)
 
-static bool nibbles(kern_dtype t) { return t != KERN_Q8_0 && t != KERN_W8; }
+static bool nibbles(kern_dtype t) { return t == KERN_Q4_0 || t == KERN_Q4_1 || t == KERN_W4; }
+static bool minimum(kern_dtype t) { return t == KERN_Q4_1 || t == KERN_Q8_M; }
+static int highest(kern_dtype t) { return t == KERN_Q8_M ? 255 : t == KERN_Q4_1 ? 15 : nibbles(t) ? 7 : 127; }
 static size_t group(kern_dtype t) { return t == KERN_W8 || t == KERN_W4 ? 128 : 32; }
 
 static float uniform(uint64_t *seed) { return (float)((double)(test_rand(seed) >> 11) * 0x1p-52 - 1); }
@@ -44,11 +46,11 @@ static void what_a_type_holds_comes_back(void **state)
                 uint64_t r = test_rand(&seed) >> 8;
                 if (i % group(t) == 0) {
                     d = kern_f16_to_f32((uint16_t)(0x1000 + r % 0x2000));      /* 0.0005 to 0.125 */
-                    m = t == KERN_Q4_1 ? -8 * d : 0;
+                    m = minimum(t) ? -8 * d : 0;
                 }
-                int q = t == KERN_Q4_1 ? (int)(r % 16) : nibbles(t) ? (int)(r % 16) - 8 : (int)(r % 255) - 127;
-                if (i % group(t) == 1) q = t == KERN_Q4_1 ? 0 : nibbles(t) ? -8 : 127;
-                if (i % group(t) == 2 && t == KERN_Q4_1) q = 15;
+                int q = minimum(t) ? (int)(r % (uint64_t)(highest(t) + 1)) : nibbles(t) ? (int)(r % 16) - 8 : (int)(r % 255) - 127;
+                if (i % group(t) == 1) q = minimum(t) ? 0 : nibbles(t) ? -8 : 127;
+                if (i % group(t) == 2 && minimum(t)) q = highest(t);
                 x[i] = d * (float)q + m;
             }
             assert_true(back(t, x, n, got));
@@ -65,14 +67,14 @@ static void rounding_is_half_a_step(void **state)
     for (size_t k = 0; k < N_TYPES; k++)
         for (int round = 0; round < 300; round++) {
             kern_dtype t = TYPE[k];
-            float x[MOST], got[MOST], scale = ldexpf(1, round % 20 - 10), shift = t == KERN_Q4_1 ? uniform(&seed) * scale : 0;
+            float x[MOST], got[MOST], scale = ldexpf(1, round % 20 - 10), shift = minimum(t) ? uniform(&seed) * scale : 0;
             for (size_t i = 0; i < MOST; i++) x[i] = (uniform(&seed) + uniform(&seed)) * scale + shift;
             assert_true(back(t, x, MOST, got));
             for (size_t g = 0; g < MOST; g += group(t)) {
                 size_t n = MOST - g < group(t) ? MOST - g : group(t);
                 float top = 0, low = x[g], high = x[g], step;
                 for (size_t i = g; i < g + n; i++) top = fmaxf(top, fabsf(x[i])), low = fminf(low, x[i]), high = fmaxf(high, x[i]);
-                step = t == KERN_Q4_1 ? (high - low) / 15 : top / (nibbles(t) ? 7 : 127);
+                step = (minimum(t) ? high - low : top) / (float)highest(t);
                 /* the scale that uses -8 clamps what is near +8: a whole step there */
                 float bound = step * (nibbles(t) && t != KERN_Q4_1 ? 1.0f : 0.5f) + 0x1p-10f * (top + fabsf(low));
                 for (size_t i = g; i < g + n; i++)
@@ -146,7 +148,7 @@ static void what_cannot_be_held_is_refused(void **state)
 {
     static const struct { kern_dtype t; float most; } LIMIT[] = {
         { KERN_F16, 65519 }, { KERN_Q4_1, 65504 }, { KERN_Q4_0, 7.0f * 65504 }, { KERN_W4, 7.0f * 65504 }, { KERN_Q8_0, 127.0f * 65504 },
-        { KERN_W8, 127.0f * 65504 },
+        { KERN_W8, 127.0f * 65504 }, { KERN_Q8_M, 65504 },
     };
     static const kern_dtype other[] = { KERN_F32, KERN_BF16, KERN_Q6_K, KERN_FP8, KERN_W4Z, KERN_N_DTYPES };
     float x[MOST] = { 0 };
@@ -166,6 +168,27 @@ static void what_cannot_be_held_is_refused(void **state)
         if (LIMIT[k].t != KERN_F16) assert_false(kern_row_quantise(LIMIT[k].t, x, 33, out));
     }
     for (size_t k = 0; k < sizeof other / sizeof *other; k++) assert_false(kern_row_quantise(other[k], x, 32, out));
+}
+
+/* No value of Q8_M is off by more than half its scale, also where scales are subnormal, or a minimum's fp16 is coarse beside the range:
+ * the minimum is rounded down. */
+static void a_minimum_is_below_all_values(void **state)
+{
+    uint64_t seed = 6;
+
+    (void)state;
+    for (int round = 0; round < 4000; round++) {
+        float x[32], got[32], base = ldexpf(uniform(&seed), round % 45 - 28), range = ldexpf(1, round / 45 % 40 - 30);
+        uint8_t out[36];
+        for (int i = 0; i < 32; i++) x[i] = base + uniform(&seed) * range;
+        assert_true(kern_row_quantise(KERN_Q8_M, x, 32, out));
+        kern_row_to_f32(KERN_Q8_M, out, 32, got);
+        float d = kern_f16_to_f32((uint16_t)(out[0] | out[1] << 8)), m = kern_f16_to_f32((uint16_t)(out[2] | out[3] << 8));
+        for (int i = 0; i < 32; i++) {
+            assert_true(m <= x[i]);
+            assert_true(fabsf(got[i] - x[i]) <= d * 0.5001f + fabsf(x[i]) * 0x1p-22f);
+        }
+    }
 }
 
 /* Levels fall on quants where they can, and never is it worse than without knowing them. */
@@ -231,6 +254,7 @@ int main(void)
         cmocka_unit_test(constant_and_tiny_rows),
         cmocka_unit_test(halves_are_the_nearest),
         cmocka_unit_test(what_cannot_be_held_is_refused),
+        cmocka_unit_test(a_minimum_is_below_all_values),
         cmocka_unit_test(levels_are_kept),
         cmocka_unit_test(odd_levels_do_no_harm),
     };
