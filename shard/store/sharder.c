@@ -18,6 +18,7 @@
 
 #define ZERO_SIZES 32u
 #define HASH_CHUNK  (4u << 20)
+#define HUGE_PAGE   (2u << 20)           /* of the cache: one fault maps it, where 512 small ones would take 32 */
 #define DIGEST_TEXT 65536u              /* room for the manifest beside the shards, generously */
 
 typedef struct rank_out {
@@ -25,6 +26,7 @@ typedef struct rank_out {
     char         path[4096];
     shard_entry *entry; size_t n_entries;    /* owned */
     uint64_t     data_at, data_bytes;
+    uint64_t     paged;                      /* up to here its pages are in the cache */
 } rank_out;
 
 typedef struct run {
@@ -77,13 +79,28 @@ static px_code write_at(const rank_out *to, const void *data, size_t n, uint64_t
     return rc;
 }
 
+/* Pages of the cache get their size from the write that first touches them, and a tensor's parts are small: zeros, a huge page at a
+ * time, come before what lies there.  Whoever maps the file then has a thousandth of the faults. */
+static px_code make_pages(rank_out *to, uint64_t end, px_err *e)
+{
+    static const uint8_t zeros[HUGE_PAGE];
+    uint64_t bytes = to->data_at + to->data_bytes;
+    px_code rc = PX_OK;
+
+    for (; !rc && to->paged < end; to->paged += HUGE_PAGE) {
+        uint64_t left = bytes - to->paged;
+        rc = write_at(to, zeros, left < HUGE_PAGE ? (size_t)left : HUGE_PAGE, to->paged, e);
+    }
+    return rc;
+}
+
 static px_code sink(void *ctx, const void *data, size_t n, px_err *e)
 {
     run *s = ctx;
     px_code rc = check_cancel(s, e);
 
     if (rc) return rc;
-    if ((rc = write_at(s->to, data, n, s->at, e))) return rc;
+    if ((rc = make_pages(s->to, s->at + n, e)) || (rc = write_at(s->to, data, n, s->at, e))) return rc;
     shard_hash_update(&s->hash, data, n);
     s->at += n;
     s->done += n;
