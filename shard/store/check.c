@@ -1,4 +1,5 @@
 /* The one checker of verify and cold start: digests through the mapping that will be served. */
+#include "shard/store/mapping.h"
 #include "shard/store/shardfile.h"
 
 #include "proto/base/guard.h"
@@ -79,13 +80,13 @@ uint64_t shard_file_check_bytes(const shard_file *f, const shard_check_args *arg
 
 static px_code cancelled(px_err *e) { return px_fail(e, PX_ECANCELLED, "", "the check was cancelled"); }
 
-/* ---- a file, by some threads: each takes the next tensor ---- */
+/* ---- tensors of some files, by some threads: each takes the largest that is left, so that all end at about one time ---- */
 
-typedef struct verdict { bool wanted, bad; shard_digest found; } verdict;
+typedef struct item { const shard_file *f; const shard_entry *x; bool bad; shard_digest found; } item;
 typedef struct work {
-    const shard_file *f;
     const shard_check_args *args;           /* may be NULL */
-    verdict       *v;                       /* (n) */
+    item          *item;                    /* (n), file after file */
+    uint32_t      *order;                   /* (n), by size */
     size_t         n;
     atomic_size_t  next;
     atomic_bool    stop;
@@ -111,13 +112,11 @@ static void advance(work *w, size_t bytes)
 static void *worker(void *ctx)
 {
     work *w = ctx;
-    size_t n;
-    const shard_entry *x = shard_file_entries(w->f, &n);
     px_err e = { .rank = -1 };
     shard_hash h;
 
     const bool was = px_guard_exempt(true); /* beside the steps, where the check runs while serving */
-    if (shard_hash_init(&h, shard_file_manifest(w->f)->digest_kind, &e)) {
+    if (shard_hash_init(&h, shard_file_manifest(w->item->f)->digest_kind, &e)) {
         pthread_mutex_lock(&w->lock);
         if (!w->failed.code) w->failed = e;
         pthread_mutex_unlock(&w->lock);
@@ -126,18 +125,18 @@ static void *worker(void *ctx)
         return NULL;
     }
     for (size_t i; (i = atomic_fetch_add(&w->next, 1)) < w->n && !stopped(w);) {
-        const uint8_t *data = shard_file_data(w->f) + x[i].offset;
-        if (!w->v[i].wanted) continue;
+        item *t = &w->item[w->order[i]];
+        const uint8_t *data = shard_file_data(t->f) + t->x->offset;
         shard_hash_reset(&h);
-        for (uint64_t at = 0; at < x[i].bytes && !stopped(w);) {
-            size_t part = x[i].bytes - at < CHUNK ? (size_t)(x[i].bytes - at) : CHUNK;
+        for (uint64_t at = 0; at < t->x->bytes && !stopped(w);) {
+            size_t part = t->x->bytes - at < CHUNK ? (size_t)(t->x->bytes - at) : CHUNK;
             shard_hash_update(&h, data + at, part);
             at += part;
             advance(w, part);
         }
         if (atomic_load(&w->stop)) break;
-        shard_hash_final(&h, &w->v[i].found);
-        w->v[i].bad = !shard_digest_equal(&w->v[i].found, &x[i].digest);
+        shard_hash_final(&h, &t->found);
+        t->bad = !shard_digest_equal(&t->found, &t->x->digest);
     }
     shard_hash_deinit(&h);
     px_guard_exempt(was);                   /* one of these threads is the caller's */
@@ -156,36 +155,73 @@ static void run_all(void *(*fn)(void *), void *ctx, uint32_t threads)
     for (uint32_t i = 0; i < n; i++) pthread_join(t[i], NULL);
 }
 
-px_code shard_file_check(const shard_file *f, const shard_check_args *args, px_err *errs, size_t cap, size_t *n_errs)
+static int larger_first(const void *ctx, uint32_t x, uint32_t y)
 {
-    pick p = pick_of(f, args);
-    work w = { .f = f, .args = args, .total = shard_file_check_bytes(f, args) };
-    px_alloc *a = shard_file_alloc(f);
-    const shard_entry *x = shard_file_entries(f, &w.n);
-    size_t bad = 0;
+    const item *t = ctx;
+    return t[x].x->bytes > t[y].x->bytes ? -1 : t[x].x->bytes < t[y].x->bytes;
+}
+
+/* The picked tensors of the files, one after the other; n is their number. */
+static void list(work *w, const shard_file *const *file, uint32_t n_files)
+{
+    w->n = 0;
+    for (uint32_t k = 0; k < n_files; k++) {
+        pick p = pick_of(file[k], w->args);
+        size_t n;
+        const shard_entry *x = shard_file_entries(file[k], &n);
+
+        for (size_t i = 0; i < n; i++) {
+            if (!pick_next(&p)) continue;
+            w->item[w->n] = (item){ .f = file[k], .x = &x[i] };
+            w->order[w->n] = (uint32_t)w->n;
+            w->n++;
+        }
+    }
+    shard_order_sort(w->order, w->n, larger_first, w->item);
+}
+
+static void report(const item *t, px_err *e)
+{
+    char name[64];
+
+    shard_digest_mismatch(e, PX_ECORRUPT, shard_tensor_name(t->x->role, t->x->layer, name, sizeof name), &t->found, &t->x->digest);
+    px_err_set_file(e, shard_file_path(t->f));
+    e->rank = (int)shard_file_rank(t->f);
+}
+
+/* The first n_files of `file`, of one set. */
+static px_code check_files(px_alloc *a, const shard_file *const *file, uint32_t n_files, const shard_check_args *args, px_err *errs,
+                           size_t cap, size_t *n_errs)
+{
+    work w = { .args = args };
+    size_t most = 0, bad = 0;
     px_err spare = { .rank = -1 };
     px_code first = PX_OK;
 
 #define SLOT (bad < cap ? &errs[bad] : &spare)
     *n_errs = 0;
     px_err_clear(SLOT);
-    if (!(w.v = px_new(a, verdict, w.n))) {
-        *n_errs = cap ? 1 : 0;
-        return px_fail(SLOT, PX_ENOMEM, "", "no memory to check %zu tensors", w.n);
+    for (uint32_t k = 0; k < n_files; k++) {
+        w.total += shard_file_check_bytes(file[k], args);
+        most += pick_of(file[k], args).want;
     }
-    for (size_t i = 0; i < w.n; i++) w.v[i].wanted = pick_next(&p);
+    if (!most) return PX_OK;
+    w.item = px_new(a, item, most);
+    w.order = px_new(a, uint32_t, most);
+    if (!w.item || !w.order) {
+        *n_errs = cap ? 1 : 0;
+        first = px_fail(SLOT, PX_ENOMEM, "", "no memory to check %zu tensors", most);
+        goto done;
+    }
+    list(&w, file, n_files);
     pthread_mutex_init(&w.lock, NULL);
     run_all(worker, &w, args && args->threads ? args->threads : 1);
     pthread_mutex_destroy(&w.lock);
     for (size_t i = 0; i < w.n; i++) {
-        char name[64];
-        if (!w.v[i].bad) continue;
+        if (!w.item[i].bad) continue;
         px_err *e = SLOT;
         px_err_clear(e);
-        shard_digest_mismatch(e, PX_ECORRUPT, shard_tensor_name(x[i].role, x[i].layer, name, sizeof name), &w.v[i].found,
-                              &x[i].digest);
-        px_err_set_file(e, shard_file_path(f));
-        e->rank = (int)shard_file_rank(f);
+        report(&w.item[i], e);
         if (!first) first = e->code;
         bad++;
     }
@@ -196,10 +232,17 @@ px_code shard_file_check(const shard_file *f, const shard_check_args *args, px_e
         first = w.failed.code ? w.failed.code : cancelled(e);
         bad++;
     }
-#undef SLOT
-    px_del(a, w.v, w.n);
     *n_errs = bad < cap ? bad : cap;
+done:
+#undef SLOT
+    if (w.item) px_del(a, w.item, most);
+    if (w.order) px_del(a, w.order, most);
     return first;
+}
+
+px_code shard_file_check(const shard_file *f, const shard_check_args *args, px_err *errs, size_t cap, size_t *n_errs)
+{
+    return check_files(shard_file_alloc(f), &f, 1, args, errs, cap, n_errs);
 }
 
 /* ---- how fast ---- */
@@ -251,28 +294,19 @@ static void measure(shard_file *const *file, uint32_t n, const shard_check_args 
 
 /* ---- the set ---- */
 
-typedef struct whole { const shard_check_args *args; uint64_t before, total; } whole;
-
-static void whole_progress(void *ctx, uint64_t done, uint64_t total)
-{
-    const whole *w = ctx;
-    (void)total;
-    w->args->progress(w->args->ctx, w->before + done, w->total);
-}
-
 px_code shard_set_check(px_alloc *a, const char *dir, uint32_t ranks, const shard_check_args *args, px_err *errs, size_t cap,
                         size_t *n_errs)
 {
     static const shard_check_args DEFAULT = { .depth = SHARD_CHECK_AUTO };
     shard_file *file[SHARD_MAX_RANKS] = { NULL };
-    shard_check_args each = args ? *args : DEFAULT;
-    whole w = { .args = &each };
-    shard_check_args inner;
+    uint32_t n_files = 0;
+    uint64_t bytes = 0;
     shard_manifest m;
     px_err spare = { .rank = -1 };
     px_code rc, first = PX_OK;
     size_t n = 0, more;
 
+    if (!args) args = &DEFAULT;
 /* the next free slot, and what a callee may fill of the rest */
 #define SLOT  (n < cap ? &errs[n] : &spare)
 #define REST  (n < cap ? cap - n : 0)
@@ -293,44 +327,31 @@ px_code shard_set_check(px_alloc *a, const char *dir, uint32_t ranks, const shar
     }
     for (uint32_t i = 0; i < m.n_assets; i++) {
         char *data;
-        size_t bytes;
+        size_t had;
         px_err_clear(SLOT);
-        if ((rc = shard_manifest_asset(&m, a, dir, m.asset[i].name, &data, &bytes, SLOT))) {
+        if ((rc = shard_manifest_asset(&m, a, dir, m.asset[i].name, &data, &had, SLOT))) {
             if (!first) first = rc;
             n++;
             continue;
         }
-        px_del(a, data, bytes + 1);
+        px_del(a, data, had + 1);
     }
     for (uint32_t r = 0; r < m.world; r++) {
-        if ((rc = shard_file_open(&file[r], a, dir, &m, r, REST ? &errs[n] : &spare, REST ? REST : 1, &more))) {
+        if ((rc = shard_file_open(&file[n_files], a, dir, &m, r, REST ? &errs[n] : &spare, REST ? REST : 1, &more))) {
             if (!first) first = rc;
             n += more;
         } else {
-            w.total += shard_file_check_bytes(file[r], &each);
+            bytes += shard_file_check_bytes(file[n_files++], args);
         }
-    }
-    inner = each;
-    if (each.progress) {
-        inner.progress = whole_progress;
-        inner.ctx = &w;
     }
     px_time_us began = px_now_us();
-    for (uint32_t r = 0; r < m.world; r++) {
-        if (!file[r]) continue;
-        rc = shard_file_check(file[r], &inner, REST ? &errs[n] : &spare, REST ? REST : 1, &more);
-        if (rc && !first) first = rc;
-        n += more;
-        w.before += shard_file_check_bytes(file[r], &each);
-        if (rc == PX_ECANCELLED) {
-            first = rc;
-            break;
-        }
-    }
+    rc = check_files(a, (const shard_file *const *)file, n_files, args, REST ? &errs[n] : &spare, REST ? REST : 1, &more);
+    if (rc && (!first || rc == PX_ECANCELLED)) first = rc;
+    n += more;
 #undef SLOT
 #undef REST
-    if (!first && each.speed) measure(file, m.world, &each, w.total, px_now_us() - began + 1);
-    for (uint32_t r = 0; r < m.world; r++) shard_file_close(file[r]);
+    if (!first && args->speed) measure(file, n_files, args, bytes, px_now_us() - began + 1);
+    for (uint32_t k = 0; k < n_files; k++) shard_file_close(file[k]);
     shard_manifest_deinit(&m);
     *n_errs = n < cap ? n : cap;
     return first;
