@@ -6,7 +6,7 @@
 #include <string.h>
 
 /* The levels of IQ4, and the 512 rows of eight levels of IQ2_XS: two bits each (0, 1, 2: 8, 25, 43), the first the lowest. */
-static const int8_t iq4_level[16] = { -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113 };
+const int8_t kern_iq4_level[16] = { -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113 };
 static const uint8_t iq2_level[4] = { 8, 25, 43, 0 };
 static const uint16_t iq2_row[512] = {
     0x0000, 0x0002, 0x0005, 0x0008, 0x000a, 0x0011, 0x0014, 0x0016, 0x0019, 0x0020, 0x0022, 0x0025, 0x0028, 0x0041, 0x0044, 0x0046,
@@ -98,8 +98,7 @@ static void q3_k(const uint8_t *p, float *y)
     }
 }
 
-/* Eight scales and minima of six bits in 12 bytes. */
-static void scale_and_min(const uint8_t *s, int g, int *scale, int *min)
+void kern_k_scale_and_min(const uint8_t *s, int g, int *scale, int *min)
 {
     if (g < 4) {
         *scale = s[g] & 63;
@@ -119,7 +118,7 @@ static void q4_or_q5_k(const uint8_t *p, const uint8_t *high, const uint8_t *q, 
         const uint8_t *at = q + g / 2 * 32;
         int scale, min;
         float each, m;
-        scale_and_min(p + 4, g, &scale, &min);
+        kern_k_scale_and_min(p + 4, g, &scale, &min);
         each = d * (float)scale;
         m = dmin * (float)min;
         for (int i = 0; i < 32; i++) y[i] = each * (float)((at[i] >> g % 2 * 4 & 15) + (high ? (high[i] >> g & 1) << 4 : 0)) - m;
@@ -150,17 +149,17 @@ static void iq4_nl(const uint8_t *p, float *y)
     float d = half(p);
 
     for (int i = 0; i < 16; i++) {
-        y[i] = d * (float)iq4_level[p[2 + i] & 15];
-        y[16 + i] = d * (float)iq4_level[p[2 + i] >> 4];
+        y[i] = d * (float)kern_iq4_level[p[2 + i] & 15];
+        y[16 + i] = d * (float)kern_iq4_level[p[2 + i] >> 4];
     }
 }
 
 /* d, two high bits and then four low bits of eight scales, nibbles as IQ4_NL has them. */
-static int iq4_xs_scale(const uint8_t *p, int g)
+int kern_iq4_xs_scale(const uint8_t *p, int g)
 {
     uint32_t high = p[2] | (uint32_t)p[3] << 8;
 
-    return (p[4 + g / 2] >> g % 2 * 4 & 15) | (int)(high >> 2 * g & 3) << 4;
+    return ((p[4 + g / 2] >> g % 2 * 4 & 15) | (int)(high >> 2 * g & 3) << 4) - 32;
 }
 
 static void iq4_xs(const uint8_t *p, float *y)
@@ -169,10 +168,10 @@ static void iq4_xs(const uint8_t *p, float *y)
 
     for (int g = 0; g < 8; g++, y += 32) {
         const uint8_t *at = p + 8 + 16 * g;
-        float each = d * (float)(iq4_xs_scale(p, g) - 32);
+        float each = d * (float)kern_iq4_xs_scale(p, g);
         for (int i = 0; i < 16; i++) {
-            y[i] = each * (float)iq4_level[at[i] & 15];
-            y[16 + i] = each * (float)iq4_level[at[i] >> 4];
+            y[i] = each * (float)kern_iq4_level[at[i] & 15];
+            y[16 + i] = each * (float)kern_iq4_level[at[i] >> 4];
         }
     }
 }
@@ -207,10 +206,10 @@ float kern_row_step(kern_dtype t, const void *row, size_t col)
         return fabsf(half(p));
     case KERN_Q4_K:
     case KERN_Q5_K:
-        scale_and_min(p + 4, g, &scale, &min);
+        kern_k_scale_and_min(p + 4, g, &scale, &min);
         return fabsf(half(p) * (float)scale);
     case KERN_IQ4_XS:
-        return fabsf(half(p) * (float)(iq4_xs_scale(p, g) - 32));
+        return fabsf(half(p) * (float)kern_iq4_xs_scale(p, g));
     default:
         return 0;
     }

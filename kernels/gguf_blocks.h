@@ -8,4 +8,10 @@
 /* n elements, a multiple of the block, as fp32; another type: zeros. */
 void kern_gguf_to_f32(kern_dtype t, const void *src, size_t n, float *dst);
 
+/* Parts of blocks.  Q4_K, Q5_K: scale and minimum, six bits each, of the group g (0..7) of 32, from their 12 bytes. */
+void kern_k_scale_and_min(const uint8_t *s, int g, int *scale, int *min);
+/* IQ4_XS: the scale of group g, -32..31, from a block.  IQ4_NL, IQ4_XS: what a nibble stands for. */
+int  kern_iq4_xs_scale(const uint8_t *block, int g);
+extern const int8_t kern_iq4_level[16];
+
 #endif

@@ -1,0 +1,163 @@
+/* reblock.c - blocks of GGUF that are only read, as Q4_1, Q8_0 and Q8_M (reblock.h).  Quants move as they are, eight to a word; nothing
+ * is searched for, and no value is computed. */
+#include "kernels/reblock.h"
+#include "kernels/gguf_blocks.h"
+
+#include <math.h>
+#include <string.h>
+
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "byte i of a word is column i");
+
+#define EACH 0x0101010101010101ull                /* one in each byte */
+
+/* 32 columns: q * d + m, q in the order of the columns. */
+typedef struct group { uint64_t q[4]; float d, m; } group;
+
+static float half(const uint8_t *p) { return kern_f16_to_f32((uint16_t)(p[0] | p[1] << 8)); }
+static uint64_t word(const uint8_t *p) { uint64_t w; memcpy(&w, p, sizeof w); return w; }
+
+/* Nibbles of 16 bytes: columns i low, 16 + i high. */
+static void nibbles(const uint8_t *p, uint64_t q[4])
+{
+    for (int i = 0; i < 2; i++) {
+        q[i] = word(p + 8 * i) & 15 * EACH;
+        q[2 + i] = word(p + 8 * i) >> 4 & 15 * EACH;
+    }
+}
+
+/* Eight bits as the fifth bits of eight bytes: byte i keeps bit i, which a sum carries to the top of its byte and no further. */
+static uint64_t fifth(uint8_t bits)
+{
+    uint64_t one = bits * EACH & 0x8040201008040201ull;
+
+    return ((one + 0x7f * EACH) & (0x80 * EACH)) >> 3;
+}
+
+/* ---- a group of each type ---- */
+
+static void q5_0(const uint8_t *p, int g, group *b)
+{
+    (void)g;
+    *b = (group){ .d = half(p) };
+    nibbles(p + 6, b->q);
+    for (int i = 0; i < 4; i++)                    /* minus 16, each byte by itself: none borrows from the next */
+        b->q[i] = ((b->q[i] | fifth(p[2 + i]) | 0x80 * EACH) - 16 * EACH) ^ 0x80 * EACH;
+}
+
+static void q5_1(const uint8_t *p, int g, group *b)
+{
+    (void)g;
+    *b = (group){ .d = half(p), .m = half(p + 2) };
+    nibbles(p + 8, b->q);
+    for (int i = 0; i < 4; i++) b->q[i] |= fifth(p[4 + i]);
+}
+
+/* A group's nibbles are the low or the high ones of 32 bytes, shared with the next or the last group. */
+static void q4_or_q5_k(const uint8_t *p, const uint8_t *high, const uint8_t *q, int g, group *b)
+{
+    int scale, min;
+
+    kern_k_scale_and_min(p + 4, g, &scale, &min);
+    b->d = half(p) * (float)scale;
+    b->m = -(half(p + 2) * (float)min);
+    for (int i = 0; i < 4; i++) {
+        b->q[i] = word(q + g / 2 * 32 + 8 * i) >> g % 2 * 4 & 15 * EACH;
+        if (high) b->q[i] |= (word(high + 8 * i) >> g & EACH) << 4;
+    }
+}
+
+static void q4_k(const uint8_t *p, int g, group *b) { q4_or_q5_k(p, NULL, p + 16, g, b); }
+static void q5_k(const uint8_t *p, int g, group *b) { q4_or_q5_k(p, p + 16, p + 48, g, b); }
+
+static void levels(const uint8_t *p, uint64_t q[4])
+{
+    int8_t at[32];
+
+    for (int i = 0; i < 16; i++) {
+        at[i] = kern_iq4_level[p[i] & 15];
+        at[16 + i] = kern_iq4_level[p[i] >> 4];
+    }
+    memcpy(q, at, sizeof at);
+}
+
+static void iq4_nl(const uint8_t *p, int g, group *b)
+{
+    (void)g;
+    *b = (group){ .d = half(p) };
+    levels(p + 2, b->q);
+}
+
+static void iq4_xs(const uint8_t *p, int g, group *b)
+{
+    *b = (group){ .d = half(p) * (float)kern_iq4_xs_scale(p, g) };
+    levels(p + 8 + 16 * g, b->q);
+}
+
+static const struct { kern_dtype to; void (*group)(const uint8_t *, int, group *); } KIND[KERN_N_DTYPES] = {
+    [KERN_Q5_0] = { KERN_Q8_0, q5_0 }, [KERN_IQ4_NL] = { KERN_Q8_0, iq4_nl }, [KERN_IQ4_XS] = { KERN_Q8_0, iq4_xs },
+    [KERN_Q5_1] = { KERN_Q8_M, q5_1 }, [KERN_Q4_K] = { KERN_Q4_1, q4_k },     [KERN_Q5_K] = { KERN_Q8_M, q5_k },
+};
+
+kern_dtype kern_reblock_to(kern_dtype t) { return (unsigned)t < KERN_N_DTYPES && KIND[t].group ? KIND[t].to : KERN_N_DTYPES; }
+
+/* ---- into the stored type ---- */
+
+/* x as fp16, its bytes at p; *lost: what that took away, which is exact. */
+static bool put_half(float x, uint8_t *p, double *lost)
+{
+    uint16_t h = kern_f32_to_f16(x);
+
+    p[0] = (uint8_t)h;
+    p[1] = (uint8_t)(h >> 8);
+    *lost = (double)x - (double)kern_f16_to_f32(h);
+    return fabsf(x) < 65520.0f;                                 /* false for a NaN, too; from here on it would round to infinity */
+}
+
+/* The sum of squares of d * q + m. */
+static double squares(double d, double m, int sum, int sum_of_squares)
+{
+    return d * d * sum_of_squares + 2 * d * m * sum + 32 * m * m;
+}
+
+static void add_sums(const group *b, bool with_sign, double lost_d, double lost_m, double sums[2])
+{
+    uint8_t q[32];
+    int sum = 0, sum_of_squares = 0;
+
+    memcpy(q, b->q, sizeof q);
+    for (int i = 0; i < 32; i++) {
+        int v = with_sign ? (int8_t)q[i] : q[i];
+        sum += v;
+        sum_of_squares += v * v;
+    }
+    sums[1] += squares((double)b->d, (double)b->m, sum, sum_of_squares);
+    if (lost_d != 0 || lost_m != 0) sums[0] += squares(lost_d, lost_m, sum, sum_of_squares);
+}
+
+bool kern_row_reblock(kern_dtype from, const void *row, size_t col, size_t n, void *dst, double sums[2])
+{
+    const kern_dtype_info *f = kern_dtype_get(from);
+    const kern_dtype to = kern_reblock_to(from);
+    uint8_t *out = dst;
+
+    if (to == KERN_N_DTYPES) return false;
+    for (size_t end = col + n; col < end; col += 32) {
+        const uint8_t *block = (const uint8_t *)row + col / f->block * f->block_bytes;
+        double lost_d, lost_m = 0;
+        group b;
+
+        KIND[from].group(block, (int)(col % f->block / 32), &b);
+        if (!put_half(b.d, out, &lost_d)) return false;
+        out += 2;
+        if (to != KERN_Q8_0) {
+            if (!put_half(b.m, out, &lost_m)) return false;
+            out += 2;
+        }
+        add_sums(&b, to == KERN_Q8_0, lost_d, lost_m, sums);
+        if (to == KERN_Q4_1)
+            for (int i = 0; i < 2; i++) b.q[i] |= b.q[2 + i] << 4;
+        memcpy(out, b.q, to == KERN_Q4_1 ? 16 : 32);
+        out += to == KERN_Q4_1 ? 16 : 32;
+    }
+    return true;
+}

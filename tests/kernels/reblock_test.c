@@ -1,0 +1,179 @@
+/* reblock_test.c - blocks that are only read become blocks that are multiplied with: by how much values change, at every cut, and what
+ * is refused. */
+#include "tests/testlib.h"
+
+#include "kernels/reblock.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MOST = 1024 };
+
+/* rms: of what changes in random blocks, relative to the values; 0: nothing does.  nearer: than Q8_0, and so many times at least. */
+static const struct { kern_dtype from, to; double rms, nearer; } PAIR[] = {
+    { KERN_Q5_0, KERN_Q8_0, 0, 0 },      { KERN_IQ4_NL, KERN_Q8_0, 0, 0 },    { KERN_IQ4_XS, KERN_Q8_0, 2.5e-4, 0.99 },
+    { KERN_Q5_1, KERN_Q8_M, 0, 0 },      { KERN_Q4_K, KERN_Q4_1, 4e-4, 4.5 }, { KERN_Q5_K, KERN_Q8_M, 4e-4, 4.5 },
+};
+#define N_PAIRS (sizeof PAIR / sizeof *PAIR)
+
+static size_t row_bytes(kern_dtype t, size_t n) { return n / kern_dtype_get(t)->block * kern_dtype_get(t)->block_bytes; }
+
+static void put(uint8_t *p, float x)
+{
+    uint16_t h = kern_f32_to_f16(x);
+    p[0] = (uint8_t)h, p[1] = (uint8_t)(h >> 8);
+}
+
+/* Random quants and small scales, a scale and a minimum as models have them: the values lie on both sides of zero. */
+static uint8_t *random_row(kern_dtype t, size_t n, uint64_t *seed)
+{
+    const kern_dtype_info *f = kern_dtype_get(t);
+    size_t bytes = row_bytes(t, n);
+    uint8_t *row = malloc(bytes);
+
+    for (size_t i = 0; i < bytes; i++) row[i] = (uint8_t)test_rand(seed);
+    for (size_t i = 0; i < bytes; i += f->block_bytes) {
+        float d = 0.002f * (1 + (float)(test_rand(seed) % 1000) / 1000);
+        put(row + i, t == KERN_Q4_K || t == KERN_Q5_K ? d / 32 : d);
+        if (t == KERN_Q5_1) put(row + i + 2, -16 * d);
+        if (t == KERN_Q4_K) put(row + i + 2, d / 4);
+        if (t == KERN_Q5_K) put(row + i + 2, d / 2);
+    }
+    return row;
+}
+
+static void distance_is_small_and_told(void **state)
+{
+    uint64_t seed = 5;
+
+    (void)state;
+    for (size_t k = 0; k < N_PAIRS; k++) {
+        const kern_dtype from = PAIR[k].from, to = PAIR[k].to;
+        double error = 0, size = 0, other = 0, sums[2] = { 0 };
+
+        assert_int_equal(kern_reblock_to(from), to);
+        for (int round = 0; round < 200; round++) {
+            uint8_t *row = random_row(from, MOST, &seed), *out = malloc(row_bytes(to, MOST)), bytes[MOST / 32 * 34];
+            float was[MOST], is[MOST], eight[MOST], step[MOST / 32];
+
+            assert_true(kern_row_reblock(from, row, 0, MOST, out, sums));
+            kern_row_to_f32(from, row, MOST, was);
+            kern_row_to_f32(to, out, MOST, is);
+            for (size_t i = 0; i < MOST; i += 32) step[i / 32] = kern_row_step(from, row, i);
+            assert_true(kern_row_requantise(was, step, MOST, bytes));
+            kern_row_to_f32(KERN_Q8_0, bytes, MOST, eight);
+            for (size_t i = 0; i < MOST; i++) {
+                error += ((double)is[i] - (double)was[i]) * ((double)is[i] - (double)was[i]);
+                other += ((double)eight[i] - (double)was[i]) * ((double)eight[i] - (double)was[i]);
+                size += (double)was[i] * (double)was[i];
+            }
+            if (PAIR[k].rms == 0) assert_memory_equal(was, is, sizeof was);
+            free(row), free(out);
+        }
+        print_message("%s as %s: %.3g of its size, as Q8_0 %.3g\n", kern_dtype_get(from)->name, kern_dtype_get(to)->name,
+                      sqrt(error / size), sqrt(other / size));
+        assert_true(sqrt(error / size) <= PAIR[k].rms);
+        assert_true(sqrt(error) * PAIR[k].nearer <= sqrt(other));
+        assert_true(fabs(sums[1] - size) <= size * 1e-6 && fabs(sums[0] - error) <= error * 1e-3);      /* fp32 rounds values */
+    }
+}
+
+/* A cut at any multiple of 32, also through a block of 256, from memory that ends where the row ends. */
+static void a_cut_is_a_part_of_the_row(void **state)
+{
+    uint64_t seed = 6;
+
+    (void)state;
+    for (size_t k = 0; k < N_PAIRS; k++) {
+        const kern_dtype from = PAIR[k].from, to = PAIR[k].to;
+        uint8_t *row = random_row(from, MOST, &seed), *whole = malloc(row_bytes(to, MOST));
+        double sums[2] = { 0 };
+
+        assert_true(kern_row_reblock(from, row, 0, MOST, whole, sums));
+        for (size_t col = 0; col < MOST; col += 32)
+            for (size_t n = 0; n <= MOST - col; n += 96) {
+                uint8_t *part = malloc(row_bytes(to, n) + 1);
+                part[row_bytes(to, n)] = 0xa5;
+                assert_true(kern_row_reblock(from, row, col, n, part, sums));
+                assert_memory_equal(part, whole + row_bytes(to, col), row_bytes(to, n));
+                assert_int_equal(part[row_bytes(to, n)], 0xa5);
+                free(part);
+            }
+        free(row), free(whole);
+    }
+}
+
+/* All products of an fp16 and a scale: off by 2^-11 at most, and by nothing where fp16 become coarse. */
+static void scales_lose_half_a_unit(void **state)
+{
+    uint8_t block[144] = { 0 }, out[20];
+
+    (void)state;
+    for (uint32_t h = 0; h < 0x10000; h++)
+        for (int scale = 0; scale < 64; scale++) {
+            float d = kern_f16_to_f32((uint16_t)h), each = d * (float)scale;
+            double sums[2] = { 0 };
+            block[0] = (uint8_t)h, block[1] = (uint8_t)(h >> 8);
+            block[2] = 0, block[3] = 0;
+            block[4] = (uint8_t)scale;
+            bool fits = fabsf(each) < 65520.0f;            /* false for a NaN */
+            if (kern_row_reblock(KERN_Q4_K, block, 0, 32, out, sums) != fits) fail_msg("scale %04x times %d", h, scale);
+            if (!fits) continue;
+            float is = kern_f16_to_f32((uint16_t)(out[0] | out[1] << 8));
+            if (!(fabsf(is - each) <= (fabsf(each) < 0x1p-13f ? 0 : fabsf(each) * 0x1p-11f)))
+                fail_msg("scale %04x times %d is %a, not %a", h, scale, (double)is, (double)each);
+            /* the same as a minimum */
+            block[0] = block[1] = 0;
+            block[2] = (uint8_t)h, block[3] = (uint8_t)(h >> 8);
+            block[8] = (uint8_t)scale;
+            assert_true(kern_row_reblock(KERN_Q4_K, block, 0, 32, out, sums));
+            assert_true(kern_f16_to_f32((uint16_t)(out[2] | out[3] << 8)) == -is);
+            block[8] = 0;
+        }
+}
+
+static void what_is_refused(void **state)
+{
+    static const uint16_t bad[] = { 0x7c00, 0xfc00, 0x7e00, 0x7c01 };
+    uint64_t seed = 7;
+    double sums[2] = { 0 };
+
+    (void)state;
+    for (kern_dtype t = 0; t <= KERN_N_DTYPES; t++) {
+        bool known = false;
+        uint8_t row[256] = { 0 }, out[288];
+        for (size_t k = 0; k < N_PAIRS; k++) known |= PAIR[k].from == t;
+        if (known) continue;
+        assert_int_equal(kern_reblock_to(t), KERN_N_DTYPES);
+        assert_false(kern_row_reblock(t, row, 0, 32, out, sums));
+    }
+    for (size_t k = 0; k < N_PAIRS; k++) {
+        const kern_dtype from = PAIR[k].from;
+        const bool minimum = PAIR[k].to != KERN_Q8_0;
+        uint8_t *row = random_row(from, MOST, &seed), *out = malloc(row_bytes(PAIR[k].to, MOST));
+        size_t last = row_bytes(from, MOST) - kern_dtype_get(from)->block_bytes;
+        for (size_t i = 0; i < 4; i++)
+            for (size_t at = 0; at < (minimum ? 4u : 2u); at += 2) {
+                uint8_t was[2] = { row[last + at], row[last + at + 1] };
+                row[last + at] = (uint8_t)bad[i], row[last + at + 1] = (uint8_t)(bad[i] >> 8);
+                assert_false(kern_row_reblock(from, row, 0, MOST, out, sums));
+                assert_true(kern_row_reblock(from, row, 0, MOST - 256, out, sums));
+                row[last + at] = was[0], row[last + at + 1] = was[1];
+            }
+        assert_true(kern_row_reblock(from, row, 0, MOST, out, sums));
+        free(row), free(out);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(distance_is_small_and_told),
+        cmocka_unit_test(a_cut_is_a_part_of_the_row),
+        cmocka_unit_test(scales_lose_half_a_unit),
+        cmocka_unit_test(what_is_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
