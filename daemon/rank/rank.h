@@ -9,6 +9,7 @@
 #include "comm/device.h"
 #include "daemon/rank/convert.h"
 #include "proto/base/log.h"
+#include "proto/base/watch.h"
 #include "proto/wire/frame.h"
 #include "shard/plan/measure.h"
 #include "shard/run/executor.h"
@@ -45,8 +46,7 @@ typedef struct daemon_rank {
     uint64_t     taken_context, taken_nccl, taken_graphs;      /* of the device's memory by others than us: readings */
     pthread_t    digester; bool digesting; px_code digest_rc; _Atomic uint32_t digest_percent; _Atomic bool digested;
     px_err       digest_err[DAEMON_RANK_ERRORS]; size_t n_digest_err;
-    struct { pthread_t thread; pthread_mutex_t lock; pthread_cond_t changed; bool runs, stop;
-             uint64_t step; px_time_us began, deadline; } watch;      /* deadline 0: no step runs */
+    px_watch     watch;                    /* of the step that runs; closed: not beside this rank */
     bool         greeted;                  /* the hello is out: reports may follow */
     bool         counts_mallocs;           /* debug and sanitizer builds: mallochook.h */
     uint32_t     told_percent;             /* of the stage that runs */
