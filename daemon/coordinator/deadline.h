@@ -4,20 +4,12 @@
 #ifndef DAEMON_DEADLINE_H
 #define DAEMON_DEADLINE_H
 
-#include <pthread.h>
-#include <stdbool.h>
-
-#include "proto/base/io.h"
 #include "proto/base/log.h"
+#include "proto/base/watch.h"
 
 typedef struct daemon_deadline {
-    pthread_t       thread;
-    pthread_mutex_t lock;
-    pthread_cond_t  changed;
+    px_watch           watch;
     const px_log_sink *log;
-    const char     *step;                  /* NULL: nothing runs */
-    px_time_us      limit, at;
-    bool            open, quit;
 } daemon_deadline;
 
 /* A deadline that cannot be watched is an error of the start, not a start without one. */
