@@ -42,12 +42,18 @@ static void leave(comm_nccl *n)
     pthread_mutex_unlock(&n->lock);
 }
 
+static px_code alive(const comm_nccl *n, px_err *e)
+{
+    return n && atomic_load(&n->aborted) ? px_fail(e, PX_EPEER, "nccl", "the communicator was aborted") : PX_OK;
+}
+
 static px_code enter(comm_nccl *n, px_err *e)
 {
+    px_code rc;
+
     pthread_mutex_lock(&n->lock);
-    if (!atomic_load(&n->aborted)) return PX_OK;
-    leave(n);
-    return px_fail(e, PX_EPEER, "nccl", "the communicator was aborted");
+    if ((rc = alive(n, e))) leave(n);
+    return rc;
 }
 
 static void rest(unsigned turn)
@@ -185,21 +191,15 @@ static px_code nccl_reduce(comm *c, unsigned which, size_t bytes, const float *c
     return done(c, r, "ncclAllReduce", c->dev.timeout_us, e);
 }
 
-static px_code alive(comm *c, px_err *e)
-{
-    if (!c->nccl || !atomic_load(&c->nccl->aborted)) return PX_OK;
-    return px_fail(e, PX_EPEER, "nccl", "the communicator was aborted");
-}
-
 static px_code nccl_gather(comm *c, const void *mine, size_t bytes, void *all, px_err *e)
 {
-    px_code rc = alive(c, e);
+    px_code rc = alive(c->nccl, e);
     return rc ? rc : comm_device_gather(c, mine, bytes, all, e);
 }
 
 static px_code nccl_barrier(comm *c, px_err *e)
 {
-    px_code rc = alive(c, e);
+    px_code rc = alive(c->nccl, e);
     return rc ? rc : comm_device_barrier(c, e);
 }
 
@@ -207,10 +207,11 @@ static px_code nccl_poll(comm *c, px_err *e)
 {
     comm_nccl *n = c->nccl;
     int state = COMM_NCCL_OK;
-    px_code rc = PX_OK;
+    px_code rc;
 
-    if (!n) return PX_OK;
-    if ((rc = enter(n, e))) return rc;
+    /* Who is inside sees NCCL's errors, or never comes out: the clock of a watch must not wait for that. */
+    if ((rc = alive(n, e)) || !n || pthread_mutex_trylock(&n->lock)) return rc;
+    if ((rc = alive(n, e))) return leave(n), rc;
     int r = n->comm ? n->lib.comm_get_async_error(n->comm, &state) : COMM_NCCL_OK;
     if (r) state = r;
     if (state && state != COMM_NCCL_IN_PROGRESS) rc = refused(n, "ncclCommGetAsyncError", state, e);

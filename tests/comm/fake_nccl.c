@@ -230,6 +230,13 @@ int ncclCommWindowDeregister(void *comm, void *window)
 
 static void nap(unsigned us) { nanosleep(&(struct timespec){ .tv_nsec = (long)us * 1000 }, NULL); }
 
+static void stay(void)
+{
+    atomic_store(&world->stays, 1);
+    for (int i = 0; i < 100000 && atomic_load(&world->stays); i++) nap(200);
+    atomic_store(&world->stays, 0);
+}
+
 /* As a kernel does: until all have come, or the communicator is aborted. */
 static bool meet(fake_comm *c, uint32_t seq)
 {
@@ -279,6 +286,7 @@ int ncclAllReduce(const void *send, void *recv, size_t n, int type, int op, void
     go_in(c);
     if (type != COMM_NCCL_FLOAT32 || op != COMM_NCCL_SUM || n > FAKE_FLOATS || send == recv) return come_out(c, COMM_NCCL_ARGUMENT);
     const bool bad = faulty(c->rank, FAKE_REDUCE);
+    if (bad && world->fault.how == FAKE_STAYS) stay();
     const bool stalls = bad && (world->fault.how == FAKE_STALLS || world->fault.how == FAKE_BREAKS);
     const int r = begin(c, bad);
     if (r && r != COMM_NCCL_IN_PROGRESS) return come_out(c, r);

@@ -22,7 +22,8 @@ typedef enum fake_how {
     FAKE_LATER,                                /* in progress first, then the state is `result` */
     FAKE_HANGS,                                /* in progress for ever */
     FAKE_STALLS,                               /* FAKE_REDUCE: begun, and the queue never gets through it */
-    FAKE_BREAKS                                /* FAKE_REDUCE: as stalls, and the asynchronous error is `result` */
+    FAKE_BREAKS,                               /* FAKE_REDUCE: as stalls, and the asynchronous error is `result` */
+    FAKE_STAYS                                 /* FAKE_REDUCE: the call does not return while `stays` (but for 20 s at most) */
 } fake_how;
 
 typedef struct fake_queue fake_queue;
@@ -44,6 +45,7 @@ typedef struct fake_world {
     struct { fake_call call; fake_how how; uint32_t rank; int nth, result; } fault;    /* the rank's nth call, from 1 */
     /* by the fake */
     int       calls[FAKE_RANKS][FAKE_CALLS];
+    _Atomic int stays;                         /* set by the call, ended by the test */
     _Atomic int max_ctas;
     _Atomic int sums[2];                       /* plain, symmetric */
     _Atomic int live, memory, aborts, windows;

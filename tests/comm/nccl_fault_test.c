@@ -214,6 +214,43 @@ static void an_abort_ends_a_call(void **state)
     assert_int_equal(test_nccl->aborts, 1);
 }
 
+/* ---- a call that does not come back ---- */
+
+typedef struct onlooker { comm *c; px_code rc; bool went_past; } onlooker;
+
+static void *look_while_it_stays(void *arg)
+{
+    onlooker *o = arg;
+
+    while (!atomic_load(&test_nccl->stays)) usleep(1000);
+    o->rc = comm_poll(o->c, NULL);
+    o->went_past = atomic_load(&test_nccl->stays);
+    atomic_store(&test_nccl->stays, 0);
+    return NULL;
+}
+
+static void sum_and_look(test_rank *r)
+{
+    onlooker o = { .c = r->c };
+    pthread_t t;
+
+    if (r->rc) return;
+    assert_int_equal(pthread_create(&t, NULL, look_while_it_stays, &o), 0);
+    r->rc = test_nccl_round(r, 0, 0, PARTIAL_FLOATS);
+    pthread_join(t, NULL);
+    if (!r->rc && (o.rc || !o.went_past)) r->rc = px_fail(&r->e, PX_EINTERNAL, "test", "the poll waited, or said %d", o.rc);
+}
+
+static void a_poll_waits_for_no_call(void **state)
+{
+    test_rank r = { .world = 1, .args = { .alone = true, .timeout_us = WAIT_US } };
+
+    (void)state;
+    fault(FAKE_REDUCE, FAKE_STAYS, 0, 1, 0);
+    test_nccl_ranks(&r, 1, WAIT_US, sum_and_look);
+    assert_int_equal(r.rc, PX_OK);
+}
+
 /* ---- a process that is killed ---- */
 
 static void serve_or_die(test_rank *r)
@@ -263,6 +300,7 @@ int main(void)
         cmocka_unit_test(a_measurement_that_fails_ends_on_all_ranks),
         cmocka_unit_test(a_close_that_fails_aborts),
         cmocka_unit_test(an_abort_ends_a_call),
+        cmocka_unit_test(a_poll_waits_for_no_call),
         cmocka_unit_test(survivors_of_a_killed_rank_end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
