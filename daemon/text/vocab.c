@@ -91,7 +91,8 @@ static bool describe(daemon_vocab_kind kind, const char *text, size_t bytes, int
         break;
     case DAEMON_TOKEN_UNUSED:
         *c = DAEMON_CLASS_OTHER;
-        break;
+        if (kind == DAEMON_BYTELEVEL) break;         /* the places that fill up a table: decoded as written */
+        return text_bytes(kind, text, bytes, to, n);
     }
     memcpy(to, text, *n = bytes);
     return true;

@@ -272,6 +272,7 @@ static void one_byte_less(Daemon__Spm__Model *m) { m->pieces[5]->type = 1; }
 static void not_utf8(Daemon__Spm__Model *m) { m->pieces[300]->piece.data[0] = 0xff; }
 static void not_finite(Daemon__Spm__Model *m) { m->pieces[300]->has_score = true, m->pieces[300]->score = 1.0f / 0.0f; }
 static void unused_made(Daemon__Spm__Model *m) { m->pieces[300]->has_type = true, m->pieces[300]->type = 5; }
+static void unused_behind_a_space(Daemon__Spm__Model *m) { m->pieces[264]->has_type = true, m->pieces[264]->type = 5; }   /* "\u2581t" */
 static void empty_piece(Daemon__Spm__Model *m) { m->pieces[300]->piece.len = 0; }
 
 static void every_refusal_of_a_model_has_its_field(void **state)
@@ -290,6 +291,7 @@ static void every_refusal_of_a_model_has_its_field(void **state)
         { not_utf8, PX_ECORRUPT, "pieces[300]" },
         { not_finite, PX_ECORRUPT, "scores[300]" },
         { unused_made, PX_EUNSUP, "tokens[300]" },
+        { unused_behind_a_space, PX_EUNSUP, "tokens[264]" },
         { empty_piece, PX_ECORRUPT, "tokens[300]" },
     };
 
