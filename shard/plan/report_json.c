@@ -109,7 +109,7 @@ static void put_formats(made *x, px_alloc *a, const shard_arch *m)
 /* What a type costs: blocks of it, or groups with a scale. */
 static void put_types(made *x)
 {
-    made formats = object(), split = object(), nccl = object();
+    made formats = object(), split = object(), stored = object(), nccl = object();
 
     for (kern_dtype d = 0; d < KERN_N_DTYPES; d++) {
         const kern_dtype_info *f = kern_dtype_get(d);
@@ -118,8 +118,8 @@ static void put_types(made *x)
         if (grouped && kern_matrix_bytes(d, 1u << 20, 128, &bytes))      /* so many rows of one group: a single scale vanishes */
             put(&split, f->name, json_pack("{s:i, s:f}", "group", 128, "bpw", round((double)bytes * 8 / (1u << 27) * 1e5) / 1e5));
         else if (!grouped)
-            put(&formats, f->name, json_pack("{s:i, s:i, s:f}", "block", (int)f->block, "bytes", (int)f->block_bytes, "bpw",
-                                             8.0 * f->block_bytes / f->block));
+            put(f->ggml == UINT32_MAX ? &stored : &formats, f->name,
+                json_pack("{s:i, s:i, s:f}", "block", (int)f->block, "bytes", (int)f->block_bytes, "bpw", 8.0 * f->block_bytes / f->block));
     }
     put_n(&nccl, "ll", SHARD_NCCL_LL);
     put_n(&nccl, "ll128", SHARD_NCCL_LL128);
@@ -127,6 +127,7 @@ static void put_types(made *x)
     put_n(&nccl, "per_channel_peer", shard_nccl_channel_bytes(SHARD_NCCL_SIMPLE));
     put(x, "formats", done(&formats));
     put(x, "split_formats", done(&split));
+    put(x, "stored_formats", done(&stored));          /* of sets only: no file has them */
     put(x, "nccl", done(&nccl));
 }
 
