@@ -117,7 +117,7 @@ static float *attend(const cuda_bench *b, const world *w, const row_at *rows, co
     px_err e = {0};
 
     assert_non_null(out);
-    cuda_bench_next_schedule();
+    cuda_ops_next_schedule();
     if (b->ops->attention(b->d, &p.a, &e)) fail_msg("%s: %s", e.field, e.text);
     cuda_bench_get(b, out, p.out, p.out.bytes);
     for (size_t i = (size_t)live * w->s.n_head * w->s.head_dim; i < p.out.bytes / 4; i++) assert_int_equal(((uint32_t *)out)[i], 0xfefefefe);
@@ -539,14 +539,7 @@ static void wrong_arguments_are_named(void **state)
     step p = step_make(&b, &w, rows, q, 2, 2);
     px_err e;
 
-#define REFUSED(code, name, change)                                               \
-    do {                                                                          \
-        kern_attention_args a = p.a;                                              \
-        change;                                                                   \
-        e = (px_err){0};                                                          \
-        assert_int_equal(b.ops->attention(b.d, &a, &e), code);                    \
-        assert_string_equal(e.field, name);                                       \
-    } while (0)
+#define REFUSED(code, name, change) CUDA_REFUSED(b, attention, p.a, code, name, change)
     REFUSED(PX_EINTERNAL, "rows.live", a.rows.live.bytes = 3);
     REFUSED(PX_EINTERNAL, "head_dim", a.head_dim = 63);
     REFUSED(PX_EINTERNAL, "head_dim", a.head_dim = 62);
@@ -610,5 +603,5 @@ int main(void)
         cmocka_unit_test(the_workspace_is_enough_for_every_step),
     };
     kern_ftz_set();                                                         /* as in a rank; the CPU insists */
-    return cuda_bench_main(tests, sizeof tests / sizeof *tests);
+    return cuda_ops_main(tests, sizeof tests / sizeof *tests, NULL);
 }

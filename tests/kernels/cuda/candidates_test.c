@@ -108,7 +108,7 @@ static void rows_have_the_bits_of_the_definition(void **state)
             if (EFFORT_TSAN ? i % 4 != 1 || kind % 6 : EFFORT_SANITIZED && (i + kind) % 3) continue;
             const uint32_t max = sizes[i] > 500 ? 2 + kind % 2 : 5;
             run(&b, &(shape){ sizes[i], begins[(i + kind) % 6], max, max - (kind % 3 == 1), kind, kind % 2 ? 5 : (4 - sizes[i] % 4) % 4, 2 }, usual, &seed);
-            row_bench_next();
+            cuda_ops_next_schedule();
         }
     row_bench_close(&b);
 }
@@ -122,7 +122,7 @@ static void temperatures_may_be_tiny(void **state)
     (void)state;
     for (uint32_t kind = 0; kind < (EFFORT_TSAN ? 1 : 7); kind += EFFORT_SANITIZED ? 5 : 1) {
         run(&b, &(shape){ kind == 5 ? 9000 : 300, 3, 4, 4, kind, 0, 4 }, tiny, &seed);
-        row_bench_next();
+        cuda_ops_next_schedule();
     }
     row_bench_close(&b);
 }
@@ -181,14 +181,7 @@ static void wrong_arguments_are_named(void **state)
     px_err e;
 
     (void)state;
-#define REFUSED(code, name, change)                                               \
-    do {                                                                          \
-        kern_candidates_args a = good;                                            \
-        change;                                                                   \
-        e = (px_err){0};                                                          \
-        assert_int_equal(b.ops->candidates(b.d, &a, &e), code);                   \
-        assert_string_equal(e.field, name);                                       \
-    } while (0)
+#define REFUSED(code, name, change) CUDA_REFUSED(b, candidates, good, code, name, change)
     REFUSED(PX_EINTERNAL, "candidates.stride", a.n_valid = 9);
     REFUSED(PX_EINTERNAL, "candidates.vocab_begin", a.vocab_begin = UINT32_MAX);
     REFUSED(PX_EUNSUP, "candidates.n_valid", a.stride = a.n_valid = UINT32_MAX);
@@ -231,5 +224,5 @@ int main(void)
         cmocka_unit_test(wrong_arguments_are_named),
     };
     kern_ftz_set();                                          /* as in a rank; the CPU insists */
-    return row_bench_main(tests, sizeof tests / sizeof *tests);
+    return cuda_ops_main(tests, sizeof tests / sizeof *tests, NULL);
 }

@@ -45,7 +45,7 @@ static void rows_of_the_table_have_the_bits_of_the_definition(void **state)
         if (i / TYPES == 3) cols = 1024 + 32;
         if (block == 1 && t != KERN_W8 && t != KERN_W4 && i / TYPES != 2) cols -= (uint32_t)(test_rand(&seed) % 31);
         run_embed(&b, t, 1 + (uint32_t)(test_rand(&seed) % 50), cols, max, i == 5 ? 0 : max - (max > 1 && i % 2), &seed);
-        row_bench_next();
+        cuda_ops_next_schedule();
     }
     row_bench_close(&b);
 }
@@ -81,7 +81,7 @@ static void rows_by_index_are_copied(void **state)
     for (uint32_t i = 0; i < 12; i++) {
         const uint32_t max = 1 + (uint32_t)(test_rand(&seed) % 6);
         run_gather(&b, 1 + (uint32_t)(test_rand(&seed) % 9), i < 3 ? 1025 + i : 1 + (uint32_t)(test_rand(&seed) % 200), max, max - (i % 3 == 1), &seed);
-        row_bench_next();
+        cuda_ops_next_schedule();
     }
     row_bench_close(&b);
 }
@@ -94,17 +94,9 @@ static void wrong_arguments_are_named(void **state)
     const kern_embed_args embed = { .rows = n.dev, .table = { .dtype = KERN_F32, .rows = 16, .cols = 32, .panels = panels.dev },
                                     .vocab_end = 16, .ids = ids.dev, .out = out.dev };
     const kern_gather_args gather = { .rows = n.dev, .cols = 32, .in = panels.dev, .index = ids.dev, .out = out.dev };
-    px_err e;
 
     (void)state;
-#define REFUSED(op, code, name, change)                                           \
-    do {                                                                          \
-        kern_##op##_args a = op;                                                  \
-        change;                                                                   \
-        e = (px_err){0};                                                          \
-        assert_int_equal(b.ops->op(b.d, &a, &e), code);                           \
-        assert_string_equal(e.field, name);                                       \
-    } while (0)
+#define REFUSED(op, code, name, change) CUDA_REFUSED(b, op, op, code, name, change)
     REFUSED(embed, PX_EUNSUP, "embed.table", a.table.dtype = KERN_Q6_K);
     REFUSED(embed, PX_EUNSUP, "embed.table", a.table.dtype = KERN_FP8);
     REFUSED(embed, PX_EINTERNAL, "embed.table", a.table.panels.bytes--);
@@ -129,5 +121,5 @@ int main(void)
         cmocka_unit_test(wrong_arguments_are_named),
     };
     kern_ftz_set();                                          /* as in a rank; the CPU insists */
-    return row_bench_main(tests, sizeof tests / sizeof *tests);
+    return cuda_ops_main(tests, sizeof tests / sizeof *tests, NULL);
 }

@@ -1,34 +1,8 @@
 #include "tests/kernels/cuda/mm_bench.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#ifdef TEST_CUDA_PLUGIN
-#include "kernels/cuda/open.h"
-#else
-#include "kernels/cuda/device.h"
-#include "tests/cuda_host/cuda_host.h"
-#endif
-
-static const kern_ops *find_ops(px_err *e)
-{
-#ifdef TEST_CUDA_PLUGIN
-    const kern_ops *ops;
-    return kern_cuda_ops(&ops, TEST_CUDA_PLUGIN, e) ? NULL : ops;
-#else
-    static const kern_ops ops = {
-        .size = sizeof ops, .abi = KERN_ABI, .backend = KERN_ON_CUDA, .name = "cuda-host",
-        .open = kern_cuda_open, .close = kern_cuda_close, .alloc = kern_cuda_alloc, .free = kern_cuda_free,
-        .upload = kern_cuda_upload, .download = kern_cuda_download, .wait = kern_cuda_wait,
-        .record = kern_cuda_record, .end = kern_cuda_end, .replay = kern_cuda_replay,
-        .quant = kern_cuda_quant, .matmul = kern_cuda_matmul,
-    };
-    (void)e;
-    return &ops;
-#endif
-}
 
 static kern_buf workspace(const mm_bench *b, size_t bytes);
 
@@ -37,18 +11,12 @@ static mm_bench kept[2];                                /* by `deterministic` */
 mm_bench mm_bench_open(bool deterministic, const kern_shape *shape)
 {
     mm_bench *b = &kept[deterministic];
-    px_err e = {0};
 
-#ifndef TEST_CUDA_PLUGIN
-    static unsigned opened;
-    cuh_schedule(opened++ % cuh_n_schedules());
-#endif
+    cuda_ops_next_schedule();
     if (!b->d) {
         assert_non_null(b->heap = malloc(sizeof *b->heap));
         px_heap_init(b->heap, "test");
-        b->ops = find_ops(&e);
-        if (!b->ops || b->ops->open(&b->d, &b->heap->a, &(kern_open_args){ .threads = 1, .deterministic = deterministic }, &e))
-            fail_msg("%s: %s", e.field, e.text);
+        b->d = cuda_ops_open(&b->ops, &b->heap->a, deterministic);
     }
     mm_bench out = *b;
     out.workspace = workspace(&out, kern_workspace_bytes(KERN_ON_CUDA, shape));
@@ -120,17 +88,7 @@ void mm_bench_get(const mm_bench *b, void *dst, kern_buf src, size_t bytes)
     if (b->ops->download(b->d, dst, src, bytes, &e)) fail_msg("%s: %s", e.field, e.text);
 }
 
-int mm_bench_main(const struct CMUnitTest *tests, size_t n)
-{
-#ifdef TEST_CUDA_PLUGIN
-    px_err e = {0};
-    if (!find_ops(&e)) {
-        printf("SKIPPED: %s: %s\n", e.field, e.text);
-        return 77;
-    }
-#endif
-    return _cmocka_run_group_tests("cuda", tests, n, NULL, close_kept);
-}
+int mm_bench_main(const struct CMUnitTest *tests, size_t n) { return cuda_ops_main(tests, n, close_kept); }
 
 /* ---- weights ---- */
 

@@ -1,13 +1,9 @@
 /* mm_bench.h - what the tests of quant and matmul on CUDA share: an open device, weights, activations, and both ops run.
- * The device is the host build's, or with TEST_CUDA_PLUGIN defined the plugin's on a GPU.
  * Layer: tests. */
 #ifndef TESTS_KERNELS_CUDA_MM_BENCH_H
 #define TESTS_KERNELS_CUDA_MM_BENCH_H
 
-#include "kernels/kernels.h"
-
-#include "tests/kernels/cuda/effort.h"
-#include "tests/testlib.h"
+#include "tests/kernels/cuda/ops.h"
 
 typedef struct mm_bench { const kern_ops *ops; kern_dev *d; px_heap *heap; kern_buf workspace; } mm_bench;
 

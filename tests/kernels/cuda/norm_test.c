@@ -62,7 +62,7 @@ static void norms_are_near_the_definition(void **state)
         c.live = (uint32_t)(test_rand(&seed) % (c.max + 1));
         if (i < sizeof fixed / sizeof *fixed) c = fixed[i];
         run_norm(&b, &c, &seed);
-        row_bench_next();
+        cuda_ops_next_schedule();
     }
     row_bench_close(&b);
 }
@@ -104,7 +104,7 @@ static void a_row_has_the_same_bits_wherever_it_stands(void **state)
             free(got);
             row_pair *all[] = { &residual, &out, &view, &n.count };
             for (size_t i = 0; i < 4; i++) row_pair_put(&b, all[i]);
-            row_bench_next();
+            cuda_ops_next_schedule();
         }
         free(first);
         row_pair_put(&b, &weight);
@@ -138,7 +138,7 @@ static void swiglus_have_the_bits_of_the_definition(void **state)
         row_pair_same(&b, to, "swiglu");
         row_pair *all[] = { &gate, &up, &out, &n.count };
         for (size_t i = 0; i < 4; i++) row_pair_put(&b, all[i]);
-        row_bench_next();
+        cuda_ops_next_schedule();
     }
     row_bench_close(&b);
 }
@@ -151,17 +151,9 @@ static void wrong_arguments_are_named(void **state)
     const kern_add_norm_args add_norm = { .rows = n.dev, .cols = 32, .n_views = 2, .view = { x.dev, x.dev }, .residual = x.dev, .weight = w.dev,
                                           .out = x.dev };
     const kern_swiglu_args swiglu = { .rows = n.dev, .cols = 31, .gate = x.dev, .up = x.dev, .out = x.dev, .stride = 32 };
-    px_err e;
 
     (void)state;
-#define REFUSED(op, code, name, change)                                           \
-    do {                                                                          \
-        kern_##op##_args a = op;                                                  \
-        change;                                                                   \
-        e = (px_err){0};                                                          \
-        assert_int_equal(b.ops->op(b.d, &a, &e), code);                           \
-        assert_string_equal(e.field, name);                                       \
-    } while (0)
+#define REFUSED(op, code, name, change) CUDA_REFUSED(b, op, op, code, name, change)
     REFUSED(add_norm, PX_EINTERNAL, "add_norm.n_views", a.n_views = KERN_MAX_VIEWS + 1);
     REFUSED(add_norm, PX_EINTERNAL, "add_norm.view", a.view[1].bytes -= 4);
     REFUSED(add_norm, PX_EINTERNAL, "add_norm.residual", a.residual.bytes -= 4);
@@ -188,5 +180,5 @@ int main(void)
         cmocka_unit_test(wrong_arguments_are_named),
     };
     kern_ftz_set();                                          /* as in a rank; the CPU insists */
-    return row_bench_main(tests, sizeof tests / sizeof *tests);
+    return cuda_ops_main(tests, sizeof tests / sizeof *tests, NULL);
 }

@@ -210,7 +210,7 @@ static void run(const cuda_bench *b, const shape *s, uint32_t live, uint32_t max
     buffers d = upload(b, &p);
     px_err e = {0};
 
-    cuda_bench_next_schedule();
+    cuda_ops_next_schedule();
     if (b->ops->rope_append(b->d, &d.a, &e)) fail_msg("%s: %s", e.field, e.text);
     if (s->dtype == KERN_KV_F16 || s->dtype == KERN_KV_F32) {               /* the definition first: it is kept as bytes */
         const kern_ops *cpu = NULL;
@@ -300,14 +300,7 @@ static void wrong_arguments_are_named(void **state)
     buffers d = upload(&b, &p);
     px_err e;
 
-#define REFUSED(code, name, change)                                               \
-    do {                                                                          \
-        kern_rope_append_args a = d.a;                                            \
-        change;                                                                   \
-        e = (px_err){0};                                                          \
-        assert_int_equal(b.ops->rope_append(b.d, &a, &e), code);                  \
-        assert_string_equal(e.field, name);                                       \
-    } while (0)
+#define REFUSED(code, name, change) CUDA_REFUSED(b, rope_append, d.a, code, name, change)
     REFUSED(PX_EINTERNAL, "q", a.q.bytes -= 4);
     REFUSED(PX_EINTERNAL, "k", a.k.bytes -= 4);
     REFUSED(PX_EINTERNAL, "v", a.v.bytes -= 4);
@@ -337,5 +330,5 @@ int main(void)
         cmocka_unit_test(wrong_arguments_are_named),
     };
     kern_ftz_set();                                                         /* as in a rank; the CPU insists */
-    return cuda_bench_main(tests, sizeof tests / sizeof *tests);
+    return cuda_ops_main(tests, sizeof tests / sizeof *tests, NULL);
 }

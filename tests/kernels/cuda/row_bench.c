@@ -1,51 +1,8 @@
 #include "tests/kernels/cuda/row_bench.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#ifdef TEST_CUDA_PLUGIN
-#include "kernels/cuda/open.h"
-#else
-#include "kernels/cuda/device.h"
-#include "tests/cuda_host/cuda_host.h"
-
-/* A device opens the library of matrix products, and none is multiplied here. */
-px_code kern_cuda_blas_open(kern_dev *d, px_err *e)
-{
-    (void)d, (void)e;
-    return PX_OK;
-}
-void kern_cuda_blas_close(kern_dev *d) { (void)d; }
-#endif
-
-static const kern_ops *find_ops(px_err *e)
-{
-#ifdef TEST_CUDA_PLUGIN
-    const kern_ops *ops;
-    return kern_cuda_ops(&ops, TEST_CUDA_PLUGIN, e) ? NULL : ops;
-#else
-    static const kern_ops ops = {
-        .size = sizeof ops, .abi = KERN_ABI, .backend = KERN_ON_CUDA, .name = "cuda-host",
-        .open = kern_cuda_open, .close = kern_cuda_close, .alloc = kern_cuda_alloc, .free = kern_cuda_free,
-        .upload = kern_cuda_upload, .download = kern_cuda_download, .wait = kern_cuda_wait,
-        .record = kern_cuda_record, .end = kern_cuda_end, .replay = kern_cuda_replay,
-        .embed = kern_cuda_embed, .add_norm = kern_cuda_add_norm, .gather = kern_cuda_gather, .swiglu = kern_cuda_swiglu,
-        .candidates = kern_cuda_candidates,
-    };
-    (void)e;
-    return &ops;
-#endif
-}
-
-void row_bench_next(void)
-{
-#ifndef TEST_CUDA_PLUGIN
-    static unsigned turn;
-    cuh_schedule(turn++ % cuh_n_schedules());
-#endif
-}
 
 row_bench row_bench_open(void)
 {
@@ -56,8 +13,7 @@ row_bench row_bench_open(void)
     px_heap_init(b.heap, "test");
     if (kern_cpu_ops(KERN_PATH_SCALAR, &b.cpu, &e) || b.cpu->open(&b.cpu_d, &b.heap->a, &(kern_open_args){ .threads = 1 }, &e))
         fail_msg("%s: %s", e.field, e.text);
-    b.ops = find_ops(&e);
-    if (!b.ops || b.ops->open(&b.d, &b.heap->a, &(kern_open_args){ .threads = 1 }, &e)) fail_msg("%s: %s", e.field, e.text);
+    b.d = cuda_ops_open(&b.ops, &b.heap->a, false);
     return b;
 }
 
@@ -69,18 +25,6 @@ void row_bench_close(row_bench *b)
     px_heap_deinit(b->heap);
     free(b->heap);
     *b = (row_bench){0};
-}
-
-int row_bench_main(const struct CMUnitTest *tests, size_t n)
-{
-#ifdef TEST_CUDA_PLUGIN
-    px_err e = {0};
-    if (!find_ops(&e)) {
-        printf("SKIPPED: %s: %s\n", e.field, e.text);
-        return 77;
-    }
-#endif
-    return _cmocka_run_group_tests("cuda", tests, n, NULL, NULL);
 }
 
 row_pair row_pair_get(const row_bench *b, size_t bytes)

@@ -1,13 +1,9 @@
-/* row_bench.h - an open CUDA device beside the CPU's definition, for the tests of the ops over rows: the host build's kernels, or
- * with TEST_CUDA_PLUGIN defined those of the plugin on a GPU (skipped loudly where there is none).
+/* row_bench.h - an open CUDA device beside the CPU's definition, for the tests of the ops over rows.
  * Layer: tests. */
 #ifndef TESTS_KERNELS_CUDA_ROW_BENCH_H
 #define TESTS_KERNELS_CUDA_ROW_BENCH_H
 
-#include "kernels/kernels.h"
-
-#include "tests/kernels/cuda/effort.h"
-#include "tests/testlib.h"
+#include "tests/kernels/cuda/ops.h"
 
 typedef struct row_bench {
     const kern_ops *ops, *cpu;
@@ -16,9 +12,7 @@ typedef struct row_bench {
 } row_bench;
 
 row_bench row_bench_open(void);
-void      row_bench_next(void);              /* the host build takes the next of the shim's schedules */
 void      row_bench_close(row_bench *b);     /* nothing may be left */
-int       row_bench_main(const struct CMUnitTest *tests, size_t n);          /* 77: no device, nothing was tested */
 
 /* Numbers on both sides: `host` for the CPU's definition, `dev` for the device, each of exactly `bytes`. */
 typedef struct row_pair { kern_buf host, dev; } row_pair;
