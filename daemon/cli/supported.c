@@ -11,17 +11,30 @@
 
 static void row(const char *what, const char *list) { printf("| %s | %s |\n", what, list); }
 
-/* "A, B, C" of the types that can be read: those of GGUF or the others, with kernels or without. */
-static const char *types(char *buf, size_t cap, bool of_gguf, bool weight)
+/* "A, B, C" of the types of GGUF that a set keeps as `kept`: themselves, or what has no kernels. */
+static size_t types(char *buf, size_t cap, kern_dtype kept, bool weight)
 {
     size_t at = 0;
 
     buf[0] = 0;
     for (kern_dtype t = 0; t < KERN_N_DTYPES; t++) {
         const kern_dtype_info *i = kern_dtype_get(t);
-        if (!i->readable || (i->ggml != UINT32_MAX) != of_gguf || i->weight != weight || at >= cap) continue;
+        if (!i->readable || i->ggml == UINT32_MAX || i->weight != weight || (!weight && shard_type_kept(t, 256) != kept) || at >= cap) continue;
         at += (size_t)snprintf(buf + at, cap - at, "%s%s", at ? ", " : "", i->name);
     }
+    return at;
+}
+
+/* "X: A, B; Y: C" of the types that are stored as another. */
+static const char *converted(char *buf, size_t cap)
+{
+    char list[256];
+    size_t at = 0;
+
+    buf[0] = 0;
+    for (kern_dtype t = 0; t < KERN_N_DTYPES; t++)
+        if (types(list, sizeof list, t, false) && at < cap)
+            at += (size_t)snprintf(buf + at, cap - at, "%s%s: %s", at ? "; " : "", kern_dtype_get(t)->name, list);
     return buf;
 }
 
@@ -52,8 +65,9 @@ int daemon_cli_supported(px_alloc *a, int argc, char **argv)
     row("checkpoints", "GGUF v2, v3; safetensors, single or indexed, with config.json");
     row("architectures served", shard_family_list(SHARD_FAMILY_NAME, true, buf, sizeof buf));
     row("planned only, refused by name elsewhere", planned(buf, sizeof buf));
-    row("weights read and multiplied with as they are", types(buf, sizeof buf, true, true));
-    row("weights read, and stored as Q8_0 (BF16 where columns are no multiple of 32)", types(buf, sizeof buf, true, false));
+    types(buf, sizeof buf, KERN_N_DTYPES, true);
+    row("weights read and multiplied with as they are", buf);
+    row("weights read, and stored as another type (BF16 where columns are no multiple of 32)", converted(buf, sizeof buf));
     row("made by `shard --format`", SHARD_POLICIES);
     daemon_pre_names(buf, sizeof buf);
     row("byte-level BPE: `tokenizer.ggml.pre`, or the expressions of a tokenizer.json", buf);

@@ -1,5 +1,7 @@
 #include "shard/store/pack.h"
 
+#include "kernels/reblock.h"
+
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -28,10 +30,12 @@ px_code shard_policy_parse(const char *word, shard_policy *out, px_err *e)
     return px_fail(e, PX_EINVAL, "format", "\"%.32s\" is no storage format: " SHARD_POLICIES, word);
 }
 
-/* A matrix as a file keeps it: what has no kernels of its own yet becomes Q8_0, or BF16 where that has no whole blocks. */
-static kern_dtype kept_as(kern_dtype file, uint64_t cols)
+kern_dtype shard_type_kept(kern_dtype file, uint64_t cols)
 {
-    return kern_dtype_get(file)->weight ? file : cols % 32 ? KERN_BF16 : KERN_Q8_0;
+    kern_dtype near = kern_reblock_to(file);
+
+    if (kern_dtype_get(file)->weight) return file;
+    return cols % 32 ? KERN_BF16 : near < KERN_N_DTYPES ? near : KERN_Q8_0;
 }
 
 /* The type of one matrix of `cols` columns; `chosen`: what the policy's format has for it. */
@@ -45,12 +49,13 @@ static px_code stored_type(kern_dtype file, uint64_t cols, shard_policy policy, 
         return PX_OK;
     }
     if (policy == SHARD_AS_FILE) {
-        *out = kept_as(file, cols);
+        *out = shard_type_kept(file, cols);
         return kern_dtype_get(*out)->block > 1 && cols % 32 ? PX_ERANGE : PX_OK;       /* W8 or W4 whose last group has no panels */
     }
     *out = kern_dtype_get(chosen)->block > 1 && cols % 32 ? KERN_F16 : chosen;
-    /* quantised twice is worse than either, and is done only where as_file has to */
-    return f->block > 1 && *out != kept_as(file, cols) ? PX_EUNSUP : PX_OK;
+    /* quantised twice is worse than either, and is done only where as_file has to, or into Q8_0 of what has no kernels */
+    if (f->block == 1 || *out == shard_type_kept(file, cols) || (!f->weight && *out == KERN_Q8_0)) return PX_OK;
+    return PX_EUNSUP;
 }
 
 px_code shard_types_stored(shard_types *stored, px_alloc *a, const shard_arch *m, const shard_types *file,
@@ -176,9 +181,10 @@ static const void *fetch(shard_pack_room *r, const shard_source *src, uint64_t r
     const kern_dtype_info *f = kern_dtype_get(src->dtype);
     const uint8_t *at = src->data + row * (src->cols / f->block * f->block_bytes);
     uint64_t first = x->col0 / f->block, last = (x->col0 + x->cols + f->block - 1) / f->block;
-    bool again = type == KERN_Q8_0 && f->block > 1 && x->col0 % 32 == 0 && x->cols % 32 == 0;
+    bool whole = f->block > 1 && x->col0 % 32 == 0 && x->cols % 32 == 0, again = whole && type == KERN_Q8_0;
 
     if (type == src->dtype && x->col0 % f->block == 0) return at + first * f->block_bytes;
+    if (whole && kern_reblock_to(src->dtype) == type) return kern_row_reblock(src->dtype, at, x->col0, x->cols, out, sums) ? out : NULL;
     /* whole blocks, also where the cut goes through one */
     kern_row_to_f32(src->dtype, at + first * f->block_bytes, (size_t)((last - first) * f->block), r->wide);
     if (again)

@@ -12,10 +12,14 @@ px_code     shard_policy_parse(const char *word, shard_policy *out, px_err *e); 
 
 #define SHARD_POLICIES "as_file, F32, BF16, w8a16, w4a16, Q8_0, Q4_0 or Q4_1"
 
-/* The types of a set cut from a checkpoint of types `file`: vectors F32; as_file keeps what the kernels multiply with, and makes
- * Q8_0 of types that are only read; a policy that quantises stores what the planner's format of that name says (types.c), and F16
- * where columns are no multiple of 32.  Errors (field: the tensor): PX_EUNSUP (a type that cannot be stored, or is quantised
- * already), PX_ERANGE (as_file: W8 and W4 whose columns are no multiple of 32), PX_ENOMEM. */
+/* What as_file makes of a readable type of `cols` columns: itself where the kernels multiply with it; else the type that has its levels
+ * (kernels/reblock.h), or Q8_0, or BF16 where columns are no multiple of 32. */
+kern_dtype  shard_type_kept(kern_dtype file, uint64_t cols);
+
+/* The types of a set cut from a checkpoint of types `file`: vectors F32; as_file: shard_type_kept; a policy that quantises stores what
+ * the planner's format of that name says (types.c), and F16 where columns are no multiple of 32.  Errors (field: the tensor):
+ * PX_EUNSUP (a type that cannot be stored, or is quantised already), PX_ERANGE (as_file: W8 and W4 whose columns are no multiple of
+ * 32), PX_ENOMEM. */
 px_code shard_types_stored(shard_types *stored, px_alloc *a, const shard_arch *m, const shard_types *file,
                            shard_policy policy, px_err *e);
 /* The same types, for a plan of a named format: as_file, if it changes none.  Errors: also PX_EUNSUP (field "format"). */

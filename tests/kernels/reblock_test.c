@@ -80,6 +80,43 @@ static void distance_is_small_and_told(void **state)
     }
 }
 
+/* What every type of GGUF that has no kernels of its own changes by when a set keeps it: shard/store/README.md states these. */
+static void golden_blocks_change_by_so_much(void **state)
+{
+    static const struct { kern_dtype from; double rms; } kept[] = {
+        { KERN_Q5_0, 0 },      { KERN_Q5_1, 0 },      { KERN_IQ4_NL, 0 },    { KERN_IQ4_XS, 2.5e-4 }, { KERN_Q4_K, 3e-4 },
+        { KERN_Q5_K, 3e-4 },   { KERN_Q6_K, 5e-3 },   { KERN_Q3_K, 5e-3 },   { KERN_Q2_K, 5e-3 },    { KERN_IQ2_XS, 6e-3 },
+    };
+    enum { N = 8 * 512 };
+
+    (void)state;
+    for (size_t k = 0; k < sizeof kept / sizeof *kept; k++) {
+        const kern_dtype from = kept[k].from, to = kern_reblock_to(from) < KERN_N_DTYPES ? kern_reblock_to(from) : KERN_Q8_0;
+        uint8_t blocks[N], quants[2 * N];
+        float was[N], is[N], step[N / 32];
+        double sums[2] = { 0 }, error = 0, size = 0, plain = 0;
+        char name[64];
+        FILE *f;
+
+        snprintf(name, sizeof name, "tiny/quants/%s.bin", kern_dtype_get(from)->name);
+        assert_non_null(f = fopen(test_golden(name), "rb"));
+        assert_int_equal(fread(blocks, 1, sizeof blocks, f), row_bytes(from, N));
+        fclose(f);
+        kern_row_to_f32(from, blocks, N, was);
+        for (size_t i = 0; i < N; i += 32) step[i / 32] = kern_row_step(from, blocks, i);
+        assert_true(kern_row_requantise(was, step, N, quants));
+        kern_row_to_f32(KERN_Q8_0, quants, N, is);
+        kern_row_distance(was, is, N, &plain, &size);
+        size = 0;
+        if (to != KERN_Q8_0) assert_true(kern_row_reblock(from, blocks, 0, N, quants, sums));
+        kern_row_to_f32(to, quants, N, is);
+        kern_row_distance(was, is, N, &error, &size);
+        print_message("%s as %s: %.3g of its size, as Q8_0 %.3g\n", kern_dtype_get(from)->name, kern_dtype_get(to)->name,
+                      sqrt(error / size), sqrt(plain / size));
+        if (!(sqrt(error / size) <= kept[k].rms)) fail_msg("%s: %g", kern_dtype_get(from)->name, sqrt(error / size));
+    }
+}
+
 /* A cut at any multiple of 32, also through a block of 256, from memory that ends where the row ends. */
 static void a_cut_is_a_part_of_the_row(void **state)
 {
@@ -171,6 +208,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(distance_is_small_and_told),
+        cmocka_unit_test(golden_blocks_change_by_so_much),
         cmocka_unit_test(a_cut_is_a_part_of_the_row),
         cmocka_unit_test(scales_lose_half_a_unit),
         cmocka_unit_test(what_is_refused),

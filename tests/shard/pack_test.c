@@ -1,4 +1,5 @@
 /* Round trip: what a set holds, read back through the panels, is the source, bit for bit; and what the sharder refuses. */
+#include "kernels/reblock.h"
 #include "shard/plan/bytes.h"
 #include "shard/store/digest.h"
 #include "shard/store/pack.h"
@@ -45,6 +46,7 @@ static void as_stored(kern_dtype t, const shard_source *s, const uint8_t *from, 
     row += col0;
     for (uint64_t i = 0; i < cols; i += 32) step[i / 32] = kern_row_step(s->dtype, from, col0 + i);
     if (t == KERN_BF16) kern_row_from_f32(t, row, cols, quants);
+    else if (t == kern_reblock_to(s->dtype)) assert_true(kern_row_reblock(s->dtype, from, col0, cols, quants, (double[2]){ 0 }));
     else if (t == KERN_Q8_0 && kern_dtype_get(s->dtype)->block > 1) assert_true(kern_row_requantise(row, step, cols, quants));
     else assert_true(kern_row_quantise(t, row, cols, quants));
     kern_row_to_f32(t, quants, cols, row);
@@ -247,21 +249,24 @@ static void a_file_of_every_type(void **state)
     for (shard_role r = 0; r < SHARD_N_ROLES; r++) {
         const shard_conversion *x = &result.converted[r];
         uint64_t was = 0, is = 0, n = 0, bytes;
-        bool rounded = false;                            /* Q5_0 and IQ4_NL have levels that are all quants */
+        bool rounded = false;                            /* Q5_0, Q5_1 and IQ4_NL keep all values */
+        kern_dtype first = KERN_N_DTYPES;
         for (size_t i = 0; i < N_MIXED; i++) {
             char name[64];
             bool layer1 = mixed[i].name[4] == '1';
             if (strcmp(shard_tensor_name(r, layer1, name, sizeof name), mixed[i].name) || kern_dtype_get(mixed[i].type)->weight) continue;
             kern_matrix_bytes(mixed[i].type, mixed[i].rows, mixed[i].cols, &bytes);
             was += bytes;
-            kern_matrix_bytes(KERN_Q8_0, mixed[i].rows, mixed[i].cols, &bytes);
+            kern_dtype near = kern_reblock_to(mixed[i].type), to = near == KERN_N_DTYPES ? KERN_Q8_0 : near;
+            kern_matrix_bytes(to, mixed[i].rows, mixed[i].cols, &bytes);
+            if (!n) first = to;
             is += bytes * (r == SHARD_ATTN_K || r == SHARD_ATTN_V ? 2 : 1);          /* one KV head, on both ranks */
-            rounded |= mixed[i].type != KERN_Q5_0 && mixed[i].type != KERN_IQ4_NL;
+            rounded |= mixed[i].type != KERN_Q5_0 && mixed[i].type != KERN_IQ4_NL && mixed[i].type != KERN_Q5_1;
             n++;
         }
         assert_true(x->n == n && x->source_bytes == was && x->stored_bytes == is);
         if (!n) continue;
-        assert_int_equal(x->to, KERN_Q8_0);
+        assert_int_equal(x->to, first);
         assert_true((x->error > 0) == rounded && x->size > 0 && x->error < x->size * 1e-4);
     }
     shard_checkpoint_close(c);
@@ -524,7 +529,7 @@ static void policies_and_types_that_do_not_go_together(void **state)
     assert_int_equal(shard_types_stored(&stored, &heap.a, m, &t, SHARD_AS_FILE, &e), PX_EUNSUP);
     assert_string_equal(e.field, "blk.1.ffn_up.weight");
     px_err_clear(&e);
-    /* what is quantised becomes Q8_0, nothing else that has steps; a plan of the format itself has no set */
+    /* what is quantised becomes Q8_0 or the type that has its levels, nothing else that has steps; a plan of the format itself has no set */
     t.layer[SHARD_N_ROLES + SHARD_FFN_UP] = KERN_IQ2_XS;
     for (p = SHARD_AS_FILE; p < SHARD_N_POLICIES; p++) {
         bool can = p == SHARD_AS_FILE || p == SHARD_TO_F32 || p == SHARD_TO_BF16 || p == SHARD_TO_Q8_0;
@@ -536,6 +541,23 @@ static void policies_and_types_that_do_not_go_together(void **state)
         } else assert_string_equal(e.field, "blk.1.ffn_up.weight");
         px_err_clear(&e);
     }
+    {
+        static const struct { kern_dtype file, kept; shard_policy also; } kind[] = {
+            { KERN_Q5_1, KERN_Q8_M, SHARD_TO_Q8_0 }, { KERN_Q5_K, KERN_Q8_M, SHARD_TO_Q8_0 }, { KERN_Q4_K, KERN_Q4_1, SHARD_TO_Q4_1 },
+            { KERN_Q5_0, KERN_Q8_0, SHARD_TO_Q8_0 }, { KERN_Q6_K, KERN_Q8_0, SHARD_TO_Q8_0 }, { KERN_Q4_0, KERN_Q4_0, SHARD_TO_Q4_0 },
+        };
+        for (size_t i = 0; i < sizeof kind / sizeof *kind; i++)
+            for (p = SHARD_AS_FILE; p < SHARD_N_POLICIES; p++) {
+                bool can = p == SHARD_AS_FILE || p == SHARD_TO_F32 || p == SHARD_TO_BF16 || p == kind[i].also
+                           || (p == SHARD_TO_Q8_0 && kind[i].file != KERN_Q4_0);
+                t.layer[SHARD_N_ROLES + SHARD_FFN_UP] = kind[i].file;
+                assert_int_equal(shard_types_stored(&stored, &heap.a, m, &t, p, &e), can ? PX_OK : PX_EUNSUP);
+                if (p == SHARD_AS_FILE) assert_int_equal(shard_type_of(&stored, SHARD_FFN_UP, 1), kind[i].kept);
+                if (can) shard_types_deinit(&stored);
+                px_err_clear(&e);
+            }
+    }
+    t.layer[SHARD_N_ROLES + SHARD_FFN_UP] = KERN_IQ2_XS;
     assert_int_equal(shard_types_served(&stored, &heap.a, m, &t, &e), PX_EUNSUP);
     assert_string_equal(e.field, "format");
     shard_types_deinit(&t);
