@@ -207,13 +207,17 @@ static px_code read_ids(const reader *r, shard_arch *m, px_err *e)
 }
 
 /* A file of weights that go with those of another is no model. */
-static px_code check_kind(const shard_gguf *g, px_err *e)
+static px_code check_kind(const shard_gguf *g, bool served, px_err *e)
 {
     px_code rc;
     const char *s;
     size_t n;
+    uint64_t parts = 1;
     char word[32];
 
+    /* the first of several parts has all the numbers that a plan takes */
+    if (served && shard_gguf_has(g, "split.count") && (rc = shard_gguf_u64(g, "split.count", &parts, e))) return rc;
+    if (parts > 1) return refuse_real("split.count", (double)parts, "1: the parts joined into one file", e);
     if (!shard_gguf_has(g, "general.type")) return PX_OK;
     if ((rc = shard_gguf_str(g, "general.type", &s, &n, e))) return rc;
     snprintf(word, sizeof word, "%.*s", n < sizeof word ? (int)n : (int)sizeof word - 1, s);
@@ -235,7 +239,7 @@ px_code shard_gguf_arch(shard_arch *m, const shard_gguf *g, bool served, px_err 
         rc = refuse("general.architecture", r.arch, shard_family_list(SHARD_FAMILY_GGUF, served, known, sizeof known), e);
         goto out;
     }
-    if ((rc = check_kind(g, e))) goto out;
+    if ((rc = check_kind(g, served, e))) goto out;
     snprintf(m->family, sizeof m->family, "%s", r.family->name);
     m->qkv_bias = r.family->qkv_bias;
     m->qk_norm = r.family->qk_norm;

@@ -28,6 +28,19 @@ static const char *type_word(const json_t *v)
     }
 }
 
+/* What a refusal says that it found: the value where it is short, else its type. */
+typedef struct words { char s[48]; } words;
+
+static words found_of(const json_t *v)
+{
+    words w;
+    if (json_is_integer(v)) snprintf(w.s, sizeof w.s, "%" JSON_INTEGER_FORMAT, json_integer_value(v));
+    else if (json_is_real(v)) snprintf(w.s, sizeof w.s, "%.9g", json_real_value(v));
+    else if (json_is_boolean(v)) snprintf(w.s, sizeof w.s, "%s", json_is_true(v) ? "true" : "false");
+    else snprintf(w.s, sizeof w.s, "%s", type_word(v));
+    return w;
+}
+
 /* null means the same as no key. */
 static json_t *get(json_t *o, const char *key)
 {
@@ -128,19 +141,16 @@ static px_code refuse_what_differs(json_t *o, const shard_family *f, bool served
         if (on) return refuse(must_be_false[i], "true", "false", e);
     }
     for (size_t i = 0; !f->sandwich_norms && i < sizeof must_be_absent / sizeof *must_be_absent; i++)
-        if (get(o, must_be_absent[i])) return refuse(must_be_absent[i], "a value", "no such key", e);
+        if ((v = get(o, must_be_absent[i]))) return refuse(must_be_absent[i], found_of(v).s, "no such key", e);
     for (size_t i = 0; served && i < sizeof must_be_nothing / sizeof *must_be_nothing; i++)
-        if ((v = get(o, must_be_nothing[i])) && !(json_is_integer(v) && json_integer_value(v) == 0)) {
-            char n[32];
-            snprintf(n, sizeof n, "%" JSON_INTEGER_FORMAT, json_integer_value(v));
-            return refuse(must_be_nothing[i], json_is_integer(v) ? n : type_word(v), "no such key: a dense language model", e);
-        }
+        if ((v = get(o, must_be_nothing[i])) && !(json_is_integer(v) && json_integer_value(v) == 0))
+            return refuse(must_be_nothing[i], found_of(v).s, "no such key: a dense language model", e);
     if ((v = get(o, "quantization_config"))) {
         word = json_string_value(json_object_get(v, "quant_method"));
         return refuse("quantization_config", word ? word : type_word(v), "no such key: F32, F16 or BF16 tensors", e);
     }
     if ((rc = opt_real(o, "partial_rotary_factor", "partial_rotary_factor", &rotary, e))) return rc;
-    if (rotary != 1) return refuse("partial_rotary_factor", "another number", "1", e);
+    if (rotary != 1) return refuse("partial_rotary_factor", found_of(get(o, "partial_rotary_factor")).s, "1", e);
     if (!strcmp(f->model_type, "llama") && (v = get(o, "layer_types"))) {
         if (!json_is_array(v)) return px_mismatch(e, "layer_types", type_word(v), "a list");
         for (size_t i = 0; i < json_array_size(v); i++) {
@@ -268,7 +278,8 @@ static px_code read_rope(json_t *o, const shard_family *f, shard_arch *m, px_err
     if ((rc = opt_real(r, "rope_theta", "rope_parameters.rope_theta", &m->rope_theta, e)) ||
         (rc = opt_real(r, "partial_rotary_factor", "rope_parameters.partial_rotary_factor", &rotary, e)))
         return rc;
-    if (rotary != 1) return refuse("rope_parameters.partial_rotary_factor", "another number", "1", e);
+    if (rotary != 1)
+        return refuse("rope_parameters.partial_rotary_factor", found_of(get(r, "partial_rotary_factor")).s, "1", e);
     snprintf(field, sizeof field, "%s.rope_type", group);
     if ((rc = opt_str(r, "type", field, &type, e)) || (rc = opt_str(r, "rope_type", field, &type, e))) return rc;
     if (!type) {

@@ -328,6 +328,9 @@ static void k_gemma(void)        { gguf_str(&m, "general.architecture", "gemma2"
 static void k_moe(void)          { gguf_str(&m, "general.architecture", "qwen3moe"); }
 static void k_adapter(void)      { gguf_str(&m, "general.type", "adapter"); }
 static void k_model(void)        { gguf_str(&m, "general.type", "model"); }
+static void k_parts(void)        { gguf_u32(&m, "split.count", 3); }
+static void k_one_part(void)     { gguf_u32(&m, "split.count", 1); }
+static void k_parts_text(void)   { gguf_str(&m, "split.count", "3"); }
 static void k_type(void)         { gguf_u32(&m, "general.type", 1); }
 
 static void reads_and_refuses_metadata(void **state)
@@ -349,6 +352,9 @@ static void reads_and_refuses_metadata(void **state)
         { NULL, k_adapter, 1, PX_EUNSUP, "general.type" },
         { NULL, k_model, 1, PX_OK, "" },
         { NULL, k_type, 1, PX_EMISMATCH, "general.type" },
+        { NULL, k_parts, 1, PX_EUNSUP, "split.count" },
+        { NULL, k_one_part, 1, PX_OK, "" },
+        { NULL, k_parts_text, 1, PX_EMISMATCH, "split.count" },
         { NULL, k_experts, 2, PX_EUNSUP, "n_expert" },
         { NULL, k_no_experts, 1, PX_OK, "" },
         { NULL, k_window, 1, PX_EUNSUP, "sliding_window" },
