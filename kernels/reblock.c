@@ -69,15 +69,19 @@ static void q4_or_q5_k(const uint8_t *p, const uint8_t *high, const uint8_t *q, 
 static void q4_k(const uint8_t *p, int g, group *b) { q4_or_q5_k(p, NULL, p + 16, g, b); }
 static void q5_k(const uint8_t *p, int g, group *b) { q4_or_q5_k(p, p + 16, p + 48, g, b); }
 
+/* Eight levels in a word, without a way through memory. */
+static uint64_t levels_of(uint64_t n)
+{
+    uint64_t w = 0;
+
+    for (int i = 0; i < 8; i++) w |= (uint64_t)(uint8_t)kern_iq4_level[n >> 8 * i & 15] << 8 * i;
+    return w;
+}
+
 static void levels(const uint8_t *p, uint64_t q[4])
 {
-    int8_t at[32];
-
-    for (int i = 0; i < 16; i++) {
-        at[i] = kern_iq4_level[p[i] & 15];
-        at[16 + i] = kern_iq4_level[p[i] >> 4];
-    }
-    memcpy(q, at, sizeof at);
+    nibbles(p, q);
+    for (int i = 0; i < 4; i++) q[i] = levels_of(q[i]);
 }
 
 static void iq4_nl(const uint8_t *p, int g, group *b)
