@@ -1,6 +1,7 @@
 /* dtype.c - the table of storage formats, sizes, conversions, and the readers of the formats that are served. */
 #include "kernels/dtype.h"
 #include "kernels/gguf_blocks.h"
+#include "kernels/half.h"
 #include "proto/base/alloc.h"
 
 #include <string.h>
@@ -81,40 +82,13 @@ bool kern_matrix_bytes(kern_dtype t, uint64_t rows, uint64_t cols, uint64_t *byt
 
 /* ---- conversions, on the bits: the same under every rounding and flushing mode ---- */
 
-static float f32_of(uint32_t bits) { float f; memcpy(&f, &bits, 4); return f; }
-static uint32_t bits_of(float f) { uint32_t b; memcpy(&b, &f, 4); return b; }
-
-float kern_f16_to_f32(uint16_t h)
-{
-    uint32_t sign = (uint32_t)(h & 0x8000u) << 16, exp = h >> 10 & 31u, man = h & 0x3ffu;
-
-    if (exp == 31) return f32_of(sign | 0x7f800000u | man << 13 | (man ? 0x400000u : 0));   /* NaN made quiet */
-    if (exp) return f32_of(sign | (exp + 112) << 23 | man << 13);
-    if (!man) return f32_of(sign);
-    for (exp = 113; !(man & 0x400u); exp--) man <<= 1;       /* subnormal in fp16, normal in fp32 */
-    return f32_of(sign | exp << 23 | (man & 0x3ffu) << 13);
-}
-
-uint16_t kern_f32_to_f16(float f)
-{
-    uint32_t b = bits_of(f), sign = b >> 16 & 0x8000u, a = b & 0x7fffffffu, shift, half, man;
-
-    if (a > 0x7f800000u) return (uint16_t)(sign | 0x7e00u);
-    if (a >= 0x477ff000u) return (uint16_t)(sign | 0x7bffu);                 /* would round to 65536 or is infinite */
-    if (a >= 0x38800000u)                                                     /* normal in fp16 */
-        return (uint16_t)(sign | (a - 0x38000000u + 0xfffu + (a >> 13 & 1u)) >> 13);
-    if (a <= 0x33000000u) return (uint16_t)sign;                              /* up to 2^-25: a tie goes to even, 0 */
-    shift = 126 - (a >> 23);                                                  /* 14 .. 24 */
-    man = (a & 0x7fffffu) | 0x800000u;
-    half = 1u << (shift - 1);
-    return (uint16_t)(sign | (man + half - 1 + (man >> shift & 1u)) >> shift);
-}
-
-float kern_bf16_to_f32(uint16_t h) { return f32_of((uint32_t)h << 16); }
+float kern_f16_to_f32(uint16_t h) { return kern_half_to_float(h); }
+uint16_t kern_f32_to_f16(float f) { return kern_float_to_half(f); }
+float kern_bf16_to_f32(uint16_t h) { return kern_float_of((uint32_t)h << 16); }
 
 uint16_t kern_f32_to_bf16(float f)
 {
-    uint32_t b = bits_of(f);
+    uint32_t b = kern_bits_of(f);
 
     if ((b & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(b >> 16 | 0x40u);   /* NaN stays NaN */
     return (uint16_t)((b + 0x7fffu + (b >> 16 & 1u)) >> 16);
@@ -122,71 +96,29 @@ uint16_t kern_f32_to_bf16(float f)
 
 /* ---- rows ---- */
 
-static uint16_t u16_at(const uint8_t *p) { return (uint16_t)(p[0] | p[1] << 8); }
+static float half_at(const uint8_t *p) { return kern_half_to_float((uint16_t)(p[0] | p[1] << 8)); }
 
-/* A scale for 32 or 128 columns, then their quants in blocks of 32; a last group may have fewer blocks. */
-static void grouped_to_f32(kern_dtype t, const uint8_t *p, size_t n, float *dst)
+#define ROW_PATH 0
+#include "kernels/dtype_body.h"
+#undef ROW_PATH
+#define ROW_PATH 1
+#include "kernels/dtype_body.h"
+#undef ROW_PATH
+#define ROW_PATH 2
+#include "kernels/dtype_body.h"
+
+void kern_row_to_f32_on(kern_path path, kern_dtype t, const void *src, size_t n, float *dst)
 {
-    size_t group = t == KERN_W8 || t == KERN_W4 ? 4 : 1;
-    float d = 0;
+    const kern_dtype_info *f = kern_dtype_get(t);
 
-    for (size_t b = 0; b < n / 32; b++, dst += 32) {
-        if (b % group == 0) {
-            d = kern_f16_to_f32(u16_at(p));
-            p += 2;
-        }
-        if (t == KERN_Q8_0 || t == KERN_W8) {
-            for (int i = 0; i < 32; i++) dst[i] = d * (float)(int8_t)p[i];
-            p += 32;
-        } else {
-            for (int i = 0; i < 16; i++) {
-                dst[i] = d * (float)((p[i] & 15) - 8);
-                dst[i + 16] = d * (float)((p[i] >> 4) - 8);
-            }
-            p += 16;
-        }
-    }
+    if (t == KERN_F32) memcpy(dst, src, n * sizeof *dst);
+    else if (!f || !f->weight) kern_gguf_to_f32(path, t, src, n, dst);
+    else if (path == KERN_PATH_AVX512) to_f32_avx512(t, src, n, dst);
+    else if (path == KERN_PATH_AVX2) to_f32_avx2(t, src, n, dst);
+    else to_f32_plain(t, src, n, dst);
 }
 
-void kern_row_to_f32(kern_dtype t, const void *src, size_t n, float *dst)
-{
-    const uint8_t *p = src;
-
-    switch (t) {
-    case KERN_F32:
-        memcpy(dst, src, n * 4);
-        break;
-    case KERN_F16:
-        for (size_t i = 0; i < n; i++) dst[i] = kern_f16_to_f32(u16_at(p + 2 * i));
-        break;
-    case KERN_BF16:
-        for (size_t i = 0; i < n; i++) dst[i] = kern_bf16_to_f32(u16_at(p + 2 * i));
-        break;
-    case KERN_Q8_0:
-    case KERN_W8:
-    case KERN_Q4_0:
-    case KERN_W4:
-        grouped_to_f32(t, p, n, dst);
-        break;
-    case KERN_Q4_1:
-        for (; n >= 32; n -= 32, p += 20, dst += 32) {
-            float d = kern_f16_to_f32(u16_at(p)), m = kern_f16_to_f32(u16_at(p + 2));
-            for (int i = 0; i < 16; i++) {
-                dst[i] = d * (float)(p[4 + i] & 15) + m;
-                dst[i + 16] = d * (float)(p[4 + i] >> 4) + m;
-            }
-        }
-        break;
-    case KERN_Q8_M:
-        for (; n >= 32; n -= 32, p += 36, dst += 32) {
-            float d = kern_f16_to_f32(u16_at(p)), m = kern_f16_to_f32(u16_at(p + 2));
-            for (int i = 0; i < 32; i++) dst[i] = d * (float)p[4 + i] + m;
-        }
-        break;
-    default:
-        kern_gguf_to_f32(t, src, n, dst);
-    }
-}
+void kern_row_to_f32(kern_dtype t, const void *src, size_t n, float *dst) { kern_row_to_f32_on(kern_row_path(), t, src, n, dst); }
 
 void kern_row_from_f32(kern_dtype t, const float *src, size_t n, void *dst)
 {

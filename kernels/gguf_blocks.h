@@ -3,10 +3,10 @@
 #ifndef KERN_GGUF_BLOCKS_H
 #define KERN_GGUF_BLOCKS_H
 
-#include "kernels/dtype.h"
+#include "kernels/row_path.h"
 
 /* n elements, a multiple of the block, as fp32; another type: zeros. */
-void kern_gguf_to_f32(kern_dtype t, const void *src, size_t n, float *dst);
+void kern_gguf_to_f32(kern_path path, kern_dtype t, const void *src, size_t n, float *dst);
 
 /* Parts of blocks.  Q4_K, Q5_K: scale and minimum, six bits each, of the group g (0..7) of 32, from their 12 bytes. */
 void kern_k_scale_and_min(const uint8_t *s, int g, int *scale, int *min);

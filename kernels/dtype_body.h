@@ -1,0 +1,69 @@
+/* dtype_body.h - the types that are served as fp32, on one path (row_path.h). */
+#include "kernels/row_path.h"
+
+/* A scale for 32 or 128 columns, then their quants in blocks of 32; a last group may have fewer blocks. */
+ROW_FN void ROW(grouped)(kern_dtype t, const uint8_t *restrict p, size_t n, float *restrict y)
+{
+    size_t group = t == KERN_W8 || t == KERN_W4 ? 4 : 1;
+    bool bytes = t == KERN_Q8_0 || t == KERN_W8;
+
+    for (size_t left = n / 32; left;) {
+        float d = half_at(p);
+        p += 2;
+        for (size_t b = 0; b < group && left; b++, left--, y += 32) {
+            if (bytes) {
+                for (int i = 0; i < 32; i++) y[i] = d * (float)(int8_t)p[i];
+                p += 32;
+            } else {
+                for (int i = 0; i < 16; i++) y[i] = d * (float)((p[i] & 15) - 8);
+                for (int i = 0; i < 16; i++) y[16 + i] = d * (float)((p[i] >> 4) - 8);
+                p += 16;
+            }
+        }
+    }
+}
+
+ROW_FN void ROW(q4_1)(const uint8_t *restrict p, float *restrict y)
+{
+    float d = half_at(p), m = half_at(p + 2);
+
+    for (int i = 0; i < 16; i++) y[i] = d * (float)(p[4 + i] & 15) + m;
+    for (int i = 0; i < 16; i++) y[16 + i] = d * (float)(p[4 + i] >> 4) + m;
+}
+
+ROW_FN void ROW(q8_m)(const uint8_t *restrict p, float *restrict y)
+{
+    float d = half_at(p), m = half_at(p + 2);
+
+    for (int i = 0; i < 32; i++) y[i] = d * (float)p[4 + i] + m;
+}
+
+ROW_FN void ROW(to_f32)(kern_dtype t, const uint8_t *restrict p, size_t n, float *restrict y)
+{
+    size_t i = 0;
+    uint16_t h[32];
+
+    switch (t) {
+    case KERN_F16:
+        for (; i < n; i += 32) {
+            size_t some = n - i < 32 ? n - i : 32;
+            memcpy(h, p + 2 * i, 2 * some);
+            if (some == 32)
+                for (int k = 0; k < 32; k++) y[i + (size_t)k] = kern_half_to_float(h[k]);
+            else
+                for (size_t k = 0; k < some; k++) y[i + k] = kern_half_to_float(h[k]);
+        }
+        break;
+    case KERN_BF16:
+        for (; i < n; i++) y[i] = kern_float_of((uint32_t)(memcpy(h, p + 2 * i, 2), h[0]) << 16);
+        break;
+    case KERN_Q4_1:
+        for (; n >= 32; n -= 32, p += 20, y += 32) ROW(q4_1)(p, y);
+        break;
+    case KERN_Q8_M:
+        for (; n >= 32; n -= 32, p += 36, y += 32) ROW(q8_m)(p, y);
+        break;
+    default:
+        ROW(grouped)(t, p, n, y);
+    }
+}

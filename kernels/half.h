@@ -1,0 +1,36 @@
+/* half.h - fp16 and fp32 on the bits, without branches: what loops over rows are written with (kern_f16_to_f32 and kern_f32_to_f16
+ * of dtype.h are these).  Layer: kernels, its own.  The same under every rounding and flushing mode. */
+#ifndef KERN_HALF_H
+#define KERN_HALF_H
+
+#include <stdint.h>
+#include <string.h>
+
+static inline float kern_float_of(uint32_t bits) { float f; memcpy(&f, &bits, 4); return f; }
+static inline uint32_t kern_bits_of(float f) { uint32_t b; memcpy(&b, &f, 4); return b; }
+
+static inline float kern_half_to_float(uint16_t h)
+{
+    uint32_t sign = (uint32_t)(h & 0x8000u) << 16, a = h & 0x7fffu;
+    uint32_t small = kern_bits_of((float)(int32_t)a * 0x1p-24f);             /* subnormal in fp16: an integer, exactly */
+    uint32_t normal = (a << 13) + (112u << 23), is_small = 0u - (a < 0x400u), is_normal = 0u - (a >= 0x400u && a < 0x7c00u);
+    uint32_t other = a << 13 | 0x7f800000u | (uint32_t)(a > 0x7c00u) << 22;  /* NaN made quiet */
+
+    return kern_float_of(sign | (small & is_small) | (normal & is_normal) | (other & ~(is_small | is_normal)));
+}
+
+static inline uint16_t kern_float_to_half(float f)
+{
+    uint32_t b = kern_bits_of(f), sign = b >> 16 & 0x8000u, a = b & 0x7fffffffu;
+    uint32_t normal = (a - 0x38000000u + 0xfffu + (a >> 13 & 1u)) >> 13;
+    /* subnormal in fp16: shifted by 14 to 24; from 25 on less than half a step is left, up to 2^-25, whose tie goes to 0 */
+    uint32_t down = 126u - (a >> 23), shift = down < 25u ? down : 25u, man = (a & 0x7fffffu) | 0x800000u;
+    uint32_t small = (man + (1u << ((shift - 1u) & 31u)) - 1u + (man >> (shift & 31u) & 1u)) >> (shift & 31u);
+    uint32_t h = a >= 0x38800000u ? normal : small;
+
+    h = a >= 0x477ff000u ? 0x7bffu : h;                                       /* would round to 65536 or is infinite */
+    h = a > 0x7f800000u ? 0x7e00u : h;
+    return (uint16_t)(sign | h);
+}
+
+#endif

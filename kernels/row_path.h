@@ -1,0 +1,43 @@
+/* row_path.h - one text of the functions over rows, compiled for each instruction set: a body is included once a path, with ROW_PATH
+ * 0 (any x86-64), 1 (AVX2) or 2 (AVX-512), and defines its functions with ROW_FN and ROW(name).  No guard: each body includes it.
+ * Their loops have a constant length and no sum in a lane's order, so that every path gives the same bits (-ffp-contract=off).
+ * Beside kernels/cpu, whose files are compiled with an instruction set's flags: these functions stand without a backend. */
+#ifdef ROW_PATH
+#undef ROW
+#undef ROW_FN
+#if ROW_PATH == 0
+#define ROW(name) name##_plain
+#define ROW_FN static __attribute__((unused))
+#elif ROW_PATH == 1
+#define ROW(name) name##_avx2
+#define ROW_FN static __attribute__((unused, target("avx2")))
+#elif defined(__clang__)
+#define ROW(name) name##_avx512
+#define ROW_FN static __attribute__((unused, target("avx512f,avx512bw,avx512vl,avx512dq")))
+#else
+#define ROW(name) name##_avx512
+#define ROW_FN static __attribute__((unused, target("avx512f,avx512bw,avx512vl,avx512dq,prefer-vector-width=512")))
+#endif
+#endif
+
+#ifndef KERN_ROW_PATH_H
+#define KERN_ROW_PATH_H
+
+#include "kernels/kernels.h"
+
+/* The functions of dtype.h on a path that the CPU has; for tests. */
+void kern_row_to_f32_on(kern_path path, kern_dtype t, const void *src, size_t n, float *dst);
+bool kern_row_quantise_on(kern_path path, kern_dtype t, const float *src, size_t n, void *dst);
+bool kern_row_requantise_on(kern_path path, const float *src, const float *step, size_t n, void *dst);
+void kern_row_distance_on(kern_path path, const float *was, const float *is, size_t n, double *error, double *size);
+
+/* The best path that the CPU has. */
+static inline kern_path kern_row_path(void)
+{
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")
+        && __builtin_cpu_supports("avx512dq"))
+        return KERN_PATH_AVX512;
+    return __builtin_cpu_supports("avx2") ? KERN_PATH_AVX2 : KERN_PATH_SCALAR;
+}
+
+#endif

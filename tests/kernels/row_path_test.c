@@ -1,0 +1,105 @@
+/* row_path_test.c - what rows are read and quantised to is the same on every path, bit for bit. */
+#include "tests/testlib.h"
+
+#include "kernels/row_path.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { MOST = 1024 };
+
+static bool same(const float *a, const float *b, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (memcmp(a + i, b + i, sizeof *a) && !(isnan(a[i]) && isnan(b[i]))) return false;     /* a NaN's payload is no part of it */
+    return true;
+}
+
+/* The paths of this CPU beside the plain one. */
+static size_t others(kern_path path[2])
+{
+    size_t n = 0;
+
+    for (kern_path p = KERN_PATH_AVX2; p <= kern_row_path(); p++) path[n++] = p;
+    if (!n) print_message("this CPU has the plain path alone\n");
+    return n;
+}
+
+static void rows_are_read_alike(void **state)
+{
+    kern_path path[2] = { 0 };
+    size_t n_paths = others(path);
+    uint64_t seed = 21;
+
+    (void)state;
+    for (kern_dtype t = 0; t < KERN_N_DTYPES; t++)
+        for (int round = 0; round < 60 && kern_dtype_get(t)->readable; round++) {
+            uint8_t bytes[4 * MOST + 64];
+            float want[MOST], got[MOST + 16];
+            size_t n = kern_dtype_get(t)->block == 1 ? (size_t)(1 + test_rand(&seed) % MOST) : t == KERN_W8 || t == KERN_W4 ? 32 * (1 + test_rand(&seed) % 32)
+                     : kern_dtype_get(t)->block * (1 + test_rand(&seed) % (MOST / kern_dtype_get(t)->block));
+            for (size_t i = 0; i < sizeof bytes; i++) bytes[i] = (uint8_t)(test_rand(&seed) >> 8);
+            kern_row_to_f32_on(KERN_PATH_SCALAR, t, bytes, n, want);
+            for (size_t k = 0; k < n_paths; k++) {
+                memset(got, 0x5a, sizeof got);
+                kern_row_to_f32_on(path[k], t, bytes, n, got);
+                if (!same(want, got, n)) fail_msg("%s, %zu columns: path %d differs", kern_dtype_get(t)->name, n, path[k]);
+                for (size_t i = 4 * n; i < sizeof got; i++) assert_int_equal(((uint8_t *)got)[i], 0x5a);
+            }
+        }
+}
+
+/* Values of all sizes, ties, zeros, and now and then one that no type holds. */
+static float value(uint64_t *seed, int round)
+{
+    uint64_t r = test_rand(seed) >> 8;
+    float x = (float)((double)(r % 2000001) * 1e-6 - 1);
+
+    if (r >> 24 & 1 && round % 3 == 0) x = (float)((int)(r % 33) - 16) / 16;
+    if (round % 5 == 4 && (r >> 25) % 500 == 0) x = INFINITY;
+    if (round % 7 == 6 && (r >> 25) % 2) x = 0;
+    return ldexpf(x, round % 60 - 40);
+}
+
+static void rows_are_quantised_alike(void **state)
+{
+    static const kern_dtype type[] = { KERN_F16, KERN_Q8_0, KERN_Q4_0, KERN_Q4_1, KERN_Q8_M, KERN_W8, KERN_W4 };
+    kern_path path[2] = { 0 };
+    size_t n_paths = others(path), held = 0, refused = 0;
+    uint64_t seed = 22;
+
+    (void)state;
+    for (int round = 0; round < 1200; round++) {
+        uint8_t want[4 * MOST], got[4 * MOST];
+        float x[MOST], step[MOST / 32];
+        size_t n = 32 * (1 + test_rand(&seed) % (MOST / 32));
+        for (size_t i = 0; i < n; i++) x[i] = value(&seed, round);
+        for (size_t i = 0; i < n / 32; i++) step[i] = i % 3 ? fabsf(x[32 * i]) / (float)(i % 3) : 0;
+        for (size_t k = 0; k <= sizeof type / sizeof *type; k++) {
+            bool again = k == sizeof type / sizeof *type, ok;
+            double sums[2] = { 1, 2 }, sums_got[2] = { 1, 2 };
+            memset(want, 0x5a, sizeof want);
+            ok = again ? kern_row_requantise_on(KERN_PATH_SCALAR, x, step, n, want) : kern_row_quantise_on(KERN_PATH_SCALAR, type[k], x, n, want);
+            ok ? held++ : refused++;
+            kern_row_distance_on(KERN_PATH_SCALAR, x, x + n % 64 / 32, n - 32, &sums[0], &sums[1]);
+            for (size_t j = 0; j < n_paths; j++) {
+                memset(got, 0x5a, sizeof got);
+                assert_int_equal(again ? kern_row_requantise_on(path[j], x, step, n, got) : kern_row_quantise_on(path[j], type[k], x, n, got), ok);
+                if (ok) assert_memory_equal(got, want, sizeof got);
+                sums_got[0] = 1, sums_got[1] = 2;
+                kern_row_distance_on(path[j], x, x + n % 64 / 32, n - 32, &sums_got[0], &sums_got[1]);
+                if (isfinite(sums[1]) && isfinite(sums[0])) assert_memory_equal(sums, sums_got, sizeof sums);
+            }
+        }
+    }
+    assert_true(held > 1000 && refused > 100);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(rows_are_read_alike),
+        cmocka_unit_test(rows_are_quantised_alike),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
