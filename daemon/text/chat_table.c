@@ -53,7 +53,8 @@ static const daemon_template template[N_TEMPLATES] = {
                             { "<|assistant|>\n", "</s>\n", false } } },
 };
 
-/* XXH3-128 of template texts in circulation (tests/daemon/text/templates has the texts). */
+/* XXH3-128 of template texts in circulation.  tests/daemon/text/templates has the texts that are named as files; those named as
+ * models are their makers' own, and rendered 1,500 random conversations as the form's text does. */
 static const struct { const char *digest; int of; } known[] = {
     { "a344e8c84fb0282dda206a9e46a4ac01", CHATML },            /* chatml-2.jinja */
     { "7a128e0473e4be90846f9032c2079ea2", CHATML },            /* chatml-2-esc.jinja */
@@ -81,6 +82,10 @@ static const struct { const char *digest; int of; } known[] = {
     { "7c4c17cbc95b1d56c79034a9d5f0ae58", QWEN2 },             /* qwen2-esc.jinja */
     { "4457e3d12b367a860283f874ff58d644", QWEN3 },             /* qwen3.jinja */
     { "90cd99f4ba971c30daa4075515d013cf", QWEN3 },             /* qwen3.jinja, a newline behind it */
+    { "0fab82ce8f4d5175c9e0155c80737cf2", QWEN3 },             /* Qwen3, the later text: contents that are not text are left out */
+    { "cc9ddd5a40bc1c0c8fb5d937b1e8f5d0", CHATML },            /* Qwen3 Instruct 2507 */
+    { "0f755a597d4eb9dd41032903ea170582", LLAMA31 },           /* Llama 3.2 Instruct, with the date that it has without a clock */
+    { "573e1bcc8c56f178c3d57e38f5ff0756", LLAMA31 },           /* Llama 3.2 Instruct, its last newline left out */
     { "98f63cc3d421d28f99ab995e9629dacd", SMOLLM2 },           /* smollm2.jinja */
     { "f0323af61a5d6e2383059ddcb62b07a0", SMOLLM2 },           /* smollm2-esc.jinja */
     { "5ae4edc1a6c08aa61db34e9fc60441d8", ZEPHYR },            /* zephyr.jinja */
