@@ -52,6 +52,14 @@ class Jinja:
             return None
 
 
+def asks_for_the_date(jinja):
+    """A table is one text; transformers gives a template a clock.  What it has instead, without one, is what was derived."""
+    jinja.template.globals["strftime_now"] = lambda form: "QqD"
+    texts = [jinja(say(("user", "QqA"))), jinja(say(("system", "QqS"), ("user", "QqA")))]
+    del jinja.template.globals["strftime_now"]
+    return any("QqD" in t for t in texts if t)
+
+
 def say(*messages):
     return [{"role": r, "content": c} for r, c in messages]
 
@@ -332,8 +340,9 @@ def main():
         sys.exit("chat-template: needs Jinja: apt install python3-jinja2, or pip install Jinja2 in a venv")
     text, bos, eos, control = read_model(a.model)
     bos, eos = a.bos or bos or "", a.eos or eos or ""
+    jinja = Jinja(text, bos, eos)
     try:
-        table = derive(Jinja(text, bos, eos), bos)
+        table = derive(jinja, bos)
     except NotOfThisKind as why:
         print("chat-template: %s: this template cannot be a table: %s" % (a.model, why), file=sys.stderr)
         return 1
@@ -345,6 +354,8 @@ def main():
         json.dump(table, f, ensure_ascii=False, indent=1)
         f.write("\n")
     print("%s: derived, and the same as Jinja on %d conversations" % (a.out, 2 * PROVED_ON))
+    if asks_for_the_date(jinja):
+        print("%s: the template asks for today's date; the table has what the template says without a clock" % a.out)
     return 0
 
 

@@ -81,6 +81,13 @@ class Derive(unittest.TestCase):
         self.assertFalse(table["user_last"] or table["alternate"])
         self.assertTrue(table["generation"].endswith("<assistant>"))
 
+    def test_a_date_is_told(self):
+        dated = "{% if strftime_now is defined %}{% set d = strftime_now('%d %b') %}{% else %}{% set d = '1 Jan' %}{% endif %}[{{ d }}]" + TURNS
+        for text, told in ((dated, True), (dated.replace("[{{ d }}]", "[]"), False)):
+            p, table = self.of_text(text)
+            self.assertEqual((p.returncode, "today's date" in p.stdout), (0, told), p.stdout + p.stderr)
+            self.assertEqual(table["begin"], "[1 Jan]" if told else "[]")
+
     def test_templates_that_are_none(self):
         for text, why in (
                 ("{% for m in messages %}{{ loop.index }}:{{ m['content'] }}\n{% endfor %}A:", "cannot be a table"),
