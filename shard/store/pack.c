@@ -8,7 +8,7 @@
 #include <string.h>
 #include <strings.h>
 
-#define BATCH_BYTES (4u << 20)
+#define CHUNK_BYTES (256u << 10)      /* of panels: they stay in a core's cache until they are digested and written */
 
 /* A policy and the planner's format that says which types it stores; NULL: the same for every tensor. */
 static const struct { const char *name, *format; } POLICY[SHARD_N_POLICIES] = {
@@ -114,10 +114,10 @@ void shard_packer_init(shard_packer *p, px_alloc *a, uint32_t threads)
 
 void shard_packer_deinit(shard_packer *p)
 {
-    if (p->panels) px_del(p->a, p->panels, p->panels_bytes);
-    if (p->sums) px_del(p->a, p->sums, p->sums_n);
     for (uint32_t i = 0; i < SHARD_PACK_THREADS; i++) {
         shard_pack_room *r = &p->room[i];
+        if (r->panels) px_del(p->a, r->panels, r->panels_bytes);
+        if (r->sums) px_del(p->a, r->sums, r->sums_n);
         if (r->rows) px_del(p->a, r->rows, r->rows_bytes);
         if (r->wide) px_del(p->a, r->wide, r->wide_n);
         if (r->back) px_del(p->a, r->back, r->back_n);
@@ -192,63 +192,88 @@ static const void *fetch(shard_pack_room *r, const shard_source *src, uint64_t r
     return convert(r, r->wide + (x->col0 - first * f->block), again ? r->step : NULL, (size_t)x->cols, type, out, sums) ? out : NULL;
 }
 
-/* A batch of panels of one matrix; threads take them one by one. */
-typedef struct batch {
+/* One matrix: threads take chunks of panels and fill them beside each other, then hand them to the sink, one at a time, in order. */
+typedef struct job {
     shard_packer       *p;
     const shard_source *src;
     const shard_extent *x;
     kern_dtype          type;
     uint32_t            head_dim;
-    uint64_t            stride, row_bytes, first, n;
-    _Atomic uint64_t    next, bad;            /* bad: the first row with a value that the type does not hold, or UINT64_MAX */
+    uint64_t            stride, row_bytes, n_panels, most;      /* most: panels of a chunk */
+    shard_sink          sink;
+    void               *ctx;
+    px_err             *e;
+    _Atomic uint64_t    next;                 /* chunk to take */
     _Atomic uint32_t    rooms;
-} batch;
+    _Atomic int         rc;                   /* of the first chunk that failed; written with the lock */
+    pthread_mutex_t     lock;
+    pthread_cond_t      turned;
+    uint64_t            turn;                 /* the chunk that the sink waits for */
+} job;
 
-static void note_bad(batch *b, uint64_t row)
-{
-    uint64_t was = atomic_load(&b->bad);
-    while (row < was && !atomic_compare_exchange_weak(&b->bad, &was, row)) {}
-}
-
-static void pack_panel(batch *b, shard_pack_room *r, uint64_t k)
+/* false: row *bad holds a value that the type does not. */
+static bool pack_panel(const job *b, shard_pack_room *r, uint64_t index, uint8_t *panel, double sums[2], uint64_t *bad)
 {
     const void *from[KERN_PANEL_ROWS];
-    uint64_t row = (b->first + k) * KERN_PANEL_ROWS;
-    uint8_t *panel = b->p->panels + k * b->stride;
-    double *sums = b->p->sums + 2 * k;
+    uint64_t row = index * KERN_PANEL_ROWS;
     uint32_t have = 0;
 
     sums[0] = sums[1] = 0;
     for (; have < KERN_PANEL_ROWS && row + have < b->x->rows && b->x->row0 + row + have < b->src->rows; have++) {
-        uint64_t at = source_row(b->src, b->x->row0 + row + have, b->head_dim);
-        if (!(from[have] = fetch(r, b->src, at, b->x, b->type, r->rows + have * b->row_bytes, sums))) {
-            note_bad(b, at);
-            return;
-        }
+        *bad = source_row(b->src, b->x->row0 + row + have, b->head_dim);
+        if (!(from[have] = fetch(r, b->src, *bad, b->x, b->type, r->rows + have * b->row_bytes, sums))) return false;
     }
     if (have) kern_panel_pack(b->type, from, have, b->x->cols, panel);
     else memset(panel, 0, (size_t)b->stride);     /* padding of the vocabulary */
+    return true;
 }
 
-static void *pack_panels(void *ctx)
+static px_code hand_over(job *b, const shard_pack_room *r, uint64_t n, const uint64_t *bad)
 {
-    batch *b = ctx;
+    if (bad) return px_fail(b->e, PX_ERANGE, "", "row %llu has a value that %s does not hold", (unsigned long long)*bad, kern_dtype_get(b->type)->name);
+    for (uint64_t k = 0; k < n; k++) {
+        b->p->error += r->sums[2 * k];
+        b->p->size += r->sums[2 * k + 1];
+    }
+    return b->sink(b->ctx, r->panels, (size_t)(n * b->stride), b->e);
+}
+
+static void *pack_chunks(void *ctx)
+{
+    job *b = ctx;
     shard_pack_room *r = &b->p->room[atomic_fetch_add(&b->rooms, 1)];
 
-    for (uint64_t k; (k = atomic_fetch_add(&b->next, 1)) < b->n;) pack_panel(b, r, k);
+    for (uint64_t chunk; !atomic_load(&b->rc) && (chunk = atomic_fetch_add(&b->next, 1)) <= (b->n_panels - 1) / b->most;) {
+        uint64_t first = chunk * b->most, n = b->n_panels - first < b->most ? b->n_panels - first : b->most, bad;
+        bool good = true;
+        for (uint64_t k = 0; k < n && good; k++) good = pack_panel(b, r, first + k, r->panels + k * b->stride, r->sums + 2 * k, &bad);
+        pthread_mutex_lock(&b->lock);
+        while (b->turn != chunk && !atomic_load(&b->rc)) pthread_cond_wait(&b->turned, &b->lock);
+        if (!atomic_load(&b->rc)) {
+            atomic_store(&b->rc, (int)hand_over(b, r, n, good ? NULL : &bad));
+            b->turn++;
+        }
+        pthread_cond_broadcast(&b->turned);
+        pthread_mutex_unlock(&b->lock);
+    }
     return NULL;
 }
 
-static void pack_batch(batch *b)
+static px_code pack_all(job *b)
 {
     pthread_t t[SHARD_PACK_THREADS];
     uint32_t n = 0;
+    px_code rc = PX_OK;
 
-    atomic_store(&b->next, 0);
-    atomic_store(&b->rooms, 0);
-    while (n + 1 < b->p->threads && n + 1 < b->n && !pthread_create(&t[n], NULL, pack_panels, b)) n++;      /* fewer do, too */
-    pack_panels(b);
+    pthread_mutex_init(&b->lock, NULL);
+    pthread_cond_init(&b->turned, NULL);
+    while (n + 1 < b->p->threads && n + 1 <= (b->n_panels - 1) / b->most && !pthread_create(&t[n], NULL, pack_chunks, b)) n++;      /* fewer do, too */
+    pack_chunks(b);
     while (n) pthread_join(t[--n], NULL);
+    rc = (px_code)atomic_load(&b->rc);
+    pthread_cond_destroy(&b->turned);
+    pthread_mutex_destroy(&b->lock);
+    return rc;
 }
 
 px_code shard_packer_matrix(shard_packer *p, const shard_source *src, const shard_extent *x, kern_dtype type,
@@ -256,7 +281,7 @@ px_code shard_packer_matrix(shard_packer *p, const shard_source *src, const shar
 {
     uint64_t whole, stride = kern_panel_stride(type, x->cols), row_bytes, n_panels, most;
     px_code rc;
-    batch b;
+    job b;
 
     if ((rc = check(src, x, true, e))) return rc;
     if ((rc = kern_panel_bytes(type, x->rows, x->cols, &whole, e))) return rc;
@@ -265,32 +290,21 @@ px_code shard_packer_matrix(shard_packer *p, const shard_source *src, const shar
         return px_fail(e, PX_ECORRUPT, "", "rows of %llu columns in heads of %u", (unsigned long long)x->cols, head_dim);
     row_bytes = (row_bytes + 63) / 64 * 64;
     n_panels = whole / stride;
-    most = stride >= BATCH_BYTES ? 1 : BATCH_BYTES / stride;
+    most = stride >= CHUNK_BYTES ? 1 : CHUNK_BYTES / stride;
     if (most > n_panels) most = n_panels;
-    if ((rc = ROOM(p, p->panels, p->panels_bytes, uint8_t, (size_t)(most * stride), e)) ||
-        (rc = ROOM(p, p->sums, p->sums_n, double, (size_t)(2 * most), e)))
-        return rc;
-    for (uint32_t i = 0; i < p->threads && i < most; i++) {
+    for (uint32_t i = 0; i < p->threads && i <= (n_panels - 1) / most; i++) {
         shard_pack_room *r = &p->room[i];
-        if ((rc = ROOM(p, r->rows, r->rows_bytes, uint8_t, (size_t)row_bytes * KERN_PANEL_ROWS, e)) ||
+        if ((rc = ROOM(p, r->panels, r->panels_bytes, uint8_t, (size_t)(most * stride), e)) ||
+            (rc = ROOM(p, r->sums, r->sums_n, double, (size_t)(2 * most), e)) ||
+            (rc = ROOM(p, r->rows, r->rows_bytes, uint8_t, (size_t)row_bytes * KERN_PANEL_ROWS, e)) ||
             (rc = ROOM(p, r->wide, r->wide_n, float, (size_t)src->cols, e)) || (rc = ROOM(p, r->back, r->back_n, float, (size_t)x->cols, e)) ||
             (rc = ROOM(p, r->step, r->step_n, float, (size_t)x->cols / 32 + 1, e)))
             return rc;
     }
 
-    b = (batch){ .p = p, .src = src, .x = x, .type = type, .head_dim = head_dim, .stride = stride, .row_bytes = row_bytes, .bad = UINT64_MAX };
-    for (; b.first < n_panels; b.first += most) {
-        b.n = n_panels - b.first < most ? n_panels - b.first : most;
-        pack_batch(&b);
-        if (b.bad != UINT64_MAX)
-            return px_fail(e, PX_ERANGE, "", "row %llu has a value that %s does not hold", (unsigned long long)b.bad, kern_dtype_get(type)->name);
-        for (uint64_t k = 0; k < b.n; k++) {
-            p->error += p->sums[2 * k];
-            p->size += p->sums[2 * k + 1];
-        }
-        if ((rc = sink(ctx, p->panels, (size_t)(b.n * stride), e))) return rc;
-    }
-    return PX_OK;
+    b = (job){ .p = p, .src = src, .x = x, .type = type, .head_dim = head_dim, .stride = stride, .row_bytes = row_bytes,
+               .n_panels = n_panels, .most = most, .sink = sink, .ctx = ctx, .e = e };
+    return pack_all(&b);
 }
 
 px_code shard_packer_vector(shard_packer *p, const shard_source *src, const shard_extent *x, shard_sink sink, void *ctx,

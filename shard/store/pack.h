@@ -1,5 +1,5 @@
 /* pack.h - one tensor of a checkpoint as a rank stores it: type conversion, cut, q/k order, panels.
- * Layer: shard/store.  A shard_packer is used by one thread; its memory is one batch of panels and 16 rows. */
+ * Layer: shard/store.  A shard_packer is used by one thread, has others of its own, and of each a chunk of panels and 16 rows. */
 #ifndef SHARD_PACK_H
 #define SHARD_PACK_H
 
@@ -25,11 +25,13 @@ px_code shard_types_stored(shard_types *stored, px_alloc *a, const shard_arch *m
 /* The same types, for a plan of a named format: as_file, if it changes none.  Errors: also PX_EUNSUP (field "format"). */
 px_code shard_types_served(shard_types *stored, px_alloc *a, const shard_arch *m, const shard_types *named, px_err *e);
 
-/* Where packed bytes go, in order. */
+/* Where packed bytes go, in order: one call at a time, of any of the packer's threads. */
 typedef px_code (*shard_sink)(void *ctx, const void *data, size_t n, px_err *e);
 
 #define SHARD_PACK_THREADS 16u
 typedef struct shard_pack_room {              /* of one thread; all owned */
+    uint8_t  *panels;  size_t panels_bytes;   /* a chunk of packed panels */
+    double   *sums;    size_t sums_n;         /* two a panel, added in order: the bits depend on no thread */
     uint8_t  *rows;    size_t rows_bytes;     /* 16 converted rows */
     float    *wide;    size_t wide_n;         /* one source row in fp32 */
     float    *back;    size_t back_n;         /* a row as its quants say */
@@ -38,9 +40,7 @@ typedef struct shard_pack_room {              /* of one thread; all owned */
 
 typedef struct shard_packer {
     px_alloc *a;
-    uint32_t  threads;                        /* that fill a batch, 1 to SHARD_PACK_THREADS; the sink is called by the caller's */
-    uint8_t  *panels;  size_t panels_bytes;   /* a batch of packed panels; owned */
-    double   *sums;    size_t sums_n;         /* two a panel, added in order: the bits depend on no thread; owned */
+    uint32_t  threads;                        /* that fill panels, 1 to SHARD_PACK_THREADS, the caller's among them */
     shard_pack_room room[SHARD_PACK_THREADS];
     double    error, size;                    /* sums of squares: of what rounding changed, of the values; the caller resets them */
 } shard_packer;
