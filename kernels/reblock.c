@@ -117,26 +117,25 @@ static bool put_half(float x, uint8_t *p, double *lost)
     return fabsf(x) < 65520.0f;                                 /* false for a NaN, too; from here on it would round to infinity */
 }
 
-/* The sum of squares of d * q + m. */
-static double squares(double d, double m, int sum, int sum_of_squares)
-{
-    return d * d * sum_of_squares + 2 * d * m * sum + 32 * m * m;
-}
+/* Of a group's quants. */
+typedef struct moments { int sum, squares; } moments;
 
-static void add_sums(const group *b, bool with_sign, double lost_d, double lost_m, double sums[2])
+static moments moments_of(const group *b, bool with_sign)
 {
+    moments n = { 0 };
     uint8_t q[32];
-    int sum = 0, sum_of_squares = 0;
 
     memcpy(q, b->q, sizeof q);
     for (int i = 0; i < 32; i++) {
         int v = with_sign ? (int8_t)q[i] : q[i];
-        sum += v;
-        sum_of_squares += v * v;
+        n.sum += v;
+        n.squares += v * v;
     }
-    sums[1] += squares((double)b->d, (double)b->m, sum, sum_of_squares);
-    if (lost_d != 0 || lost_m != 0) sums[0] += squares(lost_d, lost_m, sum, sum_of_squares);
+    return n;
 }
+
+/* The sum of squares of d * q + m. */
+static double squares(double d, double m, moments n) { return d * d * n.squares + 2 * d * m * n.sum + 32 * m * m; }
 
 bool kern_row_reblock(kern_dtype from, const void *row, size_t col, size_t n, void *dst, double sums[2])
 {
@@ -148,16 +147,21 @@ bool kern_row_reblock(kern_dtype from, const void *row, size_t col, size_t n, vo
     for (size_t end = col + n; col < end; col += 32) {
         const uint8_t *block = (const uint8_t *)row + col / f->block * f->block_bytes;
         double lost_d, lost_m = 0;
+        moments n32;
         group b;
 
         KIND[from].group(block, (int)(col % f->block / 32), &b);
+        n32 = moments_of(&b, to == KERN_Q8_0);
         if (!put_half(b.d, out, &lost_d)) return false;
         out += 2;
-        if (to != KERN_Q8_0) {
-            if (!put_half(b.m, out, &lost_m)) return false;
+        if (to != KERN_Q8_0) {                          /* what the scale has lost of the mean the minimum can give back */
+            float back = (float)lost_d * (float)n32.sum / 32;
+            if (!put_half(b.m + back, out, &lost_m)) return false;
+            lost_m -= (double)back;
             out += 2;
         }
-        add_sums(&b, to == KERN_Q8_0, lost_d, lost_m, sums);
+        sums[1] += squares((double)b.d, (double)b.m, n32);
+        if (lost_d != 0 || lost_m != 0) sums[0] += squares(lost_d, lost_m, n32);
         if (to == KERN_Q4_1)
             for (int i = 0; i < 2; i++) b.q[i] |= b.q[2 + i] << 4;
         memcpy(out, b.q, to == KERN_Q4_1 ? 16 : 32);

@@ -7,7 +7,8 @@
 
 /* The type that keeps the levels of `t`; KERN_N_DTYPES: none does, or it needs none.
  *   Q5_0, IQ4_NL -> Q8_0; Q5_1 -> Q8_M     the same values
- *   Q4_K -> Q4_1; Q5_K -> Q8_M             the scale d * sc and the minimum -dmin * m of 32 columns, each to the nearest fp16
+ *   Q4_K -> Q4_1; Q5_K -> Q8_M             the scale d * sc to the nearest fp16; the minimum -dmin * m, plus what the scale lost times
+ *                                          the mean of the 32 quants, to the nearest fp16
  *   IQ4_XS -> Q8_0                         the scale d * (ls - 32) to the nearest fp16
  * A product of an fp16 and an integer is a multiple of 2^-24, and so are all fp16: the rounding is 2^-11 of the product at most, and
  * none below 2^-13, where fp16 run out of digits. */

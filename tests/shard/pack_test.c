@@ -272,6 +272,40 @@ static void a_file_of_every_type(void **state)
     shard_checkpoint_close(c);
 }
 
+/* A scale times its group's is beyond fp16: the tensor and the row are named, and nothing is left; as F32 it is what it is. */
+static void a_scale_that_no_type_holds(void **state)
+{
+    const char *path = mixed_gguf();
+    shard_checkpoint *c;
+    shard_pack_result result;
+    px_err e = { 0 };
+    size_t at = 0;
+    long from_end = 0;
+    uint64_t bytes;
+    FILE *f;
+    (void)state;
+
+    while (strcmp(mixed[at].name, "blk.0.ffn_gate.weight")) at++;
+    for (size_t i = at; i < N_MIXED; i++) {
+        kern_matrix_bytes(mixed[i].type, mixed[i].rows, mixed[i].cols, &bytes);
+        from_end += (long)(bytes + 31) / 32 * 32;
+    }
+    assert_non_null(f = fopen(path, "r+b"));
+    assert_int_equal(fseek(f, 5 * 176 - from_end, SEEK_END), 0);               /* row 5: d and the scale of the first group */
+    assert_int_equal(fwrite("\x00\x7b\x00\x20\x3f", 5, 1, f), 1);
+    assert_int_equal(fclose(f), 0);
+    assert_int_equal(shard_checkpoint_open(&c, &heap.a, path, &e), PX_OK);
+    shard_pack_args args = setlib_args(c, setlib_fresh("scale"), 2);
+    assert_int_equal(shard_pack(&heap.a, &args, &result, &e), PX_ERANGE);
+    assert_string_equal(e.field, "blk.0.ffn_gate.weight");
+    assert_non_null(strstr(e.text, "row 5 has a value that Q8_M does not hold"));
+    assert_false(setlib_exists(args.out));
+    args.policy = SHARD_TO_F32;
+    px_err_clear(&e);
+    assert_int_equal(shard_pack(&heap.a, &args, &result, &e), PX_OK);
+    shard_checkpoint_close(c);
+}
+
 /* The GGUF was converted from the same checkpoint: its interleaved q and k rows come back in Hugging Face order. */
 static void gguf_and_safetensors_hold_the_same_q_and_k(void **state)
 {
@@ -575,6 +609,7 @@ int main(void)
         cmocka_unit_test(round_trips),
         cmocka_unit_test(round_trips_of_other_policies),
         cmocka_unit_test(a_file_of_every_type),
+        cmocka_unit_test(a_scale_that_no_type_holds),
         cmocka_unit_test(gguf_and_safetensors_hold_the_same_q_and_k),
         cmocka_unit_test(a_shard_is_valid_safetensors),
         cmocka_unit_test(sets_are_reproducible),
