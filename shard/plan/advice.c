@@ -105,7 +105,7 @@ size_t shard_advise(const shard_plan *p, const shard_change changes[SHARD_N_LEVE
     const shard_deploy *d = &p->d;
     list l = { .out = out };
     uint64_t weights = w->line[SHARD_LINE_WEIGHTS], more = w->need - weights, vector, narrow, start;
-    char a[24], b[24], c[24];
+    char a[24], b[24], c[24], populate[80] = "";
 
     say(&l, "weights_alone", more, "weights are %s of the %s that rank %u needs: the rest is %s", shard_human(weights, a),
         shard_human(w->need, b), p->worst, shard_human(more, c));
@@ -123,9 +123,10 @@ size_t shard_advise(const shard_plan *p, const shard_change changes[SHARD_N_LEVE
         say(&l, "no_headroom", w->line[SHARD_LINE_HEADROOM], "headroom of %u %% (%s): estimates of what is not ours reach from %s to %s",
             d->headroom_percent, shard_human(w->line[SHARD_LINE_HEADROOM], a), shard_human(w->low, b), shard_human(w->high, c));
     start = w->line[SHARD_LINE_CONTEXT] + w->line[SHARD_LINE_GRAPHS] + (d->backend == SHARD_ON_CUDA ? w->line[SHARD_LINE_COMM] : 0);
-    say(&l, "warm_up", start, "before the first token %s are gone to the %s, and populating the pool takes %.2f s of the start",
-        shard_human(start, a), d->backend == SHARD_ON_CUDA ? "context, communicator and graphs" : "program itself",
-        p->host[p->load].populate_s);
+    if (p->host[p->load].populate_s >= 0.005)      /* a device's pool is populated by nobody */
+        snprintf(populate, sizeof populate, ", and populating the pool takes %.2f s of the start", p->host[p->load].populate_s);
+    say(&l, "warm_up", start, "before the first token %s are gone to the %s%s", shard_human(start, a),
+        d->backend == SHARD_ON_CUDA ? "context, communicator and graphs" : "program itself", populate);
     if (w->act.scores_if_naive > w->act.total)
         say(&l, "naive_attention", w->act.scores_if_naive, "attention without tiles would add %s a rank for a step of %u tokens",
             shard_human(w->act.scores_if_naive, a), d->token_budget);

@@ -195,6 +195,16 @@ class Plan(unittest.TestCase):
         self.assertFalse(host["verdict"]["fits"])
         self.assertTrue(host["carved"])
 
+    def test_only_a_host_populates_its_pool(self):
+        """The advice says how long that takes where it takes anything."""
+        for args in (("--memory", "64GiB", "--kv.tokens", 100000), ("--memory", "64GiB", "--kv.tokens", 16), ("--device", "80GiB", "--kv.tokens", 100000)):
+            found = self.plan("llama-3-8b", "--ranks", 2, *args)
+            takes = found["loads"][found["load"]]["populate_s"]
+            (line,) = [a["text"] for a in found["advice"] if a["key"] == "warm_up"]
+            said = re.findall(r"populating the pool takes ([0-9.]+) s", line)
+            self.assertEqual([float(x) for x in said], [round(takes, 2)] if args[-1] > 16 and "--memory" in args else [], (args, line))
+            self.assertTrue("are gone to the" in line and "0.00 s" not in line, line)
+
     def test_wrong_requests_get_the_nearest_right_one(self):
         for args, code, words in (
                 (("tinyllama-1.1b", "--ranks", 16, "--format", "iq2_xs"), 3, ("ranks", "1 to 8")),
