@@ -12,9 +12,9 @@ import tempfile
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-import lifecycle_test as life  # noqa: E402: marks its processes, so that what is left can be counted
-from lifecycle_test import PROMPT, TINY, Daemon, Health, NOT_SERVING, SERVING, harness, nothing_left, unavailable  # noqa: E402
-from harness import ctl, greedy, ids_of, make_set  # noqa: E402
+import job  # noqa: E402: marks its processes, so that what is left can be counted
+from job import PROMPT, TINY, Health, NOT_SERVING, SERVING, harness, nothing_left, unavailable  # noqa: E402
+from harness import Daemon, greedy, ids_of, make_set  # noqa: E402
 
 STEPS = ["parse", "manifest", "plan", "spawn", "hello", "compare", "agree", "map", "mpi", "carve", "warmup", "ready"]
 
@@ -22,7 +22,7 @@ STEPS = ["parse", "manifest", "plan", "spawn", "hello", "compare", "agree", "map
 def stage(fault):
     """A folder with phalanxd, and the faulty rank in the place of phalanx-rank."""
     d = tempfile.mkdtemp(dir=harness._tmp)
-    shutil.copy(life.PHALANXD, d)
+    shutil.copy(job.PHALANXD, d)
     shutil.copy(os.environ["PHALANX_FAULTY_RANK"], os.path.join(d, "phalanx-rank"))
     with open(os.path.join(d, "phalanx-rank.fault"), "w") as f:
         f.write(fault + "\n")
@@ -67,22 +67,17 @@ def wrong_sum(rank):
 def stopped_while_serving(rank, ranks, transport):
     """A rank that stops in the middle of a stream: found at step_s, restarted, and the same call gives the same tokens."""
     d = stage("-1 none")
-    harness_bin = harness.BUILD
     prompt, n = PROMPT, 60
     os.makedirs(os.path.join(d, "bin"))
     for name in ("phalanxd", "phalanx-rank"):
         os.rename(os.path.join(d, name), os.path.join(d, "bin", name))
     shard_set = make_set(TINY, ranks)
-    try:
-        harness.BUILD = d
-        whole = Daemon(shard_set, "--transport", transport)
-        expected, _ = ids_of(whole.inference.Generate(greedy(prompt, n), timeout=30))
-        life.end_and_clean(whole)
-        with open(os.path.join(d, "bin", "phalanx-rank.fault"), "w") as f:
-            f.write("%d serve\n" % rank)
-        served = Daemon(shard_set, "--transport", transport, "--step_s", "1")
-    finally:
-        harness.BUILD = harness_bin
+    whole = Daemon(shard_set, "--transport", transport, build=d)
+    expected, _ = ids_of(whole.inference.Generate(greedy(prompt, n), timeout=30))
+    job.end_and_clean(whole)
+    with open(os.path.join(d, "bin", "phalanx-rank.fault"), "w") as f:
+        f.write("%d serve\n" % rank)
+    served = Daemon(shard_set, "--transport", transport, "--step_s", "1", build=d)
     health = Health(served)
     health.wait([SERVING], 5)
     began = time.monotonic()
@@ -96,7 +91,7 @@ def stopped_while_serving(rank, ranks, transport):
     ids, _ = ids_of(served.inference.Generate(greedy(prompt, n), timeout=30))
     assert ids == expected, (ids, expected)
     assert served.info().generation == 2
-    life.end_and_clean(served)
+    job.end_and_clean(served)
     return "found after %.2f s (%s), ready again after %.2f s" % (found, why, again)
 
 
@@ -133,7 +128,7 @@ def steps_when_ready():
     for s in STEPS:
         (line,) = re.findall(r"^  %s +done +100 %% +[0-9.]+ ms.*$" % s, text, re.M)
         assert "of " in line, line
-    life.end_and_clean(d)
+    job.end_and_clean(d)
 
 
 def step_that_runs():
@@ -142,25 +137,19 @@ def step_that_runs():
     os.makedirs(os.path.join(d, "bin"))
     for name in ("phalanxd", "phalanx-rank", "phalanx-rank.fault"):
         os.rename(os.path.join(d, name), os.path.join(d, "bin", name))
-    harness_bin = harness.BUILD
-    shard_set = make_set(TINY, 2)
-    try:
-        harness.BUILD = d
-        served = Daemon(shard_set, "--coldstart_s", "4", wait=False)
-    finally:
-        harness.BUILD = harness_bin
+    served = Daemon(make_set(TINY, 2), "--coldstart_s", "4", wait=False, build=d)
 
     def half():
         steps = {s.name: s for s in served.info().cold_start}
         return steps if steps["map"].percent == 50 else None
-    steps = life.wait(half, 4, "map is at 50 %")
+    steps = job.wait(half, 4, "map is at 50 %")
     assert steps["map"].state == "running" and steps["map"].deadline_us == 4000000, steps["map"]
     assert steps["hello"].state == "done" and steps["hello"].percent == 100, steps["hello"]
     assert steps["warmup"].state == "waiting" and steps["warmup"].percent == 0, steps["warmup"]
     time.sleep(0.2)
     more = {s.name: s for s in served.info().cold_start}["map"]
     assert more.duration_us >= steps["map"].duration_us + 100000, (more, steps["map"])
-    assert life.ended(served) == 3
+    assert job.ended(served) == 3
     nothing_left()
 
 
@@ -170,4 +159,4 @@ def part_info():
 
 
 if __name__ == "__main__":
-    sys.exit(life.main(globals()))
+    sys.exit(job.main(globals()))

@@ -15,9 +15,9 @@ import tempfile
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-import lifecycle_test as life  # noqa: E402: marks its processes, so that what is left can be counted
-from lifecycle_test import PROMPT, TINY, Daemon, Health, NOT_SERVING, SERVING, harness, nothing_left, ranks_of, unavailable  # noqa: E402
-from harness import greedy, ids_of, make_set, pb  # noqa: E402
+import job  # noqa: E402: marks its processes, so that what is left can be counted
+from job import PROMPT, TINY, Health, NOT_SERVING, SERVING, harness, nothing_left, ranks_of, unavailable  # noqa: E402
+from harness import Daemon, greedy, ids_of, make_set, pb  # noqa: E402
 
 PLUGIN = os.environ["PHALANX_APART_PLUGIN"]
 STEPS = ["parse", "manifest", "plan", "spawn", "hello", "compare", "agree", "map", "mpi", "carve", "warmup", "ready"]
@@ -45,12 +45,7 @@ def tell(d, says):
 
 
 def serve(d, ranks, *flags):
-    shard_set, build = make_set(TINY, ranks), harness.BUILD
-    try:
-        harness.BUILD = d
-        return Daemon(shard_set, "--device", "cuda", *SMALL, *flags)
-    finally:
-        harness.BUILD = build
+    return Daemon(make_set(TINY, ranks), "--device", "cuda", *SMALL, *flags, build=d)
 
 
 def requests():
@@ -71,7 +66,7 @@ def on_cpu(ranks=1):
     try:
         return answers(d)
     finally:
-        life.end_and_clean(d)
+        job.end_and_clean(d)
 
 
 def compared(d):
@@ -106,7 +101,7 @@ def same_tokens(expected, ranks, *flags):
     sums = re.findall(r"rank=0 host=\S+ event=sums chosen=(\S+)", log)
     assert sums == (["staged"] if ranks > 1 else []), log
     assert len(re.findall(r"event=sum_latency bytes=\d+ staged_us=", log)) >= 3 * len(sums), log
-    life.end_and_clean(d)
+    job.end_and_clean(d)
     return "%d requests as on one scalar CPU" % len(expected)
 
 
@@ -123,7 +118,7 @@ def killed(ranks):
     health.wait([SERVING, NOT_SERVING, SERVING], 20)
     assert d.info().generation == 2
     assert answers(d) == expected
-    life.end_and_clean(d)
+    job.end_and_clean(d)
     return "again the same tokens"
 
 
@@ -198,7 +193,7 @@ def auto_without_nccl():
     log = "".join(d.log)
     assert re.search(r"event=reduce asked=auto sums=ordered$", log, re.M), log
     assert ids_of(d.inference.Generate(greedy(PROMPT, 8), timeout=60))[0]
-    life.end_and_clean(d)
+    job.end_and_clean(d)
     return "sums=ordered"
 
 
@@ -206,9 +201,9 @@ def real_plugin():
     """The plugin of this build where there is one: on a machine without a driver it says so."""
     real = os.path.join(harness.BUILD, "bin", "libphalanx-cuda.so")
     if not os.path.exists(real):
-        return "SKIPPED: this build has no plugin (no toolkit)"
+        raise job.Skip("this build has no plugin (no toolkit)")
     if os.path.exists("/dev/nvidiactl"):
-        return "SKIPPED: this machine has a driver"
+        raise job.Skip("this machine has a driver")
     return refused(stage(plugin=real), 1, "driver", "ENOTFOUND", "no NVIDIA driver is installed")
 
 
@@ -275,7 +270,7 @@ def fault_while_serving(ranks, what, *flags):
         assert re.search(r"event=job_lost code=ETIMEOUT field=step .*has not ended on the device", log), log
         assert 0.5 < found < 8, found
     assert answers(s) == expected and s.info().generation == 2
-    life.end_and_clean(s)
+    job.end_and_clean(s)
     return "found after %.2f s" % found
 
 
@@ -286,9 +281,4 @@ def part_faults():
 
 
 if __name__ == "__main__":
-    parts = {"serve": part_serve, "refuse": part_refuse, "faults": part_faults}
-    for part in sys.argv[1:] or parts:
-        for case, *args in (x if isinstance(x, tuple) else (x,) for x in parts[part]()):
-            note = case(*args)
-            what = " ".join(str(a) for a in args if isinstance(a, (str, int)) and not str(a).startswith(harness._tmp))
-            print("ok   %s %s: %s" % (getattr(case, "__name__", "case"), what, note), flush=True)
+    sys.exit(job.main(globals()))

@@ -1,4 +1,4 @@
-"""Stands in for phalanx-rank in mutation_test.py: becomes the real one, or stands between it and the coordinator and
+"""Stands in for phalanx-rank in rank_faults.py: becomes the real one, or stands between it and the coordinator and
 changes what it says.  twist.json beside this program says what to do for which rank."""
 import json
 import os

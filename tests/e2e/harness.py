@@ -71,10 +71,10 @@ def make_set(model, ranks, policy=None, more=()):
 
 
 class Daemon:
-    """phalanxd; address and stubs once it is ready (wait=False: once it listens)."""
+    """phalanxd; address and stubs once it is ready (wait=False: once it listens).  build: a folder with other programs in bin."""
 
-    def __init__(self, shard_set, *flags, wait=True):
-        cmd = [os.path.join(BUILD, "bin", "phalanxd"), "--set", shard_set, "--listen", "127.0.0.1:0"] + list(flags)
+    def __init__(self, shard_set, *flags, wait=True, build=None):
+        cmd = [os.path.join(build or BUILD, "bin", "phalanxd"), "--set", shard_set, "--listen", "127.0.0.1:0"] + list(flags)
         self.log = []
         self._lines = queue.Queue()
         self.process = subprocess.Popen(cmd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

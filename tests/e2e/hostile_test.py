@@ -16,9 +16,12 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
-import mutation_test as mutation  # noqa: E402
-from mutation_test import BIN, Skip, base, check_refused, copy, harness, life, nothing_left, serve, shard  # noqa: E402
+import job  # noqa: E402
+from file_faults import edit_manifest, flip, header  # noqa: E402
+from job import TINY, harness, nothing_left, shard  # noqa: E402
+from refused import BIN, base, check_refused, copy, row_of, runbook, serve, with_tmpfs  # noqa: E402
 
+BIG = "SmolLM2-135M"                              # by name: half a GiB, without weights
 SEED = int(os.environ.get("PHALANX_SEED", "1"))
 PHALANX = os.path.join(BIN, "phalanx")
 
@@ -33,9 +36,9 @@ def refused_by_verify(s, what):
     assert p.returncode in (1, 3), (what, p.returncode, p.stdout, p.stderr)
     found = json.loads(p.stdout)["errors"]
     assert found and all(f["file"] and f["field"] and f["text"] for f in found), (what, found)
-    known = mutation.runbook()
+    known = runbook()
     for f in found:
-        assert mutation.row_of(f["field"]) in known, "no row in ops/runbook.md: %s: %s" % (what, f)
+        assert row_of(f["field"]) in known, "no row in ops/runbook.md: %s: %s" % (what, f)
     return found
 
 
@@ -53,7 +56,7 @@ def regions(s):
             for k in range(8):
                 yield name, size * k // 8, size * (k + 1) // 8
             continue
-        n, text, o = mutation.header(path_of(s, name))
+        n, text, o = header(path_of(s, name))
         yield name, 0, 8
         yield name, 8, 8 + len(text.rstrip())
         if len(text.rstrip()) < n:
@@ -66,12 +69,12 @@ def regions(s):
 
 def flips(ranks, *flags):
     """One bit anywhere: there is no byte without a digest."""
-    s, rng, n = copy(base(ranks, mutation.TINY, *flags)), random.Random(SEED), 0
+    s, rng, n = copy(base(ranks, TINY, *flags)), random.Random(SEED), 0
     for name, first, end in list(regions(s)):
         at, bit = rng.randrange(first, end), 1 << rng.randrange(8)
-        mutation.flip(path_of(s, name), at, bit)
+        flip(path_of(s, name), at, bit)
         refused_by_verify(s, "%s byte %d bit %d" % (name, at, bit))
-        mutation.flip(path_of(s, name), at, bit)
+        flip(path_of(s, name), at, bit)
         n += 1
     assert run("verify", s).returncode == 0              # every flip was taken back
     return "%d bits, seed %d" % (n, SEED)
@@ -156,7 +159,7 @@ def odd_manifest(what, text):
     try:
         if what in ("a duplicate key", "without manifest"):      # forging would mend it
             return "refused"
-        mutation.edit_manifest(s, lambda o: None, forge=True)
+        edit_manifest(s, lambda o: None, forge=True)
     except (ValueError, AttributeError, TypeError, RecursionError):
         return "refused"
     refused_by_verify(s, what + ", digest forged")
@@ -218,11 +221,11 @@ def text_assets():
     """Tokenizer and chat template: edited, emptied, a folder in their place."""
     n = 0
     for name in ("tokenizer.json", "chat_template.txt"):
-        good = base(2, mutation.TINY) if os.path.exists(path_of(base(), name)) else None
+        good = base(2, TINY) if os.path.exists(path_of(base(), name)) else None
         if not good:
             continue
         s = copy(good)
-        mutation.flip(path_of(s, name), 10)
+        flip(path_of(s, name), 10)
         check_refused(serve(s), "ECORRUPT", None, name)
         os.truncate(path_of(s, name), 0)
         check_refused(serve(s), "EMISMATCH", None, name)
@@ -278,7 +281,7 @@ def shrinks(command, victim, *args):
 
 
 def verify_of_a_shrinking_set():
-    s = copy(base(2, mutation.BIG, "--synthetic", mutation.BIG, "--sparse"))
+    s = copy(base(2, BIG, "--synthetic", BIG, "--sparse"))
     return shrinks("verify", shard(s, 1), s)
 
 
@@ -289,7 +292,7 @@ def part_read():
 # ---- phalanx shard ----
 
 def synthetic(out, *before):
-    return list(before) + [PHALANX, "shard", "--synthetic", mutation.BIG, "--ranks", "2", "--out", out]
+    return list(before) + [PHALANX, "shard", "--synthetic", BIG, "--ranks", "2", "--out", out]
 
 
 def until(there, p):
@@ -306,7 +309,7 @@ def killed():
     p.kill()
     p.wait(10)
     assert os.listdir(d) == ["set.partial"], os.listdir(d)
-    q = run("shard", mutation.TINY, "--ranks", "2", "--out", d + "/set")
+    q = run("shard", TINY, "--ranks", "2", "--out", d + "/set")
     assert q.returncode == 0 and os.listdir(d) == ["set"], (q.stderr, os.listdir(d))
     assert run("verify", d + "/set").returncode == 0
 
@@ -318,7 +321,7 @@ def two_at_once():
     until(d + "/set.partial", p)
     p.send_signal(signal.SIGSTOP)
     try:
-        q = run("shard", mutation.TINY, "--ranks", "2", "--out", d + "/set")
+        q = run("shard", TINY, "--ranks", "2", "--out", d + "/set")
     finally:
         p.send_signal(signal.SIGCONT)
     _, err = p.communicate(timeout=120)
@@ -331,7 +334,7 @@ def two_at_once():
 def no_room():
     """Less room than the set needs, and room that ends on the way: a failure that says so, and nothing left."""
     d = tempfile.mkdtemp(dir=harness._tmp)
-    before = mutation.with_tmpfs(d, "8m")
+    before = with_tmpfs(d, "8m")
     show = ["sh", "-c", '"$@"; rc=$?; ls -A "$0"; exit $rc', d]
     p = subprocess.run(synthetic(d + "/set", *before, *show), capture_output=True, text=True, timeout=60)
     assert p.returncode == 1 and "No space left" in p.stderr and not p.stdout.strip(), (p.returncode, p.stdout, p.stderr)
@@ -350,7 +353,7 @@ def long_runtime_path():
     """A path too long for a socket is passed over; where all are, the start is refused by name."""
     long = os.path.join(tempfile.mkdtemp(dir=harness._tmp), "x" * 90)
     os.mkdir(long)
-    env = dict(os.environ, XDG_RUNTIME_DIR=long, TMPDIR=life.RUNTIME)
+    env = dict(os.environ, XDG_RUNTIME_DIR=long, TMPDIR=job.RUNTIME)
     p = subprocess.run(serve(base(), "--dry-run"), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, env=env)
     assert p.returncode == 0, p.stderr
     assert not os.listdir(long)
@@ -386,28 +389,5 @@ def part_start():
         yield config, text
 
 
-def main():
-    parts = {n[5:]: f for n, f in globals().items() if n.startswith("part_")}
-    failed = n = 0
-    for part in sys.argv[1:] or list(parts):
-        for do, *a in parts[part]():
-            n += 1
-            began = time.monotonic()
-            name = "%s %s %.60s" % (part, do.__name__, repr(a[0]) if a else "")
-            try:
-                note = do(*a)
-                print("ok   %4.1f s  %s: %s" % (time.monotonic() - began, name, note), flush=True)
-            except Skip as e:
-                print("SKIPPED %s: %s" % (name, e), flush=True)
-            except Exception as e:  # noqa: BLE001: the next one shall run
-                failed += 1
-                print("FAIL %4.1f s  %s: %s: %.3000s" % (time.monotonic() - began, name, type(e).__name__, e), flush=True)
-                for d in list(harness._running):
-                    d.kill()
-    shutil.rmtree(life.RUNTIME, ignore_errors=True)
-    print("%d hostile things, %d failed" % (n, failed))
-    return 1 if failed else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(job.main(globals()))

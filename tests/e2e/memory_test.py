@@ -11,13 +11,11 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
-import lifecycle_test as life  # noqa: E402
-from lifecycle_test import harness  # noqa: E402
+import job  # noqa: E402
+from job import SANITIZED, harness  # noqa: E402
 
 MIB = 1 << 20
 BOUND = 16 * MIB            # of anonymous memory while sharding
-with open(os.path.join(harness.BUILD, "CMakeCache.txt")) as f:
-    SANITIZED = "PHALANX_SANITIZE:BOOL=ON" in f.read()
 D, FF, LAYERS, VOCAB, HEADS = 1024, 4096, 8, 1024, 16
 
 
@@ -112,7 +110,7 @@ def weights_are_file_pages(shard_set):
         assert r.arena_planned == r.arena_measured and r.comm_planned == r.comm_measured, r
         notes.append("rank %d: %.1f MiB of weights in file pages, %.1f MiB anonymous in all" %
                      (r.rank, m["Rss"] / MIB, anonymous / MIB))
-    life.end_and_clean(d)
+    job.end_and_clean(d)
     return "; ".join(notes)
 
 

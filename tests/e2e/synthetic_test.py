@@ -7,8 +7,9 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
-import mutation_test as m  # noqa: E402
-from lifecycle_test import end_and_clean, harness  # noqa: E402
+import job  # noqa: E402
+from job import end_and_clean, harness  # noqa: E402
+from refused import ANY, check_refused, serve  # noqa: E402
 
 PHALANX = os.path.join(harness.BUILD, "bin", "phalanx")
 
@@ -40,7 +41,7 @@ def seventy_billion():
     assert on_disk(s) < 16 << 20, on_disk(s)
     phalanx("verify", s, "--depth", "header")
     if os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") < 130e9:
-        m.check_refused(m.serve(s, "--hello_s", "30"), "ERANGE", m.ANY, "memory")
+        check_refused(serve(s, "--hello_s", "30"), "ERANGE", ANY, "memory")
     return "made in %.2f s: %.0f GB in %d KiB" % (took, stored / 1e9, on_disk(s) >> 10)
 
 
@@ -71,6 +72,10 @@ def usage():
                                     os.path.join(harness._tmp, "none"), code=3)
 
 
-for part in (seventy_billion, zeros_are_valid, random_weights_serve, usage):
-    print("ok   %s: %s" % (part.__name__, part() or ""), flush=True)
-m.shutil.rmtree(m.life.RUNTIME, ignore_errors=True)
+def part_all():
+    for part in (seventy_billion, zeros_are_valid, random_weights_serve, usage):
+        yield part,
+
+
+if __name__ == "__main__":
+    sys.exit(job.main(globals()))
