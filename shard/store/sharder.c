@@ -19,6 +19,7 @@
 #define ZERO_SIZES 32u
 #define HASH_CHUNK  (4u << 20)
 #define HUGE_PAGE   (2u << 20)           /* of the cache: one fault maps it, where 512 small ones would take 32 */
+#define READ_AHEAD  (32u << 20)          /* of the source, while what comes before it is converted */
 #define DIGEST_TEXT 65536u              /* room for the manifest beside the shards, generously */
 
 typedef struct rank_out {
@@ -26,7 +27,8 @@ typedef struct rank_out {
     char         path[4096];
     shard_entry *entry; size_t n_entries;    /* owned */
     uint64_t     data_at, data_bytes;
-    uint64_t     paged;                      /* up to here its pages are in the cache */
+    uint8_t     *stage; size_t staged;       /* (HUGE_PAGE) owned; what is not yet written: it ends where the next bytes go */
+    uint64_t     written;
 } rank_out;
 
 typedef struct run {
@@ -79,17 +81,45 @@ static px_code write_at(const rank_out *to, const void *data, size_t n, uint64_t
     return rc;
 }
 
-/* Pages of the cache get their size from the write that first touches them, and a tensor's parts are small: zeros, a huge page at a
- * time, come before what lies there.  Whoever maps the file then has a thousandth of the faults. */
-static px_code make_pages(rank_out *to, uint64_t end, px_err *e)
+/* Pages of the cache get their size from the write that first touches them, and a tensor's parts are small: bytes are written a whole
+ * huge page at a time, so that whoever maps the file has a thousandth of the faults.  The disk begins with each at once, instead of
+ * all at the end, when they are waited for. */
+static px_code flush(rank_out *to, px_err *e)
 {
-    static const uint8_t zeros[HUGE_PAGE];
-    uint64_t bytes = to->data_at + to->data_bytes;
+    px_code rc = write_at(to, to->stage, to->staged, to->written, e);
+
+    if (rc) return rc;
+    sync_file_range(to->fd, (off_t)to->written, (off_t)to->staged, SYNC_FILE_RANGE_WRITE);       /* only a hint: fsync will tell */
+    to->written += to->staged;
+    to->staged = 0;
+    return PX_OK;
+}
+
+static px_code append(rank_out *to, const uint8_t *data, size_t n, px_err *e)
+{
     px_code rc = PX_OK;
 
-    for (; !rc && to->paged < end; to->paged += HUGE_PAGE) {
-        uint64_t left = bytes - to->paged;
-        rc = write_at(to, zeros, left < HUGE_PAGE ? (size_t)left : HUGE_PAGE, to->paged, e);
+    while (n && !rc) {
+        size_t some = HUGE_PAGE - to->staged < n ? HUGE_PAGE - to->staged : n;
+        memcpy(to->stage + to->staged, data, some);
+        to->staged += some;
+        data += some;
+        n -= some;
+        if (to->staged == HUGE_PAGE) rc = flush(to, e);
+    }
+    return rc;
+}
+
+/* The place of the header, which is known at the end. */
+static px_code append_header(rank_out *to, px_err *e)
+{
+    static const uint8_t zeros[1u << 16];
+    px_code rc = PX_OK;
+
+    for (uint64_t left = to->data_at; left && !rc;) {
+        size_t n = left < sizeof zeros ? (size_t)left : sizeof zeros;
+        rc = append(to, zeros, n, e);
+        left -= n;
     }
     return rc;
 }
@@ -100,7 +130,7 @@ static px_code sink(void *ctx, const void *data, size_t n, px_err *e)
     px_code rc = check_cancel(s, e);
 
     if (rc) return rc;
-    if ((rc = make_pages(s->to, s->at + n, e)) || (rc = write_at(s->to, data, n, s->at, e))) return rc;
+    if ((rc = append(s->to, data, n, e))) return rc;
     shard_hash_update(&s->hash, data, n);
     s->at += n;
     s->done += n;
@@ -227,6 +257,7 @@ static px_code open_rank(run *s, uint32_t r, px_err *e)
         if (rc) px_err_set_file(e, to->path);
         return rc;
     }
+    if (!(to->stage = px_new(s->a, uint8_t, HUGE_PAGE))) return px_fail(e, PX_ENOMEM, "out", "%u bytes to write with", HUGE_PAGE);
     /* blocks now, so that a full disk is found before the work; file systems that cannot are asked at each write */
     if (fallocate(to->fd, 0, 0, (off_t)s->m.rank[r].bytes) && errno != EOPNOTSUPP && errno != ENOSYS && errno != EINTR) {
         rc = px_fail_errno(e, "out", "reserve space");
@@ -236,6 +267,17 @@ static px_code open_rank(run *s, uint32_t r, px_err *e)
 }
 
 /* ---- tensors ---- */
+
+/* Up to so many bytes of the source from `at` will be wanted soon. */
+static void expect(const shard_source *src, size_t at, size_t n)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from, to;
+
+    if (at >= src->bytes) return;
+    from = ((uintptr_t)src->data + at) / page * page;
+    to = (uintptr_t)src->data + at + (src->bytes - at < n ? src->bytes - at : n);
+    madvise((void *)from, to - from, MADV_WILLNEED);
+}
 
 /* The whole tensor as it stands in the source; this pass also brings its pages into the cache for the cuts. */
 static px_code hash_source(run *s, const shard_source *src, const char *name, px_err *e)
@@ -250,6 +292,7 @@ static px_code hash_source(run *s, const shard_source *src, const char *name, px
         shard_hash_reset(&s->hash);
         for (size_t at = 0; at < src->bytes; at += HASH_CHUNK) {
             if ((rc = check_cancel(s, e))) return rc;
+            expect(src, at + READ_AHEAD, HASH_CHUNK);
             shard_hash_update(&s->hash, src->data + at, src->bytes - at < HASH_CHUNK ? src->bytes - at : HASH_CHUNK);
         }
         shard_hash_final(&s->hash, &d);
@@ -288,15 +331,20 @@ static void count_conversion(shard_conversion *c, const shard_source *src, const
     c->size += p->size;
 }
 
-static px_code write_tensor(run *s, shard_role r, uint32_t layer, size_t index, shard_pack_result *out, px_err *e)
+static px_code write_tensor(run *s, size_t index, shard_pack_result *out, px_err *e)
 {
+    const shard_entry *first = &s->rank[0].entry[index];       /* every rank has the same tensors in the same order */
+    const shard_role r = first->role;
+    const uint32_t layer = first->layer;
     const shard_source *src = shard_checkpoint_tensor(s->args->source, r, layer);
+    const shard_source *next = index + 1 < s->rank[0].n_entries ? shard_checkpoint_tensor(s->args->source, first[1].role, first[1].layer) : NULL;
     char name[64];
     px_code rc = PX_OK;
 
     shard_tensor_name(r, layer, name, sizeof name);
     if (!src) return px_fail(e, PX_ECORRUPT, name, "the checkpoint lacks it");
     if ((rc = hash_source(s, src, name, e))) return rc;
+    if (next && !s->args->sparse) expect(next, 0, READ_AHEAD);
     for (uint32_t k = 0; k < s->m.world; k++) {
         rank_out *to = &s->rank[k];
         shard_entry *x = &to->entry[index];
@@ -305,7 +353,8 @@ static px_code write_tensor(run *s, shard_role r, uint32_t layer, size_t index, 
             continue;
         }
         s->to = to;
-        s->at = to->data_at + x->offset;
+        s->at = to->written + to->staged;
+        if (s->at != to->data_at + x->offset) return px_fail(e, PX_EINTERNAL, name, "rank %u has other bytes before it than planned", k);
         shard_hash_reset(&s->hash);
         s->packer.error = s->packer.size = 0;
         rc = x->vector ? shard_packer_vector(&s->packer, src, &x->x, sink, s, e)
@@ -331,10 +380,10 @@ static px_code write_tensors(run *s, shard_pack_result *out, px_err *e)
 
     shard_hash_text(&s->source, "phalanx source 1\n");
     shard_arch_hash(&s->source, s->arch);
-    for (size_t i = 0; i < s->rank[0].n_entries; i++) {       /* every rank has the same tensors in the same order */
-        const shard_entry *x = &s->rank[0].entry[i];
-        if ((rc = write_tensor(s, x->role, x->layer, i, out, e))) return rc;
-    }
+    for (uint32_t k = 0; k < s->m.world && !s->args->sparse; k++)
+        if ((rc = append_header(&s->rank[k], e))) return rc;
+    for (size_t i = 0; i < s->rank[0].n_entries; i++)
+        if ((rc = write_tensor(s, i, out, e))) return rc;
     shard_hash_final(&s->source, &s->m.source);
     return PX_OK;
 }
@@ -350,6 +399,7 @@ static px_code finish_rank(run *s, uint32_t r, px_err *e)
 
     if (rc) return rc;
     if (bytes != to->data_at) rc = px_fail(e, PX_EINTERNAL, "header", "it grew while the tensors were written");
+    if (!rc && to->staged) rc = flush(to, e);
     if (!rc) rc = write_at(to, header, bytes, 0, e);
     shard_hash_reset(&s->hash);
     shard_hash_update(&s->hash, header, bytes);
@@ -424,6 +474,7 @@ px_code shard_pack(px_alloc *a, const shard_pack_args *args, shard_pack_result *
 fail:                                   /* also the way out of success: everything here is idempotent */
     for (uint32_t r = 0; r < SHARD_MAX_RANKS; r++) {
         if (s->rank[r].fd >= 0) close(s->rank[r].fd);
+        if (s->rank[r].stage) px_del(a, s->rank[r].stage, HUGE_PAGE);
         if (s->rank[r].entry) px_del(a, s->rank[r].entry, s->rank[r].n_entries);
     }
     shard_outdir_drop(&s->dir);
