@@ -54,6 +54,8 @@ void kern_row_from_f32(kern_dtype t, const float *src, size_t n, void *dst);
  * Q8_M: m = the largest fp16 that is not above min x; d = (max x - m) / 255 to the nearest fp16, or the next larger fp16 where that
  * would need a quant beyond 255; q = nearest even of (x - m) / d.  So no value is off by more than d / 2, but for the sum's rounding. */
 bool kern_row_quantise(kern_dtype t, const float *src, size_t n, void *dst);
+/* The same as Q8_0, and to sums what kern_row_distance would add for it, but for the order of its sums: in one pass. */
+bool kern_row_to_bytes(const float *src, size_t n, void *dst, double sums[2]);
 /* The distance of the levels on which the 32 columns from `col` of a row lie, col % 32 = 0; 0: they have none in common, or the type
  * is no block type of GGUF that is only read. */
 float kern_row_step(kern_dtype t, const void *row, size_t col);

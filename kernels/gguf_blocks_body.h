@@ -26,6 +26,12 @@ ROW_FN void ROW(q5_1)(const uint8_t *restrict p, float *restrict y)
 
 /* ---- 256 values: two halves of 128, each of groups that share bytes and differ in the bits they take ---- */
 
+/* 16 values with their scale and minimum; apart from what unpacks them, which GCC would mix with it, lane by lane. */
+ROW_FN __attribute__((noinline)) void ROW(with_minimum)(const int32_t *restrict q, float each, float min, float *restrict y)
+{
+    for (int i = 0; i < 16; i++) y[i] = each * (float)q[i] - min;
+}
+
 /* 16 scales and minima in nibbles, two bits a value, d, dmin. */
 ROW_FN void ROW(q2_k)(const uint8_t *restrict p, float *restrict y)
 {
@@ -36,10 +42,8 @@ ROW_FN void ROW(q2_k)(const uint8_t *restrict p, float *restrict y)
         int down = g % 4 * 2;
         _Alignas(64) int32_t q[32];
         for (int i = 0; i < 32; i++) q[i] = at[i] >> down & 3;
-        for (int k = 0; k < 2; k++) {
-            float each = d * (float)(s[k] & 15), min = dmin * (float)(s[k] >> 4);
-            for (int i = 0; i < 16; i++) y[16 * k + i] = each * (float)q[16 * k + i] - min;
-        }
+        ROW(with_minimum)(q, d * (float)(s[0] & 15), dmin * (float)(s[0] >> 4), y);
+        ROW(with_minimum)(q + 16, d * (float)(s[1] & 15), dmin * (float)(s[1] >> 4), y + 16);
     }
 }
 

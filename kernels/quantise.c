@@ -45,6 +45,13 @@ bool kern_row_quantise_on(kern_path path, kern_dtype t, const float *src, size_t
     return path == KERN_PATH_AVX2 ? quantise_avx2(t, src, n, dst) : quantise_plain(t, src, n, dst);
 }
 
+bool kern_row_to_bytes_on(kern_path path, const float *src, size_t n, void *dst, double sums[2])
+{
+    if (n % 32) return false;
+    if (path == KERN_PATH_AVX512) return bytes_avx512(src, n, dst, sums);
+    return path == KERN_PATH_AVX2 ? bytes_avx2(src, n, dst, sums) : bytes_plain(src, n, dst, sums);
+}
+
 bool kern_row_requantise_on(kern_path path, const float *src, const float *step, size_t n, void *dst)
 {
     if (path == KERN_PATH_AVX512) return requantise_avx512(src, step, n, dst);
@@ -59,6 +66,8 @@ void kern_row_distance_on(kern_path path, const float *was, const float *is, siz
 }
 
 bool kern_row_quantise(kern_dtype t, const float *src, size_t n, void *dst) { return kern_row_quantise_on(kern_row_path(), t, src, n, dst); }
+
+bool kern_row_to_bytes(const float *src, size_t n, void *dst, double sums[2]) { return kern_row_to_bytes_on(kern_row_path(), src, n, dst, sums); }
 
 bool kern_row_requantise(const float *src, const float *step, size_t n, void *dst)
 {

@@ -82,6 +82,49 @@ ROW_FN void ROW(put_nibbles)(const float *restrict x, float d, float minus, int 
     for (int i = 0; i < 16; i++) p[i] = (uint8_t)((q[i] - low) | (q[16 + i] - low) << 4);
 }
 
+/* Q8_0: scales of 16 blocks beside each other (scale_of_bytes without a branch; one step up is enough), then their quants, and what
+ * those change: 16 sums of squares for 512 columns, few enough that fp32 loses nothing that is printed. */
+ROW_FN bool ROW(bytes)(const float *restrict x, size_t n, uint8_t *restrict p, double sums[2])
+{
+    _Alignas(64) float most[16] = { 0 }, d[16];
+    _Alignas(64) uint16_t h[16];
+    _Alignas(64) int32_t q[32];
+
+    for (size_t blocks; n; n -= 32 * blocks) {
+        _Alignas(64) float e[16] = { 0 }, s[16] = { 0 };
+        blocks = n / 32 < 16 ? n / 32 : 16;
+        for (size_t b = 0; b < blocks; b++) {
+            most[b] = ROW(magnitude)(x + 32 * b, 32);
+            if (!(most[b] <= 127.0f * F16_MOST)) return false;
+        }
+        for (int b = 0; b < 16; b++) {
+            uint16_t first = kern_float_to_half(most[b] / 127.0f);
+            uint32_t up = most[b] > 0 && most[b] / kern_half_to_float(first) >= 127.5f;         /* infinite where the scale is 0 */
+            h[b] = (uint16_t)(first + up);
+            d[b] = kern_half_to_float(h[b]);
+        }
+        for (size_t b = 0; b < blocks; b++, x += 32, p += 34) {
+            float each = d[b];
+            put_half(p, h[b]);
+            ROW(quants_of)(x, each, -127, 127, q);
+            for (int i = 0; i < 32; i++) p[2 + i] = (uint8_t)q[i];
+            for (int i = 0; i < 16; i++) {
+                float r = each * (float)q[i] - x[i], t = each * (float)q[16 + i] - x[16 + i];
+                e[i] += r * r + t * t;
+                s[i] += x[i] * x[i] + x[16 + i] * x[16 + i];
+            }
+        }
+        for (int w = 8; w; w /= 2)
+            for (int i = 0; i < w; i++) {
+                e[i] += e[i + w];
+                s[i] += s[i + w];
+            }
+        sums[0] += (double)e[0];
+        sums[1] += (double)s[0];
+    }
+    return true;
+}
+
 /* One group of up to 128 columns; the end of what was written, or NULL. */
 ROW_FN uint8_t *ROW(group_to)(bool nibbles, const float *x, size_t n, uint8_t *p)
 {
@@ -176,12 +219,15 @@ ROW_FN bool ROW(quantise)(kern_dtype t, const float *src, size_t n, uint8_t *p)
     const bool nibbles = t == KERN_Q4_0 || t == KERN_W4;
     const size_t group = t == KERN_W8 || t == KERN_W4 ? 128 : 32;
 
+    double sums[2] = { 0 };
+
     if (t == KERN_F16) return ROW(halves)(src, n, p);
+    if (t == KERN_Q8_0 && n % 32 == 0) return ROW(bytes)(src, n, p, sums);
     if ((t == KERN_Q4_1 || t == KERN_Q8_M) && n % 32 == 0) {
         for (size_t at = 0; at < n && p; at += 32) p = t == KERN_Q4_1 ? ROW(block_with_minimum)(src + at, p) : ROW(bytes_with_minimum)(src + at, p);
         return p != NULL;
     }
-    if ((t != KERN_Q8_0 && !nibbles && t != KERN_W8) || n % 32) return false;
+    if ((!nibbles && t != KERN_W8) || n % 32) return false;
     for (size_t at = 0; at < n && p; at += group) p = ROW(group_to)(nibbles, src + at, n - at < group ? n - at : group, p);
     return p != NULL;
 }

@@ -162,9 +162,10 @@ static px_code check(const shard_source *src, const shard_extent *x, bool rows_m
     return PX_OK;
 }
 
-/* x as `type` into out, and by how much that changed it.  step: of values that were quantised before, else NULL. */
+/* x as `type` into out, and by how much that changed it.  step: of values that lie on levels, else NULL. */
 static bool convert(shard_pack_room *r, const float *x, const float *step, size_t n, kern_dtype type, uint8_t *out, double sums[2])
 {
+    if (type == KERN_Q8_0 && !step) return kern_row_to_bytes(x, n, out, sums);
     if (type == KERN_F32 || type == KERN_BF16) kern_row_from_f32(type, x, n, out);
     else if (!(step ? kern_row_requantise(x, step, n, out) : kern_row_quantise(type, x, n, out))) return false;
     if (type == KERN_F32) return true;
@@ -181,7 +182,7 @@ static const void *fetch(shard_pack_room *r, const shard_source *src, uint64_t r
     const kern_dtype_info *f = kern_dtype_get(src->dtype);
     const uint8_t *at = src->data + row * (src->cols / f->block * f->block_bytes);
     uint64_t first = x->col0 / f->block, last = (x->col0 + x->cols + f->block - 1) / f->block;
-    bool whole = f->block > 1 && x->col0 % 32 == 0 && x->cols % 32 == 0, again = whole && type == KERN_Q8_0;
+    bool whole = f->block > 1 && x->col0 % 32 == 0 && x->cols % 32 == 0, again = whole && type == KERN_Q8_0 && kern_reblock_to(src->dtype) < KERN_N_DTYPES;
 
     if (type == src->dtype && x->col0 % f->block == 0) return at + first * f->block_bytes;
     if (whole && kern_reblock_to(src->dtype) == type) return kern_row_reblock(src->dtype, at, x->col0, x->cols, out, sums) ? out : NULL;

@@ -63,7 +63,8 @@ static float value(uint64_t *seed, int round)
 
 static void rows_are_quantised_alike(void **state)
 {
-    static const kern_dtype type[] = { KERN_F16, KERN_Q8_0, KERN_Q4_0, KERN_Q4_1, KERN_Q8_M, KERN_W8, KERN_W4 };
+    enum { N_TYPES = 7 };
+    static const kern_dtype type[N_TYPES] = { KERN_F16, KERN_Q8_0, KERN_Q4_0, KERN_Q4_1, KERN_Q8_M, KERN_W8, KERN_W4 };
     kern_path path[2] = { 0 };
     size_t n_paths = others(path), held = 0, refused = 0;
     uint64_t seed = 22;
@@ -75,8 +76,8 @@ static void rows_are_quantised_alike(void **state)
         size_t n = 32 * (1 + test_rand(&seed) % (MOST / 32));
         for (size_t i = 0; i < n; i++) x[i] = value(&seed, round);
         for (size_t i = 0; i < n / 32; i++) step[i] = i % 3 ? fabsf(x[32 * i]) / (float)(i % 3) : 0;
-        for (size_t k = 0; k <= sizeof type / sizeof *type; k++) {
-            bool again = k == sizeof type / sizeof *type, ok;
+        for (size_t k = 0; k <= N_TYPES; k++) {
+            bool again = k == N_TYPES, ok;
             double sums[2] = { 1, 2 }, sums_got[2] = { 1, 2 };
             memset(want, 0x5a, sizeof want);
             ok = again ? kern_row_requantise_on(KERN_PATH_SCALAR, x, step, n, want) : kern_row_quantise_on(KERN_PATH_SCALAR, type[k], x, n, want);
@@ -87,6 +88,11 @@ static void rows_are_quantised_alike(void **state)
                 assert_int_equal(again ? kern_row_requantise_on(path[j], x, step, n, got) : kern_row_quantise_on(path[j], type[k], x, n, got), ok);
                 if (ok) assert_memory_equal(got, want, sizeof got);
                 sums_got[0] = 1, sums_got[1] = 2;
+                if (type[k % N_TYPES] == KERN_Q8_0) {
+                    double plain[2] = { 3, 4 }, other[2] = { 3, 4 };
+                    assert_int_equal(kern_row_to_bytes_on(path[j], x, n, got, other), kern_row_to_bytes_on(KERN_PATH_SCALAR, x, n, got, plain));
+                    if (ok && isfinite(plain[1])) assert_memory_equal(plain, other, sizeof plain);
+                }
                 kern_row_distance_on(path[j], x, x + n % 64 / 32, n - 32, &sums_got[0], &sums_got[1]);
                 if (isfinite(sums[1]) && isfinite(sums[0])) assert_memory_equal(sums, sums_got, sizeof sums);
             }
@@ -95,11 +101,35 @@ static void rows_are_quantised_alike(void **state)
     assert_true(held > 1000 && refused > 100);
 }
 
+/* One pass gives the bytes and, but for rounding, the sums of two. */
+static void bytes_come_with_what_they_change(void **state)
+{
+    uint64_t seed = 23;
+
+    (void)state;
+    for (int round = 0; round < 200; round++) {
+        uint8_t once[2 * MOST], twice[2 * MOST];
+        float x[MOST], back[MOST];
+        size_t n = 32 * (1 + test_rand(&seed) % (MOST / 32));
+        double want[2] = { 0 }, got[2] = { 0 };
+        for (size_t i = 0; i < n; i++) x[i] = value(&seed, round % 4);
+        assert_true(kern_row_quantise(KERN_Q8_0, x, n, twice) && kern_row_to_bytes(x, n, once, got));
+        assert_memory_equal(once, twice, n / 32 * 34);
+        kern_row_to_f32(KERN_Q8_0, once, n, back);
+        kern_row_distance(x, back, n, &want[0], &want[1]);
+        for (int k = 0; k < 2; k++) assert_true(fabs(got[k] - want[k]) <= 1e-5 * want[k]);
+        assert_true(want[1] > 0);
+    }
+    assert_false(kern_row_to_bytes((float[33]){ 0 }, 33, (uint8_t[64]){ 0 }, (double[2]){ 0 }));
+    assert_false(kern_row_to_bytes((float[32]){ [7] = NAN }, 32, (uint8_t[64]){ 0 }, (double[2]){ 0 }));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows_are_read_alike),
         cmocka_unit_test(rows_are_quantised_alike),
+        cmocka_unit_test(bytes_come_with_what_they_change),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
