@@ -97,9 +97,25 @@ static void iq4_xs(const uint8_t *p, int g, group *b)
     levels(p + 8 + 16 * g, b->q);
 }
 
+/* Sixteen scales s of -32..31 times quants of -4..3: their products fit a byte when they change sign, and so does d. */
+static void q3_k(const uint8_t *p, int g, group *b)
+{
+    const uint8_t *high = p, *two = p + 32 + g / 4 * 32, *s = p + 96;
+    int8_t q[32];
+
+    for (int k = 0; k < 2; k++) {
+        int i = 2 * g + k, scale = ((i < 8 ? s[i] & 15 : s[i - 8] >> 4) | (s[8 + i % 4] >> i / 4 * 2 & 3) << 4) - 32;
+        for (int c = 16 * k; c < 16 * k + 16; c++) q[c] = (int8_t)(scale * (4 - (two[c] >> g % 4 * 2 & 3) - (high[c] >> g & 1) * 4));
+    }
+    b->d = -half(p + 108);
+    b->m = 0;
+    memcpy(b->q, q, sizeof q);
+}
+
 static const struct { kern_dtype to; void (*group)(const uint8_t *, int, group *); } KIND[KERN_N_DTYPES] = {
     [KERN_Q5_0] = { KERN_Q8_0, q5_0 }, [KERN_IQ4_NL] = { KERN_Q8_0, iq4_nl }, [KERN_IQ4_XS] = { KERN_Q8_0, iq4_xs },
-    [KERN_Q5_1] = { KERN_Q8_M, q5_1 }, [KERN_Q4_K] = { KERN_Q4_1, q4_k },     [KERN_Q5_K] = { KERN_Q8_M, q5_k },
+    [KERN_Q3_K] = { KERN_Q8_0, q3_k }, [KERN_Q5_1] = { KERN_Q8_M, q5_1 }, [KERN_Q4_K] = { KERN_Q4_1, q4_k },
+    [KERN_Q5_K] = { KERN_Q8_M, q5_k },
 };
 
 kern_dtype kern_reblock_to(kern_dtype t) { return (unsigned)t < KERN_N_DTYPES && KIND[t].group ? KIND[t].to : KERN_N_DTYPES; }

@@ -7,6 +7,7 @@
 
 /* The type that keeps the levels of `t`; KERN_N_DTYPES: none does, or it needs none.
  *   Q5_0, IQ4_NL -> Q8_0; Q5_1 -> Q8_M     the same values
+ *   Q3_K -> Q8_0                           the same values: d becomes -d, and quants their products with the sixteen columns' scale
  *   Q4_K -> Q4_1; Q5_K -> Q8_M             the scale d * sc to the nearest fp16; the minimum -dmin * m, plus what the scale lost times
  *                                          the mean of the 32 quants, to the nearest fp16
  *   IQ4_XS -> Q8_0                         the scale d * (ls - 32) to the nearest fp16

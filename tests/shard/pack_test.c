@@ -249,7 +249,7 @@ static void a_file_of_every_type(void **state)
     for (shard_role r = 0; r < SHARD_N_ROLES; r++) {
         const shard_conversion *x = &result.converted[r];
         uint64_t was = 0, is = 0, n = 0, bytes;
-        bool rounded = false;                            /* Q5_0, Q5_1 and IQ4_NL keep all values */
+        bool rounded = false;                            /* Q3_K, Q5_0, Q5_1 and IQ4_NL keep all values */
         kern_dtype first = KERN_N_DTYPES;
         for (size_t i = 0; i < N_MIXED; i++) {
             char name[64];
@@ -261,7 +261,7 @@ static void a_file_of_every_type(void **state)
             kern_matrix_bytes(to, mixed[i].rows, mixed[i].cols, &bytes);
             if (!n) first = to;
             is += bytes * (r == SHARD_ATTN_K || r == SHARD_ATTN_V ? 2 : 1);          /* one KV head, on both ranks */
-            rounded |= mixed[i].type != KERN_Q5_0 && mixed[i].type != KERN_IQ4_NL && mixed[i].type != KERN_Q5_1;
+            rounded |= mixed[i].type != KERN_Q5_0 && mixed[i].type != KERN_IQ4_NL && mixed[i].type != KERN_Q5_1 && mixed[i].type != KERN_Q3_K;
             n++;
         }
         assert_true(x->n == n && x->source_bytes == was && x->stored_bytes == is);
