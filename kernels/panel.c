@@ -1,6 +1,8 @@
 /* panel.c - the layout of weights on CPU (dtype.h describes it): sizes, packing, and the way back. */
 #include "kernels/panel.h"
+#include "kernels/row_path.h"
 
+#include <immintrin.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -51,15 +53,26 @@ px_code kern_panel_bytes(kern_dtype t, uint64_t rows, uint64_t cols, uint64_t *b
     return PX_OK;
 }
 
-/* Block b of a plain row: its scale (for W8 and W4 its group's) with its minimum behind it, and its quants. */
-typedef struct plain_at { const uint8_t *scale, *quants; } plain_at;
-static plain_at plain_find(kern_dtype t, const void *row, uint64_t b)
+/* Where block b of a plain row lies: its scale (for W8 and W4 its group's) with its minimum behind it, and its quants. */
+typedef struct plain_at { uint64_t scale, quants; } plain_at;
+static plain_at plain_find(kern_dtype t, uint64_t b)
 {
     uint64_t group = kern_block_group(t), each = kern_block_row(t), head = kern_block_minimum(t) ? 4 : 2;
-    const uint8_t *scale = (const uint8_t *)row + b / group * (head + group * each);
+    uint64_t scale = b / group * (head + group * each);
 
     return (plain_at){ scale, scale + head + b % group * each };
 }
+
+#define ROW_PATH 0
+#include "kernels/panel_body.h"
+#undef ROW_PATH
+#define ROW_PATH 1
+#include "kernels/panel_body.h"
+#undef ROW_PATH
+#define ROW_PATH 2
+#include "kernels/panel_body.h"
+
+/* ---- panels with missing rows ---- */
 
 static void pack_quantised(kern_dtype t, const void *const *src, uint32_t n_rows, uint64_t cols, uint8_t *panel)
 {
@@ -67,54 +80,54 @@ static void pack_quantised(kern_dtype t, const void *const *src, uint32_t n_rows
 
     for (uint64_t b = 0; b < n; b++) {
         kern_block_at at = kern_block_find(t, n, b);
+        plain_at from = plain_find(t, b);
         for (uint32_t r = 0; r < n_rows; r++) {
-            plain_at p = plain_find(t, src[r], b);
-            memcpy(panel + at.scales + 2 * r, p.scale, 2);
-            if (kern_block_minimum(t)) memcpy(panel + at.minima + 2 * r, p.scale + 2, 2);
+            const uint8_t *row = src[r];
+            memcpy(panel + at.scales + 2 * r, row + from.scale, 2);
+            if (kern_block_minimum(t)) memcpy(panel + at.minima + 2 * r, row + from.scale + 2, 2);
             /* A block keeps column i in the low and 16 + i in the high nibble of byte i: quads as they are. */
             for (uint32_t j = 0; j < kern_block_quants(t) / 64; j++)
-                memcpy(panel + at.quants + 64 * j + 4 * r, p.quants + 4 * j, 4);
+                memcpy(panel + at.quants + 64 * j + 4 * r, row + from.quants + 4 * j, 4);
         }
         /* A missing row of nibbles is -8 with scale 0: zero all the same. */
     }
 }
 
-/* Flat types: words of four bytes, one value or two, the 16 rows' beside each other; by tiles that a cache keeps. */
+/* Flat types: words of four bytes, one value or two, the 16 rows' beside each other. */
 static void pack_words(const void *const *src, uint32_t n_rows, uint64_t words, uint8_t *panel)
 {
-    for (uint64_t first = 0; first < words; first += 16) {
-        uint64_t end = first + 16 < words ? first + 16 : words;
-        for (uint32_t r = 0; r < n_rows; r++)
-            for (uint64_t w = first; w < end; w++) memcpy(panel + 64 * w + 4 * r, (const uint8_t *)src[r] + 4 * w, 4);
+    for (uint32_t r = 0; r < n_rows; r++)
+        for (uint64_t w = 0; w < words; w++) memcpy(panel + 64 * w + 4 * r, (const uint8_t *)src[r] + 4 * w, 4);
+}
+
+void kern_panel_pack_on(kern_path path, kern_dtype t, const void *const *src, uint32_t n_rows, uint64_t cols, void *panel)
+{
+    const bool whole = n_rows == KERN_PANEL_ROWS;
+    uint64_t stride = kern_panel_stride(t, cols), tail = kern_block_unit(t) * kern_block_quants(t) + 64;
+    uint64_t words = t == KERN_F32 ? cols : cols / 2;
+    uint8_t *out = panel;
+
+    if (t == KERN_F32 || t == KERN_F16 || t == KERN_BF16) {
+        memset(whole ? out + 64 * words : out, 0, whole ? stride - 64 * words : stride);
+        if (!whole) pack_words(src, n_rows, words, out);
+        else if (path == KERN_PATH_AVX512) pack_words_avx512(src, words, out);
+        else if (path == KERN_PATH_AVX2) pack_words_avx2(src, words, out);
+        else pack_words_plain(src, words, out);
+        for (uint32_t r = 0; r < n_rows && t != KERN_F32 && cols % 2; r++)
+            memcpy(out + 64 * words + 4 * r, (const uint8_t *)src[r] + 2 * (cols - 1), 2);
+    } else if (stride) {
+        if (tail > stride || !whole) tail = stride;              /* of a whole panel, only what a last unit lacks stays zero */
+        memset(out + stride - tail, 0, tail);
+        if (!whole) pack_quantised(t, src, n_rows, cols, out);
+        else if (path == KERN_PATH_AVX512) pack_quantised_avx512(t, src, cols, out);
+        else if (path == KERN_PATH_AVX2) pack_quantised_avx2(t, src, cols, out);
+        else pack_quantised_plain(t, src, cols, out);
     }
 }
 
 void kern_panel_pack(kern_dtype t, const void *const *src, uint32_t n_rows, uint64_t cols, void *panel)
 {
-    uint8_t *out = panel;
-
-    memset(panel, 0, kern_panel_stride(t, cols));
-    switch (t) {
-    case KERN_F32:
-        pack_words(src, n_rows, cols, out);
-        break;
-    case KERN_F16:
-    case KERN_BF16:
-        pack_words(src, n_rows, cols / 2, out);
-        for (uint32_t r = 0; r < n_rows && cols % 2; r++)
-            memcpy(out + 64 * (cols / 2) + 4 * r, (const uint8_t *)src[r] + 2 * (cols - 1), 2);
-        break;
-    case KERN_Q8_0:
-    case KERN_Q8_M:
-    case KERN_Q4_0:
-    case KERN_Q4_1:
-    case KERN_W8:
-    case KERN_W4:
-        pack_quantised(t, src, n_rows, cols, out);
-        break;
-    default:
-        break;
-    }
+    kern_panel_pack_on(kern_row_path(), t, src, n_rows, cols, panel);
 }
 
 static float f16_at(const uint8_t *p)

@@ -31,6 +31,7 @@ bool kern_row_quantise_on(kern_path path, kern_dtype t, const float *src, size_t
 bool kern_row_to_bytes_on(kern_path path, const float *src, size_t n, void *dst, double sums[2]);
 bool kern_row_requantise_on(kern_path path, const float *src, const float *step, size_t n, void *dst);
 void kern_row_distance_on(kern_path path, const float *was, const float *is, size_t n, double *error, double *size);
+void kern_panel_pack_on(kern_path path, kern_dtype t, const void *const *src, uint32_t n_rows, uint64_t cols, void *panel);
 
 /* The best path that the CPU has. */
 static inline kern_path kern_row_path(void)

@@ -124,12 +124,39 @@ static void bytes_come_with_what_they_change(void **state)
     assert_false(kern_row_to_bytes((float[32]){ [7] = NAN }, 32, (uint8_t[64]){ 0 }, (double[2]){ 0 }));
 }
 
+/* A whole panel on every path is the panel of 15 rows, which is written another way, with zeros as the 16th. */
+static void panels_are_packed_alike(void **state)
+{
+    enum { COLS = 544 };
+    static uint8_t row[16][4 * COLS], want[64 * COLS + 4096], got[64 * COLS + 4096];
+    const void *src[16];
+    uint64_t seed = 24;
+
+    (void)state;
+    for (uint32_t r = 0; r < 16; r++) src[r] = row[r];
+    for (size_t i = 0; i < sizeof row - sizeof *row; i++) row[i / sizeof *row][i % sizeof *row] = (uint8_t)(test_rand(&seed) >> 8);
+    for (kern_dtype t = 0; t < KERN_N_DTYPES; t++)
+        for (uint32_t cols = kern_dtype_get(t)->block > 1 ? 32 : 1; cols <= COLS && kern_dtype_get(t)->weight; cols += kern_dtype_get(t)->block > 1 ? 32 : 7) {
+            uint64_t stride = kern_panel_stride(t, cols);
+            memset(want, 0xa5, sizeof want);
+            kern_panel_pack_on(KERN_PATH_SCALAR, t, src, 15, cols, want);
+            for (kern_path p = KERN_PATH_SCALAR; p <= kern_row_path(); p++) {
+                memset(got, 0xa5, sizeof got);
+                got[stride - 1] = 1;
+                kern_panel_pack_on(p, t, src, 16, cols, got);
+                if (memcmp(want, got, sizeof got)) fail_msg("%s, %u columns: path %d differs", kern_dtype_get(t)->name, cols, p);
+                assert_int_equal(got[stride], 0xa5);
+            }
+        }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows_are_read_alike),
         cmocka_unit_test(rows_are_quantised_alike),
         cmocka_unit_test(bytes_come_with_what_they_change),
+        cmocka_unit_test(panels_are_packed_alike),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
