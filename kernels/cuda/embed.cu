@@ -51,7 +51,8 @@ static __device__ __forceinline__ cu_quad quad_at(const uint8_t *panel, unsigned
         CU_UNROLL
         for (int i = 0; i < 4; i++) {
             const int b = static_cast<int>(v >> (8 * i) & 0xff);
-            if (P::BYTES) q.x[i] = d * __int2float_rn(static_cast<signed char>(b));
+            if (P::UNSIGNED) q.x[i] = d * __int2float_rn(b) + m;
+            else if (P::BYTES) q.x[i] = d * __int2float_rn(static_cast<signed char>(b));
             else if (P::MINIMA) q.x[i] = d * __int2float_rn(b & 15) + m;
             else q.x[i] = d * __int2float_rn((b & 15) - 8);
         }
@@ -85,7 +86,8 @@ static cu_status launch(const embed_args &a, unsigned rows, cu_stream s)
 typedef cu_status launch_fn(const embed_args &a, unsigned rows, cu_stream s);
 static const struct { kern_dtype dtype; launch_fn *fn; } variant[] = {
     { KERN_F32, launch<KERN_F32> },   { KERN_F16, launch<KERN_F16> },   { KERN_BF16, launch<KERN_BF16> }, { KERN_Q8_0, launch<KERN_Q8_0> },
-    { KERN_Q4_0, launch<KERN_Q4_0> }, { KERN_Q4_1, launch<KERN_Q4_1> }, { KERN_W8, launch<KERN_W8> },     { KERN_W4, launch<KERN_W4> },
+    { KERN_Q8_M, launch<KERN_Q8_M> }, { KERN_Q4_0, launch<KERN_Q4_0> }, { KERN_Q4_1, launch<KERN_Q4_1> }, { KERN_W8, launch<KERN_W8> },
+    { KERN_W4, launch<KERN_W4> },
 };
 
 static launch_fn *find(kern_dtype t)
@@ -104,7 +106,7 @@ extern "C" px_code kern_cuda_embed(kern_dev *d, const kern_embed_args *a, px_err
 
     if (!fn) {
         const kern_dtype_info *f = kern_dtype_get(w->dtype);
-        return px_refuse(e, PX_EUNSUP, "embed.table", f ? f->name : "?", "F32, F16, BF16, Q8_0, Q4_0, Q4_1, W8 or W4",
+        return px_refuse(e, PX_EUNSUP, "embed.table", f ? f->name : "?", "F32, F16, BF16, Q8_0, Q8_M, Q4_0, Q4_1, W8 or W4",
                          "the CUDA backend reads no table of this type");
     }
     if ((rc = kern_panel_bytes(w->dtype, w->rows, w->cols, &bytes, e))) return rc;

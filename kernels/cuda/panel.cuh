@@ -27,8 +27,9 @@ __host__ __device__ constexpr unsigned cu_act_column(unsigned t, unsigned s)
 template <kern_dtype D>
 struct cu_panel {
     static constexpr bool PAIRS = D == KERN_BF16 || D == KERN_F16;
-    static constexpr bool BYTES = D == KERN_Q8_0 || D == KERN_W8;
-    static constexpr bool MINIMA = D == KERN_Q4_1;
+    static constexpr bool UNSIGNED = D == KERN_Q8_M;                                  /* bytes of 0..255 */
+    static constexpr bool BYTES = D == KERN_Q8_0 || D == KERN_W8 || UNSIGNED;
+    static constexpr bool MINIMA = D == KERN_Q4_1 || D == KERN_Q8_M;
     static constexpr unsigned QUANTS = PAIRS ? 1024 : BYTES ? 512 : 256;              /* bytes of a block of 32 columns */
     static constexpr unsigned VECS = QUANTS / 256;                                    /* 16-byte vectors a lane and block */
     static constexpr unsigned GROUP = D == KERN_W8 || D == KERN_W4 ? 4 : 1;           /* blocks that share a scale */
@@ -50,12 +51,14 @@ struct cu_panel {
 
 __device__ __forceinline__ unsigned cu_word(const uint4 &v, int i) { return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w; }
 
-/* Bytes 0 and 2 (lo) or 1 and 3 (hi) of four signed bytes as two fp16: exact.  0x6400 is 1024, whose last bit is 1. */
+/* Bytes 0 and 2 (selector 0x4240) or 1 and 3 (0x4341) of four, signed ones with their top bits flipped, as two fp16: exact, since
+ * fp16 holds every whole number up to 2048.  0x6400 is 1024, whose last bit is 1. */
+template <bool UNSIGNED>
 __device__ __forceinline__ unsigned cu_bytes_to_half2(unsigned flipped, unsigned selector)
 {
     const __half2 biased = cu_as_half2(cu_prmt(flipped, 0x64646464u, selector));
 
-    return cu_bits(cu_fma2(biased, cu_as_half2(0x3c003c00u), cu_as_half2(0xe480e480u)));        /* - 1152 */
+    return cu_bits(cu_fma2(biased, cu_as_half2(0x3c003c00u), cu_as_half2(UNSIGNED ? 0xe400e400u : 0xe480e480u)));        /* - 1024, - 1152 */
 }
 
 /* The low (or high) nibbles of bytes 0 and 2 as two fp16, less `LESS` (8 or 0): exact. */
@@ -83,9 +86,9 @@ __device__ __forceinline__ void cu_panel_values(const uint4 (&v)[cu_panel<D>::VE
         } else if constexpr (P::BYTES) {
             CU_UNROLL
             for (int i = 0; i < 2; i++) {
-                const unsigned flipped = cu_word(v[i], r) ^ 0x80808080u;
-                value[r][2 * i] = cu_bytes_to_half2(flipped, 0x4240);
-                value[r][2 * i + 1] = cu_bytes_to_half2(flipped, 0x4341);
+                const unsigned flipped = cu_word(v[i], r) ^ (P::UNSIGNED ? 0u : 0x80808080u);
+                value[r][2 * i] = cu_bytes_to_half2<P::UNSIGNED>(flipped, 0x4240);
+                value[r][2 * i + 1] = cu_bytes_to_half2<P::UNSIGNED>(flipped, 0x4341);
             }
         } else {
             const unsigned even = cu_word(v[0], r), odd = even >> 8;

@@ -7,7 +7,7 @@
  * the quants that it copied; activations and scales are shared.  No quant is widened before it is in registers, and widening
  * is exact: fp16 holds every quant.  Per group of columns with one scale:
  *     acc = fmaf(sum of w * x, d, acc)                 the sum by mma, from zero, in fp32
- *     acc = fmaf(sum of x, m, acc)                     Q4_1; the sum by mma with ones
+ *     acc = fmaf(sum of x, m, acc)                     Q4_1, Q8_M; the sum by mma with ones
  * and a row's scale, a power of two, at the end.  BF16 and F16: acc is mma's own.
  *
  * Order of a sum over K, whatever the number of rows: a split has a contiguous run of chunks, of which warp j of wk takes
@@ -35,8 +35,12 @@ struct cu_round {
 
 template <int NT> struct cu_stages { static constexpr int N = NT == 8 ? 3 : 4; };
 
-/* Blocks of a chunk at a time: four of them, each with sums of its own, would want more registers than there are. */
-template <kern_dtype D, int NT> struct cu_unrolled { static constexpr int N = cu_round<D>::BLOCKS == 4 && cu_panel<D>::GROUP == 1 && NT > 1 ? 1 : cu_round<D>::BLOCKS; };
+/* Blocks of a chunk at a time: four of them, each with sums of its own, or two that have minima, too, would want more registers
+ * than there are. */
+template <kern_dtype D, int NT> struct cu_unrolled {
+    static constexpr bool MANY = cu_panel<D>::GROUP == 1 && (cu_round<D>::BLOCKS == 4 || cu_panel<D>::MINIMA);
+    static constexpr int N = MANY && NT > 1 ? 1 : cu_round<D>::BLOCKS;
+};
 
 /* What a thread knows of its place. */
 struct cu_place {

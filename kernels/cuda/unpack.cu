@@ -1,5 +1,5 @@
 /* unpack.cu - panels as plain rows of 16-bit values, for the products of many rows that a library makes.
- * BF16 and F16 as they are.  Quants: d * q, Q4_1 fmaf(d, q, m), in fp32 and then rounded to the nearest fp16: at most 2^-11 of a
+ * BF16 and F16 as they are.  Quants: d * q, Q4_1 and Q8_M fmaf(d, q, m), in fp32 and then rounded to the nearest fp16: at most 2^-11 of a
  * weight, or 2^-25 where it is below fp16's normal numbers; beyond fp16 it is infinite, as the row then is.  Columns stand in
  * the order of activations within each block of 32 (panel.cuh). */
 #include "kernels/cuda/matmul.h"
@@ -59,6 +59,7 @@ static cu_status unpack_of(const uint8_t *panels, size_t stride, uint32_t n, uin
 UNPACK(bf16, KERN_BF16)
 UNPACK(f16, KERN_F16)
 UNPACK(q8_0, KERN_Q8_0)
+UNPACK(q8_m, KERN_Q8_M)
 UNPACK(q4_0, KERN_Q4_0)
 UNPACK(q4_1, KERN_Q4_1)
 UNPACK(w8, KERN_W8)

@@ -125,8 +125,9 @@ static void element(kern_dtype t, const uint8_t *row, uint32_t k, double *value,
         *value = (double)half_at(p) * ((i < 16 ? p[2 + i] & 15 : p[2 + i - 16] >> 4) - 8);
         break;
     case KERN_Q4_1:
-        p = row + (size_t)block * 20;
-        *value = (double)half_at(p) * (i < 16 ? p[4 + i] & 15 : p[4 + i - 16] >> 4);
+    case KERN_Q8_M:
+        p = row + (size_t)block * (t == KERN_Q8_M ? 36 : 20);
+        *value = (double)half_at(p) * (t == KERN_Q8_M ? p[4 + i] : i < 16 ? p[4 + i] & 15 : p[4 + i - 16] >> 4);
         *size = fabs(*value) + fabs((double)half_at(p + 2));
         *value += half_at(p + 2);
         return;
@@ -159,7 +160,7 @@ mm_weights mm_weights_random(kern_dtype t, uint32_t rows, uint32_t cols, uint64_
     for (size_t i = 0; i < n; i++) w.plain[i] = (uint8_t)test_rand(seed);
     for (size_t i = 0; f->block == 32 && i < n; i += f->block_bytes) {
         half_random(w.plain + i, seed);
-        if (t == KERN_Q4_1) half_random(w.plain + i + 2, seed);
+        if (t == KERN_Q4_1 || t == KERN_Q8_M) half_random(w.plain + i + 2, seed);
     }
     for (size_t i = 0; i < (size_t)rows * heads; i++) half_random(w.plain + i / heads * row_bytes + i % heads * f->block_bytes, seed);
     for (size_t i = 0; f->block == 1 && i < n; i += f->block_bytes) {
