@@ -30,11 +30,15 @@ MUTANTS = [
     Mutant("skinny_stores_past_the_last_output", CU + "skinny.cuh", "if (column + 1 < end) to[1] = y;", "if (column + 1 <= end) to[1] = y;", MATMUL, PLAIN, "skinny_q4_0.cu"),
     Mutant("skinny_minimum_of_another_row", CU + "skinny.cuh", "fmaf(total[e % 2], m[r]", "fmaf(total[e % 2], m[r ^ 1]", MATMUL),
     Mutant("panel_scales_of_a_short_unit", CU + "panel.cuh", "(left < UNIT ? left : UNIT) * QUANTS", "UNIT * QUANTS", MATMUL, PLAIN, "skinny_w4.cu"),
+    Mutant("skinny_bytes_of_q8_m_are_signed", CU + "panel.cuh", "(P::UNSIGNED ? 0u : 0x80808080u)", "0x80808080u", MATMUL, PLAIN, "skinny_q8_m.cu"),
+    Mutant("skinny_minima_of_the_block_before", CU + "skinny.cuh", "chunk * R::BLOCKS + half / PIECES * P::GROUP;", "chunk * R::BLOCKS;", MATMUL, PLAIN, "skinny_q8_m.cu"),
+    Mutant("skinny_reads_minima_past_the_end", CU + "skinny.cuh", "const bool valid = mine && block < a.blocks;", "const bool valid = mine;", MATMUL, ASAN, "skinny_q8_m.cu"),
     Mutant("combine_loses_the_last_split", CU + "skinny_combine.cu", "s < a.splits", "s + 1 < a.splits", MATMUL),
     Mutant("combine_live_off_by_one", CU + "skinny_combine.cu", "a.row0 + r >= *a.live", "a.row0 + r > *a.live", MATMUL),
     Mutant("plan_loses_an_odd_panel", CU + "matmul_plan.c", "(m->w[i].n_panels + 2 * s.wm - 1)", "(m->w[i].n_panels + 2 * s.wm - 2)", MATMUL),
     # matmul, many rows and F32
     Mutant("unpack_scales_of_other_rows", CU + "unpack.cu", "P::meta(blocks, block) + 8 * r4, d);", "P::meta(blocks, block) + 8 * t, d);", MATMUL),
+    Mutant("unpack_of_unsigned_bytes_is_128_less", CU + "panel.cuh", "UNSIGNED ? 0xe400e400u : 0xe480e480u", "0xe480e480u", MATMUL, PLAIN, "unpack.cu"),
     Mutant("unpack_a_block_too_many", CU + "unpack.cu", "if (block >= blocks) return;", "if (block > blocks) return;", MATMUL, ASAN),
     Mutant("many_rows_lose_the_scale", CU + "unpack.cu", "scale != 1.0f && c < cols", "scale != 1.0f && c + 1 < cols", MATMUL),
     Mutant("f32_no_barrier", CU + "matmul_f32.cu", "    __syncthreads();\n", "", MATMUL),
@@ -68,6 +72,7 @@ MUTANTS = [
     # rows
     Mutant("embed_takes_an_id_of_the_next_rank", CU + "embed.cu", "id < a.end &&", "id <= a.end &&", EMBED),
     Mutant("embed_wrong_nibble", CU + "embed.cu", "j >= 4 ? 4 : 0", "j > 4 ? 4 : 0", EMBED),
+    Mutant("embed_unsigned_bytes_are_signed", CU + "embed.cu", "__int2float_rn(b) + m;", "__int2float_rn(static_cast<signed char>(b)) + m;", EMBED),
     Mutant("gather_index_off_by_one", CU + "gather.cu", "from < n_in;", "from <= n_in;", EMBED),
     Mutant("norm_no_barrier_in_the_sum", CU + "warp.h", "    cu_syncthreads(at);\n    v = cu_warp_sum(lane < warps", "    v = cu_warp_sum(lane < warps", NORM, PLAIN, "add_norm.cu"),
     Mutant("norm_tree_of_the_wrong_views", CU + "add_norm.cu", "right = tree<N / 2>(a, from + N / 2, at, c);", "right = tree<N / 2>(a, from + N - 2, at, c);", NORM),
