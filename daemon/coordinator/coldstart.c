@@ -186,7 +186,7 @@ static px_code spawn(daemon_coldstart *c, px_err *e)
     const proto_config *cfg = c->args->config;
     static const char *const skip[] = { "listen", "insecure", "queue", "hello_s", "coldstart_s",
                                         "max_clock_skew_s", NULL };        /* no business of a rank */
-    char generation[16], flag[64][40], value[64][1100];
+    char generation[16], flag[PROTO_MAX_FIELDS][40], value[PROTO_MAX_FIELDS][1100];
     const char *arg[DAEMON_MAX_ARGS];
     int n = 0, k = 0;
     px_code rc;
@@ -201,7 +201,7 @@ static px_code spawn(daemon_coldstart *c, px_err *e)
     arg[n++] = "--generation", arg[n++] = generation;
     if (c->args->config_path[0]) arg[n++] = "-c", arg[n++] = c->args->config_path;
     /* What flags have said, and what they did not: the values of the file are the same on this host. */
-    for (size_t i = 0; i < proto_n_fields && k < 64 && n + 3 < DAEMON_MAX_ARGS; i++) {
+    for (size_t i = 0; i < proto_n_fields; i++) {
         const proto_field *f = &proto_fields[i];
         bool drop = false;
         for (int s = 0; skip[s]; s++) drop |= !strcmp(skip[s], f->key);

@@ -12,14 +12,12 @@
 #include "daemon/rank/contract.h"
 #include "kernels/math.h"
 
-#define MAX_FIELDS 64
-
 typedef struct service {
     px_log_sink    log;
     px_heap        heap;
     proto_config   config;
     char           config_path[1024];
-    bool           from_flag[MAX_FIELDS];
+    bool           from_flag[PROTO_MAX_FIELDS];
     bool           dry_run;
     char           rank_program[1100];
     daemon_watcher watcher;

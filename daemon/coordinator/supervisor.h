@@ -8,6 +8,7 @@
 #include "proto/base/alloc.h"
 #include "proto/base/io.h"
 #include "proto/base/log.h"
+#include "proto/config/config.h"
 
 /* A small process, forked before any thread.  It blocks in read(); at end of file (we are gone, however) it kills what
  * it was told of after 3 s, removes the job folder and exits. */
@@ -18,7 +19,7 @@ void    daemon_watcher_dir(const daemon_watcher *w, const char *dir);    /* remo
 void    daemon_watcher_pid(const daemon_watcher *w, pid_t pid);          /* kill this at our death */
 void    daemon_watcher_stop(daemon_watcher *w);                          /* clean exit: nothing is killed; reaped */
 
-#define DAEMON_MAX_ARGS 96
+#define DAEMON_MAX_ARGS (2 * PROTO_MAX_FIELDS + 64)     /* each field, a launcher's flags and ours */
 
 typedef struct daemon_job_args {
     const char *launcher;              /* "mpirun", or NULL: one rank, started directly */

@@ -66,6 +66,7 @@ typedef struct proto_field {
 
 extern const proto_field proto_fields[];
 extern const size_t      proto_n_fields;
+#define PROTO_MAX_FIELDS 64               /* for what has a place for each */
 
 void    proto_config_init(proto_config *c);                       /* every default */
 /* Parse YAML text (at most 1 MiB); name stands in errors as file "name:line:column".  *n_errs starts at 0; every error

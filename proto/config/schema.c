@@ -91,6 +91,7 @@ const proto_field proto_fields[] = {
       .doc = "verify: auto checks a rank's shard of at most so many MiB fully before it serves" },
 };
 const size_t proto_n_fields = sizeof proto_fields / sizeof *proto_fields;
+_Static_assert(sizeof proto_fields / sizeof *proto_fields <= PROTO_MAX_FIELDS, "there is a place for each field");
 
 const proto_field *proto_config_find(const char *key)
 {
@@ -241,10 +242,10 @@ px_code proto_value_set(proto_config *c, const proto_field *f, proto_style style
 
 px_code proto_key_unknown(const char *key, px_err *e)
 {
-    const char *keys[64], *tails[64];
+    const char *keys[PROTO_MAX_FIELDS], *tails[PROTO_MAX_FIELDS];
     size_t n = 0;
 
-    for (; n < proto_n_fields && n < 64; n++) {
+    for (; n < proto_n_fields; n++) {
         const char *dot = strrchr(proto_fields[n].key, '.');
         keys[n] = proto_fields[n].key;
         tails[n] = dot ? dot + 1 : keys[n];
