@@ -2,7 +2,6 @@
 #include "comm/table.h"
 
 #define DEVICE_ALIGN 256u
-#define DEFAULT_TIMEOUT_US (60 * (px_time_us)1000000)
 
 static size_t buffer_bytes(size_t partial_bytes) { return px_align_up(partial_bytes ? partial_bytes : 1, DEVICE_ALIGN); }
 
@@ -22,7 +21,7 @@ px_code comm_device_open(comm **out, px_alloc *a, const comm_table *t, const com
     *c = (comm){ .table = t, .a = a, .kind = args->host->kind, .rank = args->host->rank, .world = args->host->world,
                  .partial_bytes = args->partial_bytes, .gather_bytes = args->host->gather_bytes, .last_which = -1,
                  .dev = { .on = args->device, .host = args->host, .each = buffer_bytes(args->partial_bytes),
-                          .timeout_us = args->timeout_us ? args->timeout_us : DEFAULT_TIMEOUT_US } };
+                          .timeout_us = args->timeout_us ? args->timeout_us : COMM_DEFAULT_TIMEOUT_US } };
     c->any_turn = c->world == 1;
     c->dev.apart = c->world > 1;
     *out = c;

@@ -4,8 +4,6 @@
 #include <limits.h>
 #include <string.h>
 
-#define DEFAULT_TIMEOUT_US (60 * (px_time_us)1000000)
-
 static const comm_table *const tables[] = {
     [COMM_LOCAL] = &comm_local_table, [COMM_SHM] = &comm_shm_table, [COMM_MPI] = &comm_mpi_table,
 };
@@ -63,7 +61,7 @@ px_code comm_open(comm **out, px_alloc *a, const comm_args *args, px_err *e)
 
     *out = NULL;
     if ((rc = check(args, e))) return rc;
-    if (!with.timeout_us) with.timeout_us = DEFAULT_TIMEOUT_US;
+    if (!with.timeout_us) with.timeout_us = COMM_DEFAULT_TIMEOUT_US;
     if (!(c = px_new(a, comm, 1))) return px_fail(e, PX_ENOMEM, "comm", "%zu bytes", sizeof *c);
     c->table = tables[args->kind];
     c->a = a;

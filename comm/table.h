@@ -8,6 +8,7 @@
 #include "comm/meet.h"
 
 #define COMM_ALIGN 64u
+#define COMM_DEFAULT_TIMEOUT_US (60 * (px_time_us)1000000)     /* as comm.h and device.h promise */
 
 typedef struct comm_table {
     const char *name;
