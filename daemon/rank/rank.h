@@ -64,6 +64,9 @@ void    daemon_rank_close(daemon_rank *r);
 
 /* Report a stage: its errors (none: done), and what was planned and measured. */
 px_code daemon_rank_report(daemon_rank *r, uint32_t stage, uint32_t percent, const px_err *err, size_t n_err, px_err *e);
+/* Report how far a stage has come, in steps of five per cent; 100 is said with its verdict. */
+void    daemon_rank_progress(daemon_rank *r, uint32_t stage, uint64_t done, uint64_t total);
+px_code daemon_rank_send(daemon_rank *r, uint16_t type, const ProtobufCMessage *m, px_err *e);
 /* A shard that is truncated under us, or cannot be read any more, is reported by name; the rank then ends. */
 px_code daemon_rank_guard(daemon_rank *r, px_err *e);
 

@@ -1,14 +1,9 @@
-#include <poll.h>
-#include <stdio.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include "daemon/rank/device.h"
 #include "proto/base/guard.h"
 #include "proto/base/mapped.h"
-
-#define SEND_WAIT_US (10 * 1000000ll)
 
 /* ---- the guard against a truncated shard ---- */
 
@@ -28,16 +23,7 @@ px_code daemon_rank_guard(daemon_rank *r, px_err *e) { return px_mapped_guard(on
 
 /* ---- the full check in the background ---- */
 
-static void check_progress(void *ctx, uint64_t done, uint64_t total)
-{
-    daemon_rank *r = ctx;
-    uint32_t percent = total ? (uint32_t)(done * 100 / total) : 100;
-    px_err e = {0};
-
-    if (percent >= 100 || percent < r->told_percent + 5) return;      /* 100 is said with the verdict */
-    r->told_percent = percent;
-    daemon_rank_report(r, PHALANX__WIRE__STAGE__VERIFY, percent, NULL, 0, &e);
-}
+static void check_progress(void *ctx, uint64_t done, uint64_t total) { daemon_rank_progress(ctx, PHALANX__WIRE__STAGE__VERIFY, done, total); }
 
 static void *check_all(void *arg)
 {

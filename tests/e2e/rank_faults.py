@@ -3,6 +3,7 @@ what is said about it (mutation_test.py applies them)."""
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -11,19 +12,32 @@ from job import SANITIZED, harness, nothing_left
 from refused import ANY, BIN, base, check_refused, other_revision, other_rope, other_values, refusals, serve
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+HEADER = struct.Struct("<IHHIII")         # of a frame: magic, version, type, generation, zero, length
 M, N = "EMISMATCH", "ENOTFOUND"
 
 _stage = {}
 
 
-def stage(twist):
-    """A folder with phalanxd and, in the place of phalanx-rank, one that does what `twist` says for a rank."""
+def stubs():
+    """A folder with wire/rank_pb2.py, made once a test program."""
     if "stubs" not in _stage:
         from grpc_tools import protoc
         _stage["stubs"] = tempfile.mkdtemp(dir=harness._tmp)
         rc = protoc.main(["protoc", "-I" + os.path.join(harness.ROOT, "proto"), "--python_out=" + _stage["stubs"],
                           "wire/rank.proto"])
         assert rc == 0
+    return _stage["stubs"]
+
+
+def rank_messages():
+    """The module of what coordinator and ranks say to each other."""
+    sys.path.insert(0, stubs())
+    from wire import rank_pb2
+    return rank_pb2
+
+
+def stage(twist):
+    """A folder with phalanxd and, in the place of phalanx-rank, one that does what `twist` says for a rank."""
     d = tempfile.mkdtemp(dir=harness._tmp)
     shutil.copy(os.path.join(BIN, "phalanxd"), d)
     with open(os.path.join(HERE, "fake_rank.py")) as f:
@@ -37,7 +51,7 @@ def stage(twist):
     shutil.copy(os.path.join(BIN, "phalanx-rank"), real)
     shutil.copy(os.environ["PHALANX_APART_PLUGIN"], os.path.join(real, "libphalanx-cuda.so"))
     with open(os.path.join(d, "twist.json"), "w") as f:
-        json.dump({"real": os.path.join(real, "phalanx-rank"), "stubs": _stage["stubs"], "twist": twist}, f)
+        json.dump({"real": os.path.join(real, "phalanx-rank"), "stubs": stubs(), "twist": twist}, f)
     return d
 
 
