@@ -13,15 +13,25 @@ typedef struct expected {
     px_arena *arena;
     struct { const char *field, *value; } v[DAEMON_MAX_FACTS];
     size_t n;
+    bool full;                          /* some are not in it: then nothing may be compared */
 } expected;
 
 static void expect(void *ctx, const daemon_fact *f)
 {
     expected *x = ctx;
-    if (x->n == sizeof x->v / sizeof *x->v) return;
+    if (x->n == sizeof x->v / sizeof *x->v) {
+        x->full = true;
+        return;
+    }
     x->v[x->n].field = px_strdup(&x->arena->a, f->field);
     x->v[x->n].value = px_strdup(&x->arena->a, f->value);
     if (x->v[x->n].field && x->v[x->n].value) x->n++;
+    else x->full = true;
+}
+
+static px_code check_full(const expected *x, px_err *e)
+{
+    return x->full ? px_fail(e, PX_ENOMEM, daemon_field_name(DAEMON_FIELD_HELLO), "no memory for the facts that are expected") : PX_OK;
 }
 
 static void compare(const expected *x, const Phalanx__Wire__Hello *h, px_err *errs, size_t cap, size_t *n)
@@ -83,7 +93,8 @@ static void compare_rank(daemon_coldstart *c, const Phalanx__Wire__Hello *h, px_
     px_arena_init(&arena, c->a, "wire", 16384, 0, 0);
     x.arena = &arena;
     daemon_contract_rank_facts(m, c->args->config->set, h->rank, &c->plan[h->rank], true, expect, &x);
-    compare(&x, h, errs, cap, n);
+    if (check_full(&x, &e)) daemon_errors_add(&e, errs, cap, n);
+    else compare(&x, h, errs, cap, n);
     px_arena_deinit(&arena);
 }
 
@@ -99,6 +110,37 @@ static void compare_all(daemon_coldstart *c, const expected *x, const Phalanx__W
     if (h->n_errors) return;                             /* without its set or configuration it knows no facts */
     compare(x, h, errs, cap, n);
     compare_rank(c, h, errs, cap, n);
+}
+
+/* What GetServerInfo and the log say of a rank. */
+static void keep(daemon_coldstart *c, const Phalanx__Wire__Hello *h)
+{
+    daemon_rank_info *info = &c->status->rank[h->rank];
+    char host[140], boot[80], cpu[40], features[300];
+
+    pthread_mutex_lock(&c->status->lock);
+    *info = (daemon_rank_info){ .pid = h->pid, .free_bytes = h->free_bytes };
+    snprintf(info->host, sizeof info->host, "%s", h->host);
+    snprintf(info->cpu_path, sizeof info->cpu_path, "%s", h->cpu_path);
+    snprintf(info->boot_id, sizeof info->boot_id, "%s", h->boot_id);
+    if (h->device) {
+        snprintf(info->gpu.name, sizeof info->gpu.name, "%s", h->device->name);
+        snprintf(info->gpu.driver, sizeof info->gpu.driver, "%s", h->device->driver);
+        snprintf(info->gpu.runtime, sizeof info->gpu.runtime, "%s", h->device->runtime);
+        snprintf(info->gpu.nccl, sizeof info->gpu.nccl, "%s", h->device->nccl);
+        info->gpu.arch = h->device->arch, info->gpu.ordinal = h->device->ordinal;
+        info->gpu.free_bytes = h->device->free_bytes, info->gpu.total_bytes = h->device->total_bytes;
+    }
+    pthread_mutex_unlock(&c->status->lock);
+    px_log_line(c->args->log, PX_INFO, "hello", "rank=%u rank_host=%s pid=%u boot=%s threads=%u free=%" PRIu64 " cpu=%s features=%s facts=%zu",
+                h->rank, px_log_quote(h->host, -1, host, sizeof host), h->pid, px_log_quote(info->boot_id, -1, boot, sizeof boot),
+                h->threads, h->free_bytes, px_log_quote(info->cpu_path, -1, cpu, sizeof cpu),
+                px_log_quote(h->cpu_features, -1, features, sizeof features), h->n_facts);
+    if (h->device)
+        px_log_line(c->args->log, PX_INFO, "hello_device", "rank=%u gpu=%s ordinal=%u arch=%u driver=%s runtime=%s nccl=%s free=%" PRIu64 " total=%" PRIu64,
+                    h->rank, px_log_quote(info->gpu.name, -1, host, sizeof host), info->gpu.ordinal, info->gpu.arch,
+                    px_log_quote(info->gpu.driver, -1, features, 100), px_log_quote(info->gpu.runtime, -1, features + 100, 100),
+                    px_log_quote(info->gpu.nccl, -1, features + 200, 100), info->gpu.free_bytes, info->gpu.total_bytes);
 }
 
 /* One hello: who it is, and whether all it says is what we expect. */
@@ -140,30 +182,7 @@ static px_code take_hello(daemon_coldstart *c, daemon_event *ev, const expected 
         goto out;
     }
     daemon_watcher_pid(c->watcher, (pid_t)h->pid);
-    pthread_mutex_lock(&c->status->lock);
-    daemon_rank_info *info = &c->status->rank[rank];
-    *info = (daemon_rank_info){ .pid = h->pid, .free_bytes = h->free_bytes };
-    snprintf(info->host, sizeof info->host, "%s", h->host);
-    snprintf(info->cpu_path, sizeof info->cpu_path, "%s", h->cpu_path);
-    snprintf(info->boot_id, sizeof info->boot_id, "%s", h->boot_id);
-    if (h->device) {
-        snprintf(info->gpu.name, sizeof info->gpu.name, "%s", h->device->name);
-        snprintf(info->gpu.driver, sizeof info->gpu.driver, "%s", h->device->driver);
-        snprintf(info->gpu.runtime, sizeof info->gpu.runtime, "%s", h->device->runtime);
-        snprintf(info->gpu.nccl, sizeof info->gpu.nccl, "%s", h->device->nccl);
-        info->gpu.arch = h->device->arch, info->gpu.ordinal = h->device->ordinal;
-        info->gpu.free_bytes = h->device->free_bytes, info->gpu.total_bytes = h->device->total_bytes;
-    }
-    pthread_mutex_unlock(&c->status->lock);
-    char host[140], features[300];
-    px_log_line(c->args->log, PX_INFO, "hello", "rank=%u rank_host=%s pid=%u boot=%.40s threads=%u free=%" PRIu64 " cpu=%s features=%s facts=%zu",
-                rank, px_log_quote(h->host, -1, host, sizeof host), h->pid, info->boot_id, h->threads, h->free_bytes,
-                info->cpu_path, px_log_quote(h->cpu_features, -1, features, sizeof features), h->n_facts);
-    if (h->device)
-        px_log_line(c->args->log, PX_INFO, "hello_device", "rank=%u gpu=%s ordinal=%u arch=%u driver=%s runtime=%s nccl=%s free=%" PRIu64 " total=%" PRIu64,
-                    rank, px_log_quote(info->gpu.name, -1, host, sizeof host), info->gpu.ordinal, info->gpu.arch,
-                    px_log_quote(info->gpu.driver, -1, features, 100), px_log_quote(info->gpu.runtime, -1, features + 100, 100),
-                    px_log_quote(info->gpu.nccl, -1, features + 200, 100), info->gpu.free_bytes, info->gpu.total_bytes);
+    keep(c, h);
     compare_all(c, x, h, errs, cap, n);
     *counted = true;
 out:
@@ -217,7 +236,8 @@ px_code daemon_coldstart_hello(daemon_coldstart *c, px_time_us deadline, px_err 
     px_arena_init(&arena, c->a, "wire", 16384, 0, 0);
     x.arena = &arena;
     daemon_contract_facts(c->args->config, c->args->config_path, &c->model->manifest, c->args->config->set, expect, &x);
-    while (have < c->world) {
+    rc = check_full(&x, e);
+    while (!rc && have < c->world) {
         if ((rc = daemon_coldstart_next(c, deadline, "hello", &ev, e))) break;
         if (ev.kind == DAEMON_EV_FRAME && (rc = daemon_coldstart_unexpected(c, &ev, e))) break;
         if (ev.kind != DAEMON_EV_FRESH) continue;

@@ -64,7 +64,19 @@ def host_keys_may_differ():
     return "%d keys: %s" % (len(keys), " ".join(keys))
 
 
+def what_a_rank_says_is_quoted():
+    """No value of a hello stands in the log as a field of its own."""
+    d = stage(hello(set={"cpu_path": "a rank=7", "boot_id": "b pid=1", "cpu_features": "c=1 d"}))
+    p = subprocess.run(serve(base(), "--dry-run", program=os.path.join(d, "phalanxd")), stdin=subprocess.DEVNULL, capture_output=True,
+                       text=True, timeout=60)
+    (line,) = [x for x in p.stderr.splitlines() if "event=hello rank=1 " in x]
+    assert all(x in line for x in (' cpu="a rank=7"', ' boot="b pid=1"', ' features="c=1 d"')), line
+    assert p.returncode == 0, p.stderr
+    nothing_left(2)
+
+
 def part_ranks():
+    yield what_a_rank_says_is_quoted,
     yield a_little_late, "no twist at all", {}
     yield a_little_late, "a hello passed on", hello()
     yield a_little_late, "a hello half a second late", hello(delay=0.5), "--hello_s", "5"
