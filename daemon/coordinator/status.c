@@ -27,7 +27,7 @@ void daemon_status_report(daemon_status *s, px_alloc *a, uint32_t rank, const pr
     }
     const Phalanx__Wire__Report *w = (const Phalanx__Wire__Report *)m;
     *stage = (uint32_t)w->stage;
-    *percent = w->percent;
+    *percent = w->percent < 100 ? w->percent : 100;
     for (size_t i = 0; i < w->n_errors; i++) {
         daemon_error_from_wire(w->errors[i], &e);
         daemon_errors_add(&e, errs, cap, n_errs);
@@ -49,8 +49,8 @@ void daemon_status_report(daemon_status *s, px_alloc *a, uint32_t rank, const pr
         info->n_others = (uint32_t)i + 1;
     }
     info->rss = w->rss;
-    info->stage_percent = w->percent;
-    if (w->stage == PHALANX__WIRE__STAGE__VERIFY) info->verify_percent = w->percent;
+    info->stage_percent = *percent;
+    if (w->stage == PHALANX__WIRE__STAGE__VERIFY) info->verify_percent = *percent;
     info->n_subsystems = 0;
     for (size_t i = 0; i < w->n_subsystems && i < sizeof info->subsystem / sizeof *info->subsystem; i++) {
         snprintf(info->subsystem[i].name, sizeof info->subsystem[i].name, "%s", w->subsystems[i]->name);
@@ -71,16 +71,16 @@ void daemon_status_log_memory(daemon_status *s, const px_log_sink *log)
         const daemon_rank_info *i = &s->rank[r];
         const struct { const char *name; const uint64_t *v; } arena[] = {
             { "weights", i->weights }, { "kv", i->kv }, { "arena", i->arena }, { "step", i->step }, { "comm", i->comm } };
-        int64_t off = 0;
+        uint64_t off = 0;                     /* may be below zero: what a rank says may be anything */
         size_t n = 0;
         for (size_t k = 0; k < sizeof arena / sizeof *arena; k++) {
-            off += (int64_t)(arena[k].v[1] - arena[k].v[0]);
+            off += arena[k].v[1] - arena[k].v[0];
             n += (size_t)snprintf(line + n, sizeof line - n, " %s=%" PRIu64 "/%" PRIu64, arena[k].name, arena[k].v[1], arena[k].v[0]);
         }
         for (uint32_t k = 0; k < i->n_others && n + 80 < sizeof line; k++)
             n += (size_t)snprintf(line + n, sizeof line - n, " %s=%" PRIu64 "~%" PRIu64, i->other[k].kind, i->other[k].measured,
                                   i->other[k].estimated);
-        px_log_line(log, off ? PX_WARN : PX_INFO, "memory_of_rank", "of=%u difference=%" PRId64 "%s", r, off, line);
+        px_log_line(log, off ? PX_WARN : PX_INFO, "memory_of_rank", "of=%u difference=%" PRId64 "%s", r, (int64_t)off, line);
     }
     pthread_mutex_unlock(&s->lock);
 }
