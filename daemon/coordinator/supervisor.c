@@ -231,8 +231,9 @@ px_code daemon_job_spawn(daemon_job *j, const daemon_job_args *args, px_err *e)
     close(report[0]);
     if (got > 0) {
         while (waitpid(pid, NULL, 0) < 0 && errno == EINTR) continue;
+        rc = px_fail(e, why == ENOENT ? PX_ENOTFOUND : PX_EIO, "launcher", "%s cannot be started: %s", l.v[0], strerror(why));
         px_err_set_file(e, l.v[0]);
-        return px_fail(e, why == ENOENT ? PX_ENOTFOUND : PX_EIO, "launcher", "%s cannot be started: %s", l.v[0], strerror(why));
+        return rc;
     }
     *j = (daemon_job){ pid, pidfd_open(pid, 0) };
     if (j->pidfd < 0) {

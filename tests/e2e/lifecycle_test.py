@@ -315,13 +315,22 @@ def port_in_use():
                 lines=[["listen", "%d" % s.getsockname()[1]]])
 
 
+def no_launcher():
+    """The file that cannot be started is named."""
+    path, os.environ["PATH"] = os.environ["PATH"], "/nowhere"
+    try:
+        refused(["--set", make_set(TINY, 2)], lines=[("code=ENOTFOUND", "file=mpirun", "field=launcher", "cannot be started")])
+    finally:
+        os.environ["PATH"] = path
+
+
 def open_address():
     refused(["--set", make_set(TINY, 2), "--listen", "0.0.0.0:0"], code=2, lines=[["listen", "insecure"]])
 
 
 def part_refuse():
     for f in (missing_shard, swapped_shards, all_mismatches_at_once, other_rank_count, other_revision, truncated_shard,
-              flipped_bit, damaged_manifest, not_a_set, mistyped_key, port_in_use, open_address):
+              flipped_bit, damaged_manifest, not_a_set, mistyped_key, port_in_use, no_launcher, open_address):
         yield f,
 
 
