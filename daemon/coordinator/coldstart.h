@@ -62,7 +62,6 @@ typedef struct daemon_coldstart {
     char            dir[96];                            /* the service's private folder, and the job's in it */
     char            job_dir[128];
     int            *kv_fd; int shm_fd;                  /* memory files; the KV ones outlive a restart */
-    uint64_t        kv_bytes_made;
     bool            nccl;                               /* how a device's sums are added: found at each start */
     bool            stop;                               /* SIGTERM or SIGINT came */
     bool            dry;                                /* agree, and go no further */

@@ -265,6 +265,7 @@ static px_code handle(daemon_engine *g, daemon_event *ev, bool *answered, px_err
 {
     uint32_t stage, percent;
     uint64_t drained;
+    ssize_t got;
     struct signalfd_siginfo sig;
     char how[64] = "";
     px_err errs[8];
@@ -275,7 +276,8 @@ static px_code handle(daemon_engine *g, daemon_event *ev, bool *answered, px_err
     case DAEMON_EV_TIMEOUT:
         return PX_OK;
     case DAEMON_EV_WAKE:
-        if (read(g->wake_fd, &drained, sizeof drained) < 0) return PX_OK;
+        got = read(g->wake_fd, &drained, sizeof drained);         /* or EAGAIN: there was nothing */
+        (void)got;
         return PX_OK;
     case DAEMON_EV_SIGNAL:
         if (read(g->args.signal_fd, &sig, sizeof sig) != (ssize_t)sizeof sig) return PX_OK;
@@ -300,7 +302,7 @@ static px_code handle(daemon_engine *g, daemon_event *ev, bool *answered, px_err
         break;
     }
     if (ev->frame.type == PHALANX__WIRE__FRAME_TYPE__REPORT) {
-        daemon_status_report(&g->status, g->a, ev->rank, &ev->frame, &stage, &percent, errs, 8, &n);
+        daemon_status_report(&g->status, g->a, ev->rank, &ev->frame, &stage, &percent, errs, sizeof errs / sizeof *errs, &n);
         for (size_t i = 0; i < n; i++) px_log_err(g->args.log, PX_ERROR, "rank_report", &errs[i]);
         g->bad_shard |= n && stage == PHALANX__WIRE__STAGE__VERIFY;
         if (n) *e = errs[0];
