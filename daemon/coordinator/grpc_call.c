@@ -282,6 +282,7 @@ static px_time_us deadline_of(gpr_timespec t)
     if (gpr_time_cmp(t, gpr_inf_future(t.clock_type)) >= 0) return PX_NEVER;
     gpr_timespec left = gpr_time_sub(gpr_convert_clock_type(t, GPR_CLOCK_MONOTONIC), gpr_now(GPR_CLOCK_MONOTONIC));
     if (left.tv_sec > INT32_MAX) return PX_NEVER;
+    if (left.tv_sec < 0) return px_now_us();
     return px_now_us() + (px_time_us)left.tv_sec * 1000000 + left.tv_nsec / 1000;
 }
 
