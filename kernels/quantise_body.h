@@ -87,8 +87,8 @@ ROW_FN void ROW(put_nibbles)(const float *restrict x, float d, float minus, int 
 ROW_FN bool ROW(bytes)(const float *restrict x, size_t n, uint8_t *restrict p, double sums[2])
 {
     _Alignas(64) float most[16] = { 0 }, d[16];
-    _Alignas(64) uint16_t h[16];
-    _Alignas(64) int32_t q[32];
+    _Alignas(64) uint32_t h[16];
+    _Alignas(64) float v[32];
 
     for (size_t blocks; n; n -= 32 * blocks) {
         _Alignas(64) float e[16] = { 0 }, s[16] = { 0 };
@@ -98,18 +98,21 @@ ROW_FN bool ROW(bytes)(const float *restrict x, size_t n, uint8_t *restrict p, d
             if (!(most[b] <= 127.0f * F16_MOST)) return false;
         }
         for (int b = 0; b < 16; b++) {
-            uint16_t first = kern_float_to_half(most[b] / 127.0f);
-            uint32_t up = most[b] > 0 && most[b] / kern_half_to_float(first) >= 127.5f;         /* infinite where the scale is 0 */
-            h[b] = (uint16_t)(first + up);
-            d[b] = kern_half_to_float(h[b]);
+            uint32_t first = kern_float_to_half(most[b] / 127.0f);
+            float over = most[b] / kern_half_to_float((uint16_t)first);                 /* infinite where the scale is 0 */
+            h[b] = first + (uint32_t)((over >= 127.5f) & (most[b] > 0));
+            d[b] = kern_half_to_float((uint16_t)h[b]);
         }
         for (size_t b = 0; b < blocks; b++, x += 32, p += 34) {
-            float each = d[b];
-            put_half(p, h[b]);
-            ROW(quants_of)(x, each, -127, 127, q);
-            for (int i = 0; i < 32; i++) p[2 + i] = (uint8_t)q[i];
+            const float magic = 0x1.8p23f, each = d[b], by = each > 0 ? each : 1.0f;       /* 0: all values are */
+            put_half(p, (uint16_t)h[b]);
+            for (int i = 0; i < 32; i++) {                      /* quants_of; the scale sees to the limits */
+                float t = x[i] / by + magic;
+                v[i] = t - magic;
+            }
+            for (int i = 0; i < 32; i++) p[2 + i] = (uint8_t)(int32_t)v[i];
             for (int i = 0; i < 16; i++) {
-                float r = each * (float)q[i] - x[i], t = each * (float)q[16 + i] - x[16 + i];
+                float r = each * v[i] - x[i], t = each * v[16 + i] - x[16 + i];
                 e[i] += r * r + t * t;
                 s[i] += x[i] * x[i] + x[16 + i] * x[16 + i];
             }
