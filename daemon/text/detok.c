@@ -64,8 +64,8 @@ px_code daemon_detok_init(daemon_detok *d, px_alloc *a, const daemon_tokenizer *
 {
     px_code rc;
 
-    *d = (daemon_detok){ .t = t, .a = a, .skip_special = skip_special, .include_stop = include_stop,
-                         .begins = true };
+    *d = (daemon_detok){ .t = t, .a = a, .skip_special = skip_special || t->vocab.kind == DAEMON_SENTENCEPIECE,
+                         .include_stop = include_stop, .begins = true };
     daemon_bytes_init(&d->hold, a);
     if (n_stop && !(d->stop = px_new(a, daemon_stop, n_stop))) {
         rc = px_fail(e, PX_ENOMEM, "stop_strings", "%zu stop strings", n_stop);

@@ -25,7 +25,8 @@ typedef struct daemon_detok {
     px_alloc *a;
     uint8_t   tail[4];             /* bytes of an unfinished sequence */
     uint32_t  n_tail;
-    bool      skip_special;        /* special tokens give no text (Generate); else their names (Detokenize) */
+    bool      skip_special;        /* special tokens give no text (Generate); else their names (Detokenize), but of a
+                                    * SentencePiece vocabulary, whose own decoder writes none */
     daemon_bytes hold;             /* decoded text; what lies before `released` is gone to the caller */
     size_t    released;
     daemon_stop *stop;             /* (n_stop) owned */

@@ -3,13 +3,11 @@
 
 #include <string.h>
 
-/* names: decoding writes control tokens by their names; SentencePiece's own decoder, which made the golden lines, drops them. */
-static const struct source { const char *folder, *file; bool names; } source[] = {
-    { "smollm", "vocab.gguf", true },  { "smollm", "tokenizer.json", true },
-    { "llama3", "vocab.gguf", true },  { "llama3", "tokenizer.json", true },
-    { "qwen2", "vocab.gguf", true },   { "qwen2", "tokenizer.json", true },
-    { "llama2", "model.gguf", false }, { "llama2", "tokenizer.json", false }, { "llama2", "tokenizer.v5.json", false },
-    { "llama2", "tokenizer.model", false },
+static const struct source { const char *folder, *file; } source[] = {
+    { "smollm", "vocab.gguf" }, { "smollm", "tokenizer.json" },
+    { "llama3", "vocab.gguf" }, { "llama3", "tokenizer.json" },
+    { "qwen2", "vocab.gguf" },  { "qwen2", "tokenizer.json" },
+    { "llama2", "model.gguf" }, { "llama2", "tokenizer.json" }, { "llama2", "tokenizer.v5.json" }, { "llama2", "tokenizer.model" },
 };
 
 enum { N_SOURCES = sizeof source / sizeof *source };
@@ -30,7 +28,7 @@ static void decode(const struct golden *g, const daemon_ids *ids, daemon_bytes *
     bool hit;
     size_t which;
 
-    assert_int_equal(daemon_detok_init(&d, fixture_heap(), g->t, !g->s->names, NULL, NULL, 0, false, &e), PX_OK);
+    assert_int_equal(daemon_detok_init(&d, fixture_heap(), g->t, false, NULL, NULL, 0, false, &e), PX_OK);
     for (size_t i = 0; i < ids->n; i++) assert_int_equal(daemon_detok_push(&d, ids->id[i], out, &hit, &which, &e), PX_OK);
     assert_int_equal(daemon_detok_finish(&d, out, &e), PX_OK);
     daemon_detok_deinit(&d);
@@ -73,7 +71,7 @@ static void one_stream(void *ctx, const json_t *line)
     size_t which;
 
     daemon_bytes_init(&out, fixture_heap());
-    assert_int_equal(daemon_detok_init(&d, fixture_heap(), g->t, !g->s->names, NULL, NULL, 0, false, &e), PX_OK);
+    assert_int_equal(daemon_detok_init(&d, fixture_heap(), g->t, false, NULL, NULL, 0, false, &e), PX_OK);
     for (size_t i = 0; i < json_array_size(ids); i++) {
         out.n = 0;
         assert_int_equal(daemon_detok_push(&d, (uint32_t)json_integer_value(json_array_get(ids, i)), &out, &hit, &which, &e), PX_OK);
