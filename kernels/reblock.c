@@ -1,5 +1,5 @@
 /* reblock.c - blocks of GGUF that are only read, as Q4_1, Q8_0 and Q8_M (reblock.h).  Quants move as they are, eight to a word; nothing
- * is searched for, and no value is computed. */
+ * is searched for, and but for Q2_K no value is computed. */
 #include "kernels/reblock.h"
 #include "kernels/gguf_blocks.h"
 
@@ -112,16 +112,6 @@ static void q3_k(const uint8_t *p, int g, group *b)
     memcpy(b->q, q, sizeof q);
 }
 
-static const struct { kern_dtype to; void (*group)(const uint8_t *, int, group *); } KIND[KERN_N_DTYPES] = {
-    [KERN_Q5_0] = { KERN_Q8_0, q5_0 }, [KERN_IQ4_NL] = { KERN_Q8_0, iq4_nl }, [KERN_IQ4_XS] = { KERN_Q8_0, iq4_xs },
-    [KERN_Q3_K] = { KERN_Q8_0, q3_k }, [KERN_Q5_1] = { KERN_Q8_M, q5_1 }, [KERN_Q4_K] = { KERN_Q4_1, q4_k },
-    [KERN_Q5_K] = { KERN_Q8_M, q5_k },
-};
-
-kern_dtype kern_reblock_to(kern_dtype t) { return (unsigned)t < KERN_N_DTYPES && KIND[t].group ? KIND[t].to : KERN_N_DTYPES; }
-
-/* ---- into the stored type ---- */
-
 /* x as fp16, its bytes at p; *lost: what that took away, which is exact. */
 static bool put_half(float x, uint8_t *p, double *lost)
 {
@@ -133,25 +123,117 @@ static bool put_half(float x, uint8_t *p, double *lost)
     return fabsf(x) < 65520.0f;                                 /* false for a NaN, too; from here on it would round to infinity */
 }
 
-/* Of a group's quants. */
-typedef struct moments { int sum, squares; } moments;
+/* Of n quants. */
+typedef struct moments { int n, sum, squares; } moments;
+
+/* The sum of squares of d * q + m. */
+static double squares(double d, double m, moments q) { return d * d * q.squares + 2 * d * m * q.sum + m * m * q.n; }
 
 static moments moments_of(const group *b, bool with_sign)
 {
-    moments n = { 0 };
+    moments m = { .n = 32 };
     uint8_t q[32];
 
     memcpy(q, b->q, sizeof q);
     for (int i = 0; i < 32; i++) {
         int v = with_sign ? (int8_t)q[i] : q[i];
-        n.sum += v;
-        n.squares += v * v;
+        m.sum += v;
+        m.squares += v * v;
     }
-    return n;
+    return m;
 }
 
-/* The sum of squares of d * q + m. */
-static double squares(double d, double m, moments n) { return d * d * n.squares + 2 * d * m * n.sum + 32 * m * m; }
+/* ---- Q2_K: d * sc * q - dmin * m for 16 columns, two such in 32 ---- */
+
+/* 32 values as fp32 have them, by the rule of kern_row_quantise. */
+static bool quantised(const float *x, uint8_t *out, double sums[2])
+{
+    float is[32];
+
+    if (!kern_row_quantise(KERN_Q8_M, x, 32, out)) return false;
+    kern_row_to_f32(KERN_Q8_M, out, 32, is);
+    kern_row_distance(x, is, 32, &sums[0], &sums[1]);
+    return true;
+}
+
+static int sum_of_bytes(uint64_t w) { return (int)(w * EACH >> 56); }                 /* below 256 */
+
+/* Of sixteen quants of two bits, in two words: the square of 2a + b is 4a + b + 4ab. */
+static moments moments_of_two_bits(const uint64_t w[2])
+{
+    moments m = { .n = 16 };
+
+    for (int i = 0; i < 2; i++) {
+        uint64_t high = w[i] >> 1 & EACH, low = w[i] & EACH;
+        m.sum += sum_of_bytes(w[i]);
+        m.squares += sum_of_bytes(4 * high + low + 4 * (high & low));
+    }
+    return m;
+}
+
+static bool q2_k_rounded(const uint8_t *p, int g, uint8_t *out, double sums[2])
+{
+    float x[256];
+
+    kern_row_to_f32(KERN_Q2_K, p, 256, x);
+    return quantised(x + 32 * g, out, sums);
+}
+
+/* The levels of both sixteens are multiples of d apart, and only how far the two stand from each other is not: the scale is the k-th part
+ * of d, k as large as bytes allow, and the minimum is what keeps the mean. */
+static bool q2_k(const uint8_t *p, int g, uint8_t *out, double sums[2])
+{
+    const float d = half(p + 80), dmin = half(p + 82);
+    const uint8_t *two = p + 16 + g / 4 * 32, *s = p + 2 * g;
+    const float low[2] = { -(dmin * (float)(s[0] >> 4)), -(dmin * (float)(s[1] >> 4)) }, apart = fabsf(low[0] - low[1]);
+    const int upper = low[1] > low[0];                          /* the sixteen whose minimum is the larger */
+    double a[2], c[2], rest = 0, lost, m;                       /* what the scale leaves of a sixteen: a * q + c */
+    float most, other, scale;
+    moments n[2];
+    int k;
+
+    if (!(d > 0 && d < INFINITY && fabsf(dmin) < INFINITY)) return q2_k_rounded(p, g, out, sums);
+    most = (float)(3 * (s[upper] & 15)) + apart / d;
+    other = (float)(3 * (s[!upper] & 15));
+    if (other > most) most = other;
+    k = most >= 3 && most <= 254 ? (int)(254 / most) : 0;
+    scale = k ? kern_f16_to_f32(kern_f32_to_f16(d / (float)k)) : 0;
+    if (scale < 0x1p-14f) return q2_k_rounded(p, g, out, sums);                       /* no such k, or fp16 has too few digits for the part */
+    for (int h = 0; h < 2; h++) {
+        int times = k * (s[h] & 15), up = h == upper ? (int)(apart / scale + 0.5f) : 0;      /* 3 * times + up is at most 254 */
+        uint64_t w[2];
+        for (int i = 0; i < 2; i++) {
+            w[i] = word(two + 16 * h + 8 * i) >> g % 4 * 2 & 3 * EACH;
+            memcpy(out + 4 + 16 * h + 8 * i, &(uint64_t){ w[i] * (uint64_t)times + (uint64_t)up * EACH }, 8);         /* no byte overflows */
+        }
+        n[h] = moments_of_two_bits(w);
+        a[h] = (s[h] & 15) * ((double)d - (double)scale * k);
+        c[h] = (double)low[h] - (double)scale * up;
+        rest += a[h] * n[h].sum + 16 * c[h];
+    }
+    if (!put_half(scale, out, &lost) || !put_half((float)(rest / 32), out + 2, &lost)) return false;
+    m = (double)(float)(rest / 32) - lost;
+    for (int h = 0; h < 2; h++) {
+        sums[0] += squares(a[h], c[h] - m, n[h]);
+        sums[1] += squares((double)d * (s[h] & 15), (double)low[h], n[h]);
+    }
+    return true;
+}
+
+/* A type's group, or one that becomes a block by itself: false where fp16 does not hold it. */
+static const struct {
+    kern_dtype to;                                              /* F32: none */
+    void (*group)(const uint8_t *, int, group *);
+    bool (*direct)(const uint8_t *, int, uint8_t *out, double sums[2]);
+} KIND[KERN_N_DTYPES] = {
+    [KERN_Q5_0] = { KERN_Q8_0, q5_0 }, [KERN_IQ4_NL] = { KERN_Q8_0, iq4_nl }, [KERN_IQ4_XS] = { KERN_Q8_0, iq4_xs },
+    [KERN_Q3_K] = { KERN_Q8_0, q3_k }, [KERN_Q5_1] = { KERN_Q8_M, q5_1 }, [KERN_Q4_K] = { KERN_Q4_1, q4_k },
+    [KERN_Q5_K] = { KERN_Q8_M, q5_k }, [KERN_Q2_K] = { .to = KERN_Q8_M, .direct = q2_k },
+};
+
+kern_dtype kern_reblock_to(kern_dtype t) { return (unsigned)t < KERN_N_DTYPES && KIND[t].to != KERN_F32 ? KIND[t].to : KERN_N_DTYPES; }
+
+/* ---- into the stored type ---- */
 
 bool kern_row_reblock(kern_dtype from, const void *row, size_t col, size_t n, void *dst, double sums[2])
 {
@@ -162,11 +244,17 @@ bool kern_row_reblock(kern_dtype from, const void *row, size_t col, size_t n, vo
     if (to == KERN_N_DTYPES) return false;
     for (size_t end = col + n; col < end; col += 32) {
         const uint8_t *block = (const uint8_t *)row + col / f->block * f->block_bytes;
+        const int g = (int)(col % f->block / 32);
         double lost_d, lost_m = 0;
         moments n32;
         group b;
 
-        KIND[from].group(block, (int)(col % f->block / 32), &b);
+        if (KIND[from].direct) {
+            if (!KIND[from].direct(block, g, out, sums)) return false;
+            out += kern_dtype_get(to)->block_bytes;
+            continue;
+        }
+        KIND[from].group(block, g, &b);
         n32 = moments_of(&b, to == KERN_Q8_0);
         if (!put_half(b.d, out, &lost_d)) return false;
         out += 2;

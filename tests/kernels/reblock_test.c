@@ -15,6 +15,7 @@ enum { MOST = 1024 };
 static const struct { kern_dtype from, to; double rms, nearer; } PAIR[] = {
     { KERN_Q5_0, KERN_Q8_0, 0, 0 },      { KERN_IQ4_NL, KERN_Q8_0, 0, 0 },    { KERN_IQ4_XS, KERN_Q8_0, 2.5e-4, 0.99 },
     { KERN_Q3_K, KERN_Q8_0, 0, 0 },      { KERN_Q5_1, KERN_Q8_M, 0, 0 },      { KERN_Q4_K, KERN_Q4_1, 3e-4, 6 }, { KERN_Q5_K, KERN_Q8_M, 3e-4, 9 },
+    { KERN_Q2_K, KERN_Q8_M, 1.6e-3, 2.5 },
 };
 #define N_PAIRS (sizeof PAIR / sizeof *PAIR)
 
@@ -26,6 +27,9 @@ static void put(uint8_t *p, float x)
     p[0] = (uint8_t)h, p[1] = (uint8_t)(h >> 8);
 }
 
+/* Where a block has its scale, and its minimum behind it. */
+static size_t head_at(kern_dtype t) { return t == KERN_Q3_K ? 108 : t == KERN_Q2_K ? 80 : 0; }
+
 /* Random quants and small scales, a scale and a minimum as models have them: the values lie on both sides of zero. */
 static uint8_t *random_row(kern_dtype t, size_t n, uint64_t *seed)
 {
@@ -36,10 +40,11 @@ static uint8_t *random_row(kern_dtype t, size_t n, uint64_t *seed)
     for (size_t i = 0; i < bytes; i++) row[i] = (uint8_t)test_rand(seed);
     for (size_t i = 0; i < bytes; i += f->block_bytes) {
         float d = 0.002f * (1 + (float)(test_rand(seed) % 1000) / 1000);
-        put(row + (t == KERN_Q3_K ? i + 108 : i), t == KERN_Q4_K || t == KERN_Q5_K || t == KERN_Q3_K ? d / 32 : d);
+        put(row + i + head_at(t), t == KERN_Q4_K || t == KERN_Q5_K || t == KERN_Q3_K ? d / 32 : d);
         if (t == KERN_Q5_1) put(row + i + 2, -16 * d);
         if (t == KERN_Q4_K) put(row + i + 2, d / 4);
         if (t == KERN_Q5_K) put(row + i + 2, d / 2);
+        if (t == KERN_Q2_K) put(row + i + 82, 1.2f * d);
     }
     return row;
 }
@@ -85,7 +90,7 @@ static void golden_blocks_change_by_so_much(void **state)
 {
     static const struct { kern_dtype from; double rms; } kept[] = {
         { KERN_Q5_0, 0 },      { KERN_Q5_1, 0 },      { KERN_IQ4_NL, 0 },    { KERN_IQ4_XS, 2.5e-4 }, { KERN_Q4_K, 1.5e-4 },
-        { KERN_Q5_K, 1.5e-4 },   { KERN_Q6_K, 5e-3 },   { KERN_Q3_K, 0 },   { KERN_Q2_K, 5e-3 },    { KERN_IQ2_XS, 6e-3 },
+        { KERN_Q5_K, 1.5e-4 },   { KERN_Q6_K, 5e-3 },   { KERN_Q3_K, 0 },   { KERN_Q2_K, 1.3e-3 },    { KERN_IQ2_XS, 6e-3 },
     };
     enum { N = 8 * 512 };
 
@@ -199,6 +204,47 @@ static void the_mean_is_kept(void **state)
     }
 }
 
+/* Any scales that a block of Q2_K can have: no value is off by more than a scale; and with those that models have, the levels of sixteen
+ * columns keep their distances. */
+static void two_sixteens_in_a_block(void **state)
+{
+    uint64_t seed = 10;
+    int parts = 0;
+
+    (void)state;
+    for (int round = 0; round < 20000; round++) {
+        uint8_t block[84], out[36];
+        float was[256], is[32];
+        double sums[2] = { 0 };
+        size_t col = 32 * (test_rand(&seed) >> 8 & 7);
+
+        for (size_t i = 0; i < sizeof block; i++) block[i] = (uint8_t)(test_rand(&seed) >> 8);
+        if (round % 2) put(block + 80, 0.01f), put(block + 82, round % 4 == 1 ? 0.02f : -0.3f);
+        kern_row_to_f32(KERN_Q2_K, block, 256, was);
+        bool fits = kern_row_reblock(KERN_Q2_K, block, col, 32, out, sums), finite = true;
+        for (size_t i = col; i < col + 32; i++) finite &= fabsf(was[i]) < 65504;
+        if (finite && !(fabsf(was[col]) >= 0)) fail_msg("a NaN");
+        if (!fits) assert_false(finite);
+        if (!fits) continue;
+        kern_row_to_f32(KERN_Q8_M, out, 32, is);
+        float d = kern_f16_to_f32((uint16_t)(out[0] | out[1] << 8));
+        bool part = round % 4 == 1 && (block[col / 16] | block[col / 16 + 1]) & 15;          /* minima of at most 30 d */
+        double error = 0, size = 0, low[2] = { 1e30, 1e30 }, high[2] = { -1e30, -1e30 };
+        for (int c = 0; c < 32; c++) {
+            double off = (double)is[c] - (double)was[col + (size_t)c];
+            error += off * off;
+            size += (double)was[col + (size_t)c] * (double)was[col + (size_t)c];
+            low[c / 16] = fmin(low[c / 16], off), high[c / 16] = fmax(high[c / 16], off);
+            if (!(fabs(off) <= (double)d * 1.001 + fabs((double)was[col + (size_t)c]) * 0x1p-10)) fail_msg("round %d: off by %g of %g", round, off, (double)d);
+        }
+        assert_true(fabs(sums[0] - error) <= error * 1e-2 + size * 1e-13 && fabs(sums[1] - size) <= size * 1e-5);
+        /* all of a sixteen are off by the same, but for the scale's rounding to fp16 */
+        for (int h = 0; h < 2 && part; h++) assert_true(high[h] - low[h] <= (double)d * 255 * 0x1p-10);
+        parts += part;
+    }
+    assert_true(parts > 4800);
+}
+
 static void what_is_refused(void **state)
 {
     static const uint16_t bad[] = { 0x7c00, 0xfc00, 0x7e00, 0x7c01 };
@@ -218,7 +264,7 @@ static void what_is_refused(void **state)
         const kern_dtype from = PAIR[k].from;
         const bool minimum = PAIR[k].to != KERN_Q8_0;
         uint8_t *row = random_row(from, MOST, &seed), *out = malloc(row_bytes(PAIR[k].to, MOST));
-        size_t last = row_bytes(from, MOST) - kern_dtype_get(from)->block_bytes + (from == KERN_Q3_K ? 108 : 0);
+        size_t last = row_bytes(from, MOST) - kern_dtype_get(from)->block_bytes + head_at(from);
         for (size_t i = 0; i < 4; i++)
             for (size_t at = 0; at < (minimum ? 4u : 2u); at += 2) {
                 uint8_t was[2] = { row[last + at], row[last + at + 1] };
@@ -240,6 +286,7 @@ int main(void)
         cmocka_unit_test(a_cut_is_a_part_of_the_row),
         cmocka_unit_test(scales_lose_half_a_unit),
         cmocka_unit_test(the_mean_is_kept),
+        cmocka_unit_test(two_sixteens_in_a_block),
         cmocka_unit_test(what_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
