@@ -46,6 +46,9 @@ static __device__ __forceinline__ void cu_group_heads(const cu_attention &a, uns
     }
 }
 
+/* Keys of [from, to), none where that is empty.  A function, because compilers warn of `from < 0` where a kernel has no window. */
+static __device__ __forceinline__ unsigned cu_keys_between(unsigned from, unsigned to) { return from < to ? to - from : 0; }
+
 /* The first key that a row sees which would see n_keys without a window. */
 static __device__ __forceinline__ unsigned cu_first_key(const cu_attention &a, unsigned n_keys)
 {

@@ -83,9 +83,8 @@ static __device__ __forceinline__ void decode_rows(const cu_attention &a)
             if (key < n_keys) block = cu_kv_block(a.kv, slot, key);
         };
         const auto ask = [&](unsigned to) {
-            const unsigned key = load.at * CU_LEAF + warp * CU_KV_GROUP, seen = key < n_keys ? n_keys - key : 0;
-            const int gap = static_cast<int>(unseen) - static_cast<int>(key);
-            const unsigned low = gap > 0 ? static_cast<unsigned>(gap) : 0;
+            const unsigned key = load.at * CU_LEAF + warp * CU_KV_GROUP, seen = cu_keys_between(key, n_keys);
+            const unsigned low = cu_keys_between(key, unseen);
             if (load.at < n_leaves) {
                 cu_leaf_load<KV, HD>(shared + to * leaf::stage, warp, cu_kv_group_at<KV>(a.kv, block, kv_head, key), low, seen, lane, 32);
                 next_leaf(&load);

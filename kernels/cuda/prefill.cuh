@@ -114,8 +114,8 @@ static __device__ __forceinline__ void prefill_rows(const cu_attention &a)
                 if (key < n_keys) block = cu_kv_block(a.kv, slot, key);
             };
             const auto ask = [&](unsigned to) {
-                const unsigned key = ask_leaf * CU_LEAF + mine * CU_KV_GROUP, seen = key < n_keys ? n_keys - key : 0;
-                const unsigned low = key < unseen ? unseen - key : 0;
+                const unsigned key = ask_leaf * CU_LEAF + mine * CU_KV_GROUP, seen = cu_keys_between(key, n_keys);
+                const unsigned low = cu_keys_between(key, unseen);
                 if (ask_leaf < n_leaves) {
                     cu_leaf_load<KV, HD>(shared + to * leaf::stage, mine, cu_kv_group_at<KV>(a.kv, block, kv_head, key), low, seen, nth, PER_GROUP);
                     ask_leaf++;
@@ -140,12 +140,12 @@ static __device__ __forceinline__ void prefill_rows(const cu_attention &a)
                 ask(stage == 0 ? STAGES - 1 : stage - 1);
                 if (leaf::spread) {
                     const unsigned key = begin + mine * CU_KV_GROUP;
-                    cu_leaf_spread<KV, HD>(tile, from, mine, key < unseen ? unseen - key : 0, key < n_keys ? n_keys - key : 0, nth, PER_GROUP);
+                    cu_leaf_spread<KV, HD>(tile, from, mine, cu_keys_between(key, unseen), cu_keys_between(key, n_keys), nth, PER_GROUP);
                     __syncthreads();
                 }
                 if (begin < most && begin + CU_LEAF > unseen_here) {     /* the same for all lanes of a warp */
                     float x[CU_GROUPS][2][4], top[2], base[2];
-                    const bool masked = least < begin + CU_LEAF || unseen_last > begin;
+                    const bool masked = least < begin + CU_LEAF || cu_keys_between(begin, unseen_last) > 0;
 
                     top[0] = top[1] = -INFINITY;
                     CU_UNROLL
