@@ -1,8 +1,9 @@
-"""How fast checkpoints of every readable type become sets, beside the disk's read rate, as CSV.
+"""How fast checkpoints of every readable type become sets, beside the disk's rates, as CSV.
 
-usage: shard_bench.py PHALANX [--layers N] [--ranks N] [--types A,B] [--folder DIR]
+usage: shard_bench.py PHALANX [--layers N] [--ranks N] [--types A,B] [--formats A,B] [--folder DIR]
 A GGUF of TinyLlama-1.1B's shape (22 layers unless told) and one type is written to DIR, of blocks that the reference files have, its
-pages dropped, read once by dd, dropped again, and sharded.  source_MB_s is what of the source was sharded in a second, source_MB_cpu_s
+pages dropped, read once by dd, dropped again, and sharded: as it is, and F32, F16 and BF16 in every format that quantises.  The set is
+on the disk at the end, so that no set is written faster than write_MB_s, what dd writes and syncs of the same size.  source_MB_s is what of the source was sharded in a second, source_MB_cpu_s
 in a second of one core, which says more on a machine that does other things too; anonymous_MiB the most memory of the process that
 is no file's page; added what the set's types add in bytes, rounding the largest of a class."""
 import argparse
@@ -19,6 +20,7 @@ import time
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
 QUANTS = os.path.join(ROOT, "tests", "golden", "tiny", "quants")
+FLAT = ("F32", "F16", "BF16")
 HIDDEN, FFN, HEADS, KV, VOCAB, LAYERS = 2048, 5632, 32, 4, 32000, 22
 
 
@@ -92,6 +94,14 @@ def read_rate(path):
     return rate
 
 
+def write_rate(path, size):
+    began = time.monotonic()
+    subprocess.run(["dd", "if=/dev/zero", "of=" + path, "bs=4M", "count=%d" % (size // 2**22 + 1), "conv=fsync"], check=True, stderr=subprocess.DEVNULL)
+    took = time.monotonic() - began
+    os.unlink(path)
+    return size / took
+
+
 def watched(args):
     """(seconds, CPU seconds, output, most anonymous bytes): asked of the kernel while it runs."""
     def spent():
@@ -121,24 +131,28 @@ def main():
     a.add_argument("--layers", type=int, default=LAYERS)
     a.add_argument("--ranks", type=int, default=2)
     a.add_argument("--types", default="F32,F16,BF16,Q8_0,Q4_0,Q4_1,Q5_0,Q5_1,Q2_K,Q3_K,Q4_K,Q5_K,Q6_K,IQ4_NL,IQ4_XS,IQ2_XS")
-    a.add_argument("--format", default="as_file")
+    a.add_argument("--formats", default="as_file,Q8_0,Q4_0,Q4_1,w8a16,w4a16")
     a.add_argument("--folder")
     a = a.parse_args()
     folder = tempfile.mkdtemp(prefix="shard-bench-", dir=a.folder)
     commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    print("# %s, %d cores, commit %s, %d layers, %d ranks, format %s" % (platform.machine(), os.cpu_count(), commit, a.layers, a.ranks, a.format))
-    print("type,source_MB,disk_MB_s,seconds,source_MB_s,set_MB_s,cpu_seconds,source_MB_cpu_s,anonymous_MiB,added_MB,rounding", flush=True)
+    print("# %s, %d cores, load %.1f, commit %s, %d layers, %d ranks" % (platform.machine(), os.cpu_count(), os.getloadavg()[0], commit, a.layers, a.ranks))
+    print("type,format,source_MB,disk_MB_s,write_MB_s,seconds,source_MB_s,set_MB_s,cpu_seconds,source_MB_cpu_s,anonymous_MiB,added_MB,rounding", flush=True)
     try:
         for kind in a.types.split(","):
             path, out = os.path.join(folder, "model.gguf"), os.path.join(folder, "set")
             write(path, kind, a.layers)
-            rate = read_rate(path)
-            took, cpu, made, most = watched([a.phalanx, "shard", path, "--ranks", str(a.ranks), "--out", out, "--format", a.format, "--json"])
-            changed = made["converted"].values()
-            print("%s,%.0f,%.0f,%.2f,%.0f,%.0f,%.2f,%.0f,%.0f,%.0f,%.3g" % (
-                kind, made["source_bytes"] / 1e6, rate / 1e6, took, made["source_bytes"] / took / 1e6, made["mapped_bytes"] / took / 1e6, cpu, made["source_bytes"] / cpu / 1e6, most / 2**20,
-                sum(c["stored_bytes"] - c["source_bytes"] for c in changed) / 1e6, max([0] + [c["rounding"] for c in changed])), flush=True)
-            shutil.rmtree(out)
+            for how in a.formats.split(","):
+                if how != "as_file" and kind not in FLAT:
+                    continue
+                rate = read_rate(path)
+                took, cpu, made, most = watched([a.phalanx, "shard", path, "--ranks", str(a.ranks), "--out", out, "--format", how, "--json"])
+                shutil.rmtree(out)
+                changed, source = made["converted"].values(), made["source_bytes"]
+                print("%s,%s,%.0f,%.0f,%.0f,%.2f,%.0f,%.0f,%.2f,%.0f,%.0f,%.0f,%.3g" % (
+                    kind, how, source / 1e6, rate / 1e6, write_rate(out, made["mapped_bytes"]) / 1e6, took, source / took / 1e6,
+                    made["mapped_bytes"] / took / 1e6, cpu, source / cpu / 1e6, most / 2**20,
+                    sum(c["stored_bytes"] - c["source_bytes"] for c in changed) / 1e6, max([0] + [c["rounding"] for c in changed])), flush=True)
             os.unlink(path)
     finally:
         shutil.rmtree(folder)
