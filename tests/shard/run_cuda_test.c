@@ -100,6 +100,7 @@ static void every_type_of_weights_and_cache_meets_the_cpu_and_the_reference(void
         { "gguf/qwen2_q8_0",   SHARD_AS_FILE,  KERN_KV_F16,  1, &near, &near },
         { "arch/qwen3",        SHARD_TO_F32,   KERN_KV_F32,  2, &exact, &exact },
         { "gguf/qwen3_q4_0",   SHARD_AS_FILE,  KERN_KV_F16,  1, &near, &near },
+        { "gguf/llama3_q5_1",  SHARD_AS_FILE,  KERN_KV_F16,  2, &near, &near },          /* stored as Q8_M */
     };
 
     (void)state;
