@@ -171,12 +171,19 @@ static moments moments_of_two_bits(const uint64_t w[2])
     return m;
 }
 
+/* The values of group g, as kern_row_to_f32 has them, and no others. */
 static bool q2_k_rounded(const uint8_t *p, int g, uint8_t *out, double sums[2])
 {
-    float x[256];
+    const uint8_t *two = p + 16 + g / 4 * 32, *s = p + 2 * g;
+    const float d = half(p + 80), dmin = half(p + 82);
+    const int down = g % 4 * 2;
+    float x[32];
 
-    kern_row_to_f32(KERN_Q2_K, p, 256, x);
-    return quantised(x + 32 * g, out, sums);
+    for (int h = 0; h < 2; h++) {
+        float each = d * (float)(s[h] & 15), min = dmin * (float)(s[h] >> 4);
+        for (int i = 16 * h; i < 16 * h + 16; i++) x[i] = each * (float)(two[i] >> down & 3) - min;
+    }
+    return quantised(x, out, sums);
 }
 
 /* The levels of both sixteens are multiples of d apart, and only how far the two stand from each other is not: the scale is the k-th part
