@@ -3,6 +3,7 @@
 #include <jansson.h>
 #include <string.h>
 
+#include "daemon/text/hints.h"
 #include "proto/base/io.h"
 
 enum { CONFIG_BYTES = 16 << 20 };
@@ -81,7 +82,7 @@ px_code daemon_template_from_folder(px_alloc *a, const char *dir, char **text, s
     if ((rc = read_optional(a, dir, "chat_template.jinja", CONFIG_BYTES, text, bytes, path, e)) || *text) return rc;
     if ((rc = read_optional(a, dir, CONFIG_FILE, CONFIG_BYTES, &data, &n, path, e))) return rc;
     if (!data) return px_fail(e, PX_ENOTFOUND, "chat_template", "the folder has no chat_template.jinja and no " CONFIG_FILE);
-    config = json_loadb(data, n, JSON_REJECT_DUPLICATES, NULL);
+    config = daemon_hints_load(data, n, NULL);
     v = pick(config);
     if (!json_is_object(config)) rc = px_fail(e, PX_ECORRUPT, CONFIG_FILE, "not a JSON object");
     else if (!v || json_is_null(v)) rc = px_fail(e, PX_ENOTFOUND, "chat_template", CONFIG_FILE " has none");

@@ -35,6 +35,11 @@ static px_code named(const daemon_draft *d, const json_t *config, const char *ke
     return PX_OK;
 }
 
+json_t *daemon_hints_load(const char *text, size_t bytes, json_error_t *why)
+{
+    return json_loadb(text, bytes, JSON_REJECT_DUPLICATES | JSON_DECODE_INT_AS_REAL, why);
+}
+
 static px_code read_config(const daemon_hints *h, json_t **out, px_err *e)
 {
     json_error_t why;
@@ -42,7 +47,7 @@ static px_code read_config(const daemon_hints *h, json_t **out, px_err *e)
 
     *out = NULL;
     if (!h || !h->config) return PX_OK;
-    *out = json_loadb(h->config, h->config_bytes, JSON_REJECT_DUPLICATES, &why);
+    *out = daemon_hints_load(h->config, h->config_bytes, &why);
     if (json_is_object(*out)) return PX_OK;
     px_fail(e, PX_ECORRUPT, FILE_NAME, "not a JSON object: %s (line %d)",
             px_log_quote(*out ? "another value" : why.text, -1, quoted, sizeof quoted), *out ? 1 : why.line);

@@ -10,4 +10,8 @@
  * Errors: PX_ECORRUPT (not JSON; a token that the vocabulary lacks), e->field "tokenizer_config.json: eos_token". */
 px_code daemon_hints_apply(const daemon_hints *h, daemon_draft *d, const char *bos, px_err *e);
 
+/* The text of a tokenizer_config.json, or NULL.  Nothing in it that is read is a number, and transformers writes 10^30 for "no
+ * model_max_length": numbers of any size are taken. */
+json_t *daemon_hints_load(const char *text, size_t bytes, json_error_t *why);
+
 #endif

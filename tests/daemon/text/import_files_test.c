@@ -157,6 +157,7 @@ static void hints_decide(void **state)
     char *data = read_golden(JSON("smollm"), &n);
     static const struct { const char *config; px_code code; const char *field; uint32_t bos; bool add; uint32_t eog; } want[] = {
         { "{}", PX_OK, "", DAEMON_NO_TOKEN, false, 2 },
+        { "{\"model_max_length\":1000000000000000019884624838656,\"bos_token\":\"<|im_start|>\"}", PX_OK, "", 1, false, 2 },
         { "{\"bos_token\":\"<|im_start|>\",\"add_bos_token\":true}", PX_OK, "", 1, true, 2 },
         { "{\"bos_token\":{\"content\":\"<|im_start|>\"},\"eos_token\":\"<repo_name>\"}", PX_OK, "", 1, false, 3 },
         { "{\"eos_token\":\"<|none|>\"}", PX_ECORRUPT, "tokenizer_config.json: eos_token", 0, false, 0 },
@@ -437,6 +438,7 @@ static void folders_are_read(void **state)
     static const struct { const char *config; px_code code; const char *text; } want[] = {
         { "{}", PX_ENOTFOUND, NULL }, { "{\"chat_template\":null}", PX_ENOTFOUND, NULL }, { "{\"chat_template\":7}", PX_ECORRUPT, NULL },
         { "[", PX_ECORRUPT, NULL }, { "{\"chat_template\":\"abc\"}", PX_OK, "abc" },
+        { "{\"model_max_length\":1000000000000000019884624838656,\"chat_template\":\"abc\"}", PX_OK, "abc" },
         { "{\"chat_template\":[{\"name\":\"x\",\"template\":\"1\"},{\"name\":\"default\",\"template\":\"2\"}]}", PX_OK, "2" },
         { "{\"chat_template\":[{\"name\":\"x\",\"template\":\"1\"}]}", PX_ENOTFOUND, NULL },
     };
