@@ -176,12 +176,12 @@ static void near_double(const world *w, row_at at, uint32_t head, const float *q
 }
 
 static void rows_near_double(const cuda_bench *b, const world *w, const row_at *rows, const float *q, uint32_t live, uint32_t max,
-                             uint32_t step, const char *what)
+                             uint32_t every, const char *what)
 {
     const size_t vectors = (size_t)w->s.n_head * w->s.head_dim;
     float *out = attend(b, w, rows, q, live, max);
 
-    for (uint32_t t = 0; t < live; t += step)
+    for (uint32_t t = 0; t < live; t += every)
         for (uint32_t head = 0; head < w->s.n_head; head++)
             if (w->s.map[head] < w->s.n_kv_head)
                 near_double(w, rows[t], head, q + t * vectors + head * w->s.head_dim, out + t * vectors + head * w->s.head_dim, what);
