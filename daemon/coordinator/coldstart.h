@@ -78,7 +78,10 @@ px_code daemon_coldstart_verify(daemon_coldstart *c, px_err *e);
 void    daemon_coldstart_end_job(daemon_coldstart *c, bool clean);
 void    daemon_coldstart_close(daemon_coldstart *c);
 
-/* ---- between coldstart.c, hello.c, devices.c and status.c ---- */
+/* ---- between coldstart.c, model.c, hello.c, devices.c and status.c ---- */
+/* A step, into the status and under its deadline; its end also into the log.  detail: what it found, or why it failed. */
+void    daemon_coldstart_begin(daemon_coldstart *c, daemon_phase p);
+void    daemon_coldstart_end(daemon_coldstart *c, daemon_phase p, px_code rc, const char *detail);
 /* Next frame of a rank, or why there is none: PX_ETIMEOUT, PX_EPEER (a rank or the launcher is gone), PX_ECANCELLED. */
 px_code daemon_coldstart_next(daemon_coldstart *c, px_time_us deadline, const char *what, daemon_event *ev, px_err *e);
 /* Every rank's hello, compared with what we expect; every mismatch to errs. */
