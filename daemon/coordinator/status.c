@@ -1,13 +1,31 @@
 /* What the ranks report of themselves, kept for GetServerInfo. */
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "daemon/coordinator/coldstart.h"
 #include "daemon/rank/convert.h"
+#include "shard/plan/others.h"
 
 void daemon_errors_add(const px_err *e, px_err *errs, size_t cap, size_t *n)
 {
     if (*n < cap) errs[(*n)++] = *e;
+}
+
+/* Kinds are keys of a log line: what is none is not taken. */
+static void take_others(daemon_rank_info *info, const Phalanx__Wire__Report *w)
+{
+    info->n_others = 0;
+    for (size_t i = 0; i < w->n_others && info->n_others < sizeof info->other / sizeof *info->other; i++) {
+        const Phalanx__Wire__Estimate *x = w->others[i];
+        shard_other k = 0;
+        while (k < SHARD_N_OTHERS && strcmp(x->kind, shard_other_name(k))) k++;
+        if (k == SHARD_N_OTHERS) continue;
+        snprintf(info->other[info->n_others].kind, sizeof info->other->kind, "%s", shard_other_name(k));
+        info->other[info->n_others].estimated = x->estimated, info->other[info->n_others].measured = x->measured;
+        info->other[info->n_others].low = x->low, info->other[info->n_others].high = x->high;
+        info->n_others++;
+    }
 }
 
 void daemon_status_report(daemon_status *s, px_alloc *a, uint32_t rank, const proto_frame *f, uint32_t *stage,
@@ -41,13 +59,7 @@ void daemon_status_report(daemon_status *s, px_alloc *a, uint32_t rank, const pr
         info->step[0] = w->step_planned,       info->step[1] = w->step_measured;
         info->comm[0] = w->comm_planned,       info->comm[1] = w->comm_measured;
     }
-    for (size_t i = 0; i < w->n_others && i < sizeof info->other / sizeof *info->other; i++) {
-        const Phalanx__Wire__Estimate *x = w->others[i];
-        snprintf(info->other[i].kind, sizeof info->other[i].kind, "%s", x->kind);
-        info->other[i].estimated = x->estimated, info->other[i].low = x->low, info->other[i].high = x->high;
-        info->other[i].measured = x->measured;
-        info->n_others = (uint32_t)i + 1;
-    }
+    if (w->n_others) take_others(info, w);
     info->rss = w->rss;
     info->stage_percent = *percent;
     if (w->stage == PHALANX__WIRE__STAGE__VERIFY) info->verify_percent = *percent;
