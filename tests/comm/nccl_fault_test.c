@@ -4,7 +4,6 @@
 
 #include <pthread.h>
 #include <signal.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -265,24 +264,11 @@ static void serve_or_die(test_rank *r)
 static void survivors_of_a_killed_rank_end(void **state)
 {
     const px_time_us begun = px_now_us();
-    px_err e = {0};
-    int fd, status[N];
-    pid_t pid[N];
+    int status[N];
 
     (void)state;
     test_nccl_fresh();
-    assert_int_equal(px_memfd("comm-test", comm_shm_bytes(N, PARTIAL, 40), &fd, &e), PX_OK);
-    for (uint32_t i = 0; i < N; i++) {
-        assert_true((pid[i] = fork()) >= 0);
-        if (pid[i]) continue;
-        static test_rank r;
-        r = (test_rank){ .rank = i, .world = N, .args.timeout_us = WAIT_US };
-        test_nccl_rank(&r, &(comm_args){ .kind = COMM_SHM, .rank = i, .world = N, .partial_bytes = PARTIAL, .gather_bytes = 40,
-                                         .timeout_us = WAIT_US, .shm_fd = fd }, serve_or_die);
-        _exit((int)r.rc);
-    }
-    for (int i = 0; i < N; i++) assert_int_equal(waitpid(pid[i], &status[i], 0), pid[i]);
-    close(fd);
+    test_nccl_processes(N, serve_or_die, status);
     assert_true(px_now_us() - begun < MOST_US);
     assert_true(WIFSIGNALED(status[2]));
     for (int i = 0; i < 2; i++) assert_true(WIFEXITED(status[i]) && WEXITSTATUS(status[i]) == PX_ETIMEOUT);

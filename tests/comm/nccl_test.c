@@ -3,10 +3,7 @@
 #include "comm/nccl_lib.h"
 #include "tests/comm/nccl_world.h"
 
-#include <stdio.h>
 #include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 static void all_ok(const test_rank *r, uint32_t n)
 {
@@ -47,27 +44,12 @@ static void sums_are_right(void **state)
 static void sums_are_right_between_processes(void **state)
 {
     enum { N = 3 };
-    px_err e = {0};
-    int fd, status, bad = 0;
-    pid_t pid[N];
+    int status[N];
 
     (void)state;
     test_nccl_fresh();
-    assert_int_equal(px_memfd("comm-test", comm_shm_bytes(N, PARTIAL, 40), &fd, &e), PX_OK);
-    for (uint32_t i = 0; i < N; i++) {
-        assert_true((pid[i] = fork()) >= 0);
-        if (pid[i]) continue;
-        static test_rank r;
-        char text[600];
-        r = (test_rank){ .rank = i, .world = N, .args.timeout_us = WAIT_US };
-        test_nccl_rank(&r, &(comm_args){ .kind = COMM_SHM, .rank = i, .world = N, .partial_bytes = PARTIAL, .gather_bytes = 40,
-                                         .timeout_us = WAIT_US, .shm_fd = fd }, some_rounds);
-        if (r.rc) fprintf(stderr, "rank %u: %s\n", i, px_err_format(&r.e, text, sizeof text));
-        _exit(r.rc != PX_OK);
-    }
-    for (int i = 0; i < N; i++) bad += waitpid(pid[i], &status, 0) != pid[i] || status != 0;
-    close(fd);
-    assert_int_equal(bad, 0);
+    test_nccl_processes(N, some_rounds, status);
+    for (int i = 0; i < N; i++) assert_int_equal(status[i], 0);
     assert_int_equal(test_nccl->sums[1], 6 * N);
     test_nccl_nothing_left();
 }

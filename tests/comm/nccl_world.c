@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "comm/nccl_abi.h"
 
@@ -208,6 +210,28 @@ void test_nccl_ranks(test_rank *r, uint32_t n, px_time_us timeout_us, void (*fn)
     comm_local_group_close(group);
     for (uint32_t i = 0; i < n; i++) assert_int_equal(r[i].held, 0);
     test_nccl_nothing_left();
+}
+
+void test_nccl_processes(uint32_t n, void (*fn)(test_rank *r), int *status)
+{
+    pid_t pid[FAKE_RANKS];
+    px_err e = {0};
+    int fd;
+
+    assert_int_equal(px_memfd("comm-test", comm_shm_bytes(n, PARTIAL, 40), &fd, &e), PX_OK);
+    for (uint32_t i = 0; i < n; i++) {
+        assert_true((pid[i] = fork()) >= 0);
+        if (pid[i]) continue;
+        static test_rank r;
+        char text[600];
+        r = (test_rank){ .rank = i, .world = n, .args.timeout_us = WAIT_US };
+        test_nccl_rank(&r, &(comm_args){ .kind = COMM_SHM, .rank = i, .world = n, .partial_bytes = PARTIAL, .gather_bytes = 40,
+                                         .timeout_us = WAIT_US, .shm_fd = fd }, fn);
+        if (r.rc) fprintf(stderr, "rank %u: %s\n", i, px_err_format(&r.e, text, sizeof text));
+        _exit((int)r.rc);
+    }
+    for (uint32_t i = 0; i < n; i++) assert_int_equal(waitpid(pid[i], &status[i], 0), pid[i]);
+    close(fd);
 }
 
 /* Quarters of small numbers: exact in every order. */

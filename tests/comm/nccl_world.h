@@ -39,6 +39,8 @@ void test_nccl_fresh(void);                            /* version 2.28.9, no fau
 void test_nccl_ranks(test_rank *r, uint32_t n, px_time_us timeout_us, void (*fn)(test_rank *r));
 /* One rank alone or one of a forked world: as above, in this thread.  group or shm_fd as in comm_args. */
 void test_nccl_rank(test_rank *r, const comm_args *host, void (*fn)(test_rank *r));
+/* Every rank a process: fn as above; status: of waitpid, the exit code is rc. */
+void test_nccl_processes(uint32_t n, void (*fn)(test_rank *r), int *status);
 void test_nccl_nothing_left(void);
 
 void *test_over(const void *p);                        /* device address <-> host address */
