@@ -2,6 +2,7 @@
  * is searched for, and but for Q2_K no value is computed. */
 #include "kernels/reblock.h"
 #include "kernels/gguf_blocks.h"
+#include "kernels/half.h"
 
 #include <math.h>
 #include <string.h>
@@ -186,52 +187,73 @@ static bool q2_k_rounded(const uint8_t *p, int g, uint8_t *out, double sums[2])
     return quantised(x, out, sums);
 }
 
+/* What the eight groups of a block of Q2_K need, beside each other; [2]: of each sixteen. */
+typedef struct q2_k_groups {
+    float low[2][8], scale[8], mean[8];
+    int32_t s[2][8], min[2][8], k[8], upper[8], up[8], sum[2][8], squares[2][8];    /* upper: the sixteen whose minimum is the larger */
+    double error[8], size[8];
+} q2_k_groups;
+
+#define ROW_PATH 0
+#include "kernels/reblock_body.h"
+#undef ROW_PATH
+#define ROW_PATH 1
+#include "kernels/reblock_body.h"
+#undef ROW_PATH
+#define ROW_PATH 2
+#include "kernels/reblock_body.h"
+
+static void q2_k_quants(const uint8_t *p, int g, q2_k_groups *b, uint8_t *out)
+{
+    for (int h = 0; h < 2; h++) {
+        const uint8_t *two = p + 16 + g / 4 * 32 + 16 * h;
+        uint64_t times = (uint64_t)(b->k[g] * b->s[h][g]), up = h == b->upper[g] ? (uint64_t)b->up[g] * EACH : 0, w[2];
+        moments n;
+        for (int i = 0; i < 2; i++) {
+            w[i] = word(two + 8 * i) >> g % 4 * 2 & 3 * EACH;
+            memcpy(out + 16 * h + 8 * i, &(uint64_t){ w[i] * times + up }, 8);             /* at most 254: no byte overflows */
+        }
+        n = moments_of_two_bits(w);
+        b->sum[h][g] = n.sum;
+        b->squares[h][g] = n.squares;
+    }
+}
+
 /* The levels of both sixteens are multiples of d apart, and only how far the two stand from each other is not: the scale is the k-th part
- * of d, k as large as bytes allow, and the minimum is what keeps the mean. */
-static bool q2_k(const uint8_t *p, int g, uint8_t *out, double sums[2])
+ * of d, k as large as bytes allow, and the minimum is what keeps the mean.  Groups `first` up to `end` of a block. */
+static bool q2_k(kern_path path, const uint8_t *p, int first, int end, uint8_t *out, double sums[2])
 {
     const float d = half(p + 80), dmin = half(p + 82);
-    const uint8_t *two = p + 16 + g / 4 * 32, *s = p + 2 * g;
-    const float low[2] = { -(dmin * (float)(s[0] >> 4)), -(dmin * (float)(s[1] >> 4)) }, apart = fabsf(low[0] - low[1]);
-    const int upper = low[1] > low[0];                          /* the sixteen whose minimum is the larger */
-    double a[2], c[2], rest = 0, lost, m;                       /* what the scale leaves of a sixteen: a * q + c */
-    float most, other, scale;
-    moments n[2];
-    int k;
+    _Alignas(64) q2_k_groups b = { 0 };
+    double lost;
 
-    if (!(d > 0 && d < INFINITY && fabsf(dmin) < INFINITY)) return q2_k_rounded(p, g, out, sums);
-    most = (float)(3 * (s[upper] & 15)) + apart / d;
-    other = (float)(3 * (s[!upper] & 15));
-    if (other > most) most = other;
-    k = most >= 3 && most <= 254 ? (int)(254 / most) : 0;
-    scale = k ? kern_f16_to_f32(kern_f32_to_f16(d / (float)k)) : 0;
-    if (scale < 0x1p-14f) return q2_k_rounded(p, g, out, sums);                       /* no such k, or fp16 has too few digits for the part */
-    for (int h = 0; h < 2; h++) {
-        int times = k * (s[h] & 15), up = h == upper ? (int)(apart / scale + 0.5f) : 0;      /* 3 * times + up is at most 254 */
-        uint64_t w[2];
-        for (int i = 0; i < 2; i++) {
-            w[i] = word(two + 16 * h + 8 * i) >> g % 4 * 2 & 3 * EACH;
-            memcpy(out + 4 + 16 * h + 8 * i, &(uint64_t){ w[i] * (uint64_t)times + (uint64_t)up * EACH }, 8);         /* no byte overflows */
-        }
-        n[h] = moments_of_two_bits(w);
-        a[h] = (s[h] & 15) * ((double)d - (double)scale * k);
-        c[h] = (double)low[h] - (double)scale * up;
-        rest += a[h] * n[h].sum + 16 * c[h];
+    if (d > 0 && d < INFINITY && fabsf(dmin) < INFINITY) {
+        if (path == KERN_PATH_AVX512) q2_k_scales_avx512(p, d, dmin, &b);
+        else if (path == KERN_PATH_AVX2) q2_k_scales_avx2(p, d, dmin, &b);
+        else q2_k_scales_plain(p, d, dmin, &b);
+        for (int g = first; g < end; g++)
+            if (b.scale[g] > 0) q2_k_quants(p, g, &b, out + 36 * (g - first) + 4);
+        if (path == KERN_PATH_AVX512) q2_k_minima_avx512(d, &b);
+        else if (path == KERN_PATH_AVX2) q2_k_minima_avx2(d, &b);
+        else q2_k_minima_plain(d, &b);
     }
-    if (!put_half(scale, out, &lost) || !put_half((float)(rest / 32), out + 2, &lost)) return false;
-    m = (double)(float)(rest / 32) - lost;
-    for (int h = 0; h < 2; h++) {
-        sums[0] += squares(a[h], c[h] - m, n[h]);
-        sums[1] += squares((double)d * (s[h] & 15), (double)low[h], n[h]);
+    for (int g = first; g < end; g++, out += 36) {
+        if (!(b.scale[g] > 0)) {
+            if (!q2_k_rounded(p, g, out, sums)) return false;
+            continue;
+        }
+        if (!put_half(b.scale[g], out, &lost) || !put_half(b.mean[g], out + 2, &lost)) return false;
+        sums[0] += b.error[g];
+        sums[1] += b.size[g];
     }
     return true;
 }
 
-/* A type's group, or one that becomes a block by itself: false where fp16 does not hold it. */
+/* A type's group, or groups that become blocks by themselves: false where fp16 does not hold one. */
 static const struct {
     kern_dtype to;                                              /* F32: none */
     void (*group)(const uint8_t *, int, group *);
-    bool (*direct)(const uint8_t *, int, uint8_t *out, double sums[2]);
+    bool (*direct)(kern_path, const uint8_t *, int first, int end, uint8_t *out, double sums[2]);
 } KIND[KERN_N_DTYPES] = {
     [KERN_Q5_0] = { KERN_Q8_0, q5_0 }, [KERN_IQ4_NL] = { KERN_Q8_0, iq4_nl }, [KERN_IQ4_XS] = { KERN_Q8_0, iq4_xs },
     [KERN_Q3_K] = { KERN_Q8_0, q3_k }, [KERN_Q5_1] = { KERN_Q8_M, q5_1 }, [KERN_Q4_K] = { KERN_Q4_1, q4_k },
@@ -242,7 +264,7 @@ kern_dtype kern_reblock_to(kern_dtype t) { return (unsigned)t < KERN_N_DTYPES &&
 
 /* ---- into the stored type ---- */
 
-bool kern_row_reblock(kern_dtype from, const void *row, size_t col, size_t n, void *dst, double sums[2])
+bool kern_row_reblock_on(kern_path path, kern_dtype from, const void *row, size_t col, size_t n, void *dst, double sums[2])
 {
     const kern_dtype_info *f = kern_dtype_get(from);
     const kern_dtype to = kern_reblock_to(from);
@@ -257,8 +279,10 @@ bool kern_row_reblock(kern_dtype from, const void *row, size_t col, size_t n, vo
         group b;
 
         if (KIND[from].direct) {
-            if (!KIND[from].direct(block, g, out, sums)) return false;
-            out += kern_dtype_get(to)->block_bytes;
+            const int n_groups = (int)(f->block / 32), some = end - col < (size_t)(32 * (n_groups - g)) ? (int)((end - col) / 32) : n_groups - g;
+            if (!KIND[from].direct(path, block, g, g + some, out, sums)) return false;
+            out += (size_t)some * kern_dtype_get(to)->block_bytes;
+            col += 32 * (size_t)(some - 1);
             continue;
         }
         KIND[from].group(block, g, &b);
@@ -279,4 +303,9 @@ bool kern_row_reblock(kern_dtype from, const void *row, size_t col, size_t n, vo
         out += to == KERN_Q4_1 ? 16 : 32;
     }
     return true;
+}
+
+bool kern_row_reblock(kern_dtype from, const void *row, size_t col, size_t n, void *dst, double sums[2])
+{
+    return kern_row_reblock_on(kern_row_path(), from, row, col, n, dst, sums);
 }

@@ -25,12 +25,13 @@
 
 #include "kernels/kernels.h"
 
-/* The functions of dtype.h on a path that the CPU has; for tests. */
+/* The functions of dtype.h and reblock.h on a path that the CPU has; for tests. */
 void kern_row_to_f32_on(kern_path path, kern_dtype t, const void *src, size_t n, float *dst);
 bool kern_row_quantise_on(kern_path path, kern_dtype t, const float *src, size_t n, void *dst);
 bool kern_row_to_bytes_on(kern_path path, const float *src, size_t n, void *dst, double sums[2]);
 bool kern_row_requantise_on(kern_path path, const float *src, const float *step, size_t n, void *dst);
 void kern_row_distance_on(kern_path path, const float *was, const float *is, size_t n, double *error, double *size);
+bool kern_row_reblock_on(kern_path path, kern_dtype from, const void *row, size_t col, size_t n, void *dst, double sums[2]);
 void kern_panel_pack_on(kern_path path, kern_dtype t, const void *const *src, uint32_t n_rows, uint64_t cols, void *panel);
 
 /* The best path that the CPU has. */

@@ -1,6 +1,7 @@
 /* row_path_test.c - what rows are read and quantised to is the same on every path, bit for bit. */
 #include "tests/testlib.h"
 
+#include "kernels/reblock.h"
 #include "kernels/row_path.h"
 
 #include <math.h>
@@ -47,6 +48,39 @@ static void rows_are_read_alike(void **state)
                 for (size_t i = 4 * n; i < sizeof got; i++) assert_int_equal(((uint8_t *)got)[i], 0x5a);
             }
         }
+}
+
+static void blocks_move_alike(void **state)
+{
+    kern_path path[2] = { 0 };
+    size_t n_paths = others(path), held = 0;
+    uint64_t seed = 25;
+
+    (void)state;
+    for (kern_dtype t = 0; t < KERN_N_DTYPES; t++)
+        for (int round = 0; round < 300 && kern_reblock_to(t) < KERN_N_DTYPES; round++) {
+            uint8_t bytes[2 * MOST], want[2 * MOST], got[2 * MOST];
+            size_t each = kern_dtype_get(t)->block_bytes, cols = 1024, col = 32 * (test_rand(&seed) % 8), n = 32 * (1 + test_rand(&seed) % 8) + (cols - 512) * (size_t)(round % 2);
+            double sums[2] = { 1, 2 }, others_sums[2] = { 1, 2 };
+            bool ok;
+            for (size_t i = 0; i < sizeof bytes; i++) bytes[i] = (uint8_t)(test_rand(&seed) >> 8);
+            for (size_t i = 0; i + each <= sizeof bytes && round % 3; i += each) {          /* scales as files have them, most of the time */
+                const size_t at = t == KERN_Q2_K ? 80 : t == KERN_Q3_K ? 108 : 0;
+                bytes[i + at + 1] = (uint8_t)(0x14 | (bytes[i + at + 1] & 0x0b));
+                if (at + 3 < each) bytes[i + at + 3] = (uint8_t)(0x14 | (bytes[i + at + 3] & 0x0b));
+            }
+            memset(want, 0x5a, sizeof want);
+            ok = kern_row_reblock_on(KERN_PATH_SCALAR, t, bytes, col, n, want, sums);
+            held += ok;
+            for (size_t k = 0; k < n_paths; k++) {
+                others_sums[0] = 1, others_sums[1] = 2;
+                memset(got, 0x5a, sizeof got);
+                assert_int_equal(kern_row_reblock_on(path[k], t, bytes, col, n, got, others_sums), ok);
+                if (ok && (memcmp(got, want, sizeof got) || memcmp(sums, others_sums, sizeof sums)))
+                    fail_msg("%s, columns %zu and %zu more: path %d differs", kern_dtype_get(t)->name, col, n, path[k]);
+            }
+        }
+    assert_true(held > 1000);
 }
 
 /* Values of all sizes, ties, zeros, and now and then one that no type holds. */
@@ -154,6 +188,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows_are_read_alike),
+        cmocka_unit_test(blocks_move_alike),
         cmocka_unit_test(rows_are_quantised_alike),
         cmocka_unit_test(bytes_come_with_what_they_change),
         cmocka_unit_test(panels_are_packed_alike),
