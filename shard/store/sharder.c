@@ -1,5 +1,5 @@
-/* A checkpoint becomes a set: tensor by tensor, each cut for every rank while its pages are warm.  Memory is one batch of
- * panels, whatever the model's size; the source's digest comes from the same pass. */
+/* A checkpoint becomes a set: tensor by tensor, each cut for every rank while its pages are warm.  Memory is a chunk of
+ * panels a thread and 2 MiB a rank, whatever the model's size; the source's digest comes from the same pass. */
 #include "shard/store/sharder.h"
 
 #include "proto/base/io.h"
