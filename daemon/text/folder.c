@@ -9,6 +9,7 @@
 enum { CONFIG_BYTES = 16 << 20 };
 #define TOKENIZER_BYTES ((size_t)256 << 20)
 #define CONFIG_FILE "tokenizer_config.json"
+#define ADDED_FILE "added_tokens.json"
 
 /* px_read_file below dir; *data NULL and no error if the file is absent. */
 static px_code read_optional(px_alloc *a, const char *dir, const char *name, size_t cap, char **data, size_t *bytes, char path[4096],
@@ -31,8 +32,8 @@ px_code daemon_tokenizer_from_folder(px_alloc *a, const char *dir, const char *n
                                      size_t *bytes, px_err *e)
 {
     static const char *const names[] = { "tokenizer.json", "tokenizer.model" };
-    char *data = NULL, *config = NULL, path[4096], config_path[4096];
-    size_t n = 0, config_bytes = 0, i;
+    char *data = NULL, *config = NULL, *added = NULL, path[4096], other[4096];
+    size_t n = 0, config_bytes = 0, added_bytes = 0, i;
     bool model;
     px_code rc;
 
@@ -46,12 +47,16 @@ px_code daemon_tokenizer_from_folder(px_alloc *a, const char *dir, const char *n
         return rc;
     }
     model = strlen(path) > 6 && !strcmp(path + strlen(path) - 6, ".model");
-    if ((rc = read_optional(a, dir, CONFIG_FILE, CONFIG_BYTES, &config, &config_bytes, config_path, e))) goto done;
-    daemon_hints h = { .config = config, .config_bytes = config_bytes, .eos = eos, .n_eos = n_eos };
+    if ((rc = read_optional(a, dir, CONFIG_FILE, CONFIG_BYTES, &config, &config_bytes, other, e)) ||
+        (model && (rc = read_optional(a, dir, ADDED_FILE, CONFIG_BYTES, &added, &added_bytes, other, e))))
+        goto done;
+    daemon_hints h = { .config = config, .config_bytes = config_bytes, .added = added, .added_bytes = added_bytes,
+                       .eos = eos, .n_eos = n_eos };
     rc = model ? daemon_tokenizer_from_model(a, data, n, &h, json, bytes, e) : daemon_tokenizer_from_json(a, data, n, &h, json, bytes, e);
     if (rc) px_err_set_file(e, path);
 
 done:
+    if (added) px_del(a, added, added_bytes + 1);
     if (config) px_del(a, config, config_bytes + 1);
     px_del(a, data, n + 1);
     return rc;

@@ -1,11 +1,13 @@
 #include "daemon/text/hints.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "proto/base/log.h"
 
 #define FILE_NAME "tokenizer_config.json"
+#define ADDED_NAME "added_tokens.json"
 
 /* The first token of a name; DAEMON_NO_ID64: none. */
 static uint64_t find(const daemon_draft *d, const char *name)
@@ -40,30 +42,58 @@ json_t *daemon_hints_load(const char *text, size_t bytes, json_error_t *why)
     return json_loadb(text, bytes, JSON_REJECT_DUPLICATES | JSON_DECODE_INT_AS_REAL, why);
 }
 
-static px_code read_config(const daemon_hints *h, json_t **out, px_err *e)
+static px_code read_object(const char *name, const char *text, size_t bytes, json_t **out, px_err *e)
 {
     json_error_t why;
     char quoted[160];
 
     *out = NULL;
-    if (!h || !h->config) return PX_OK;
-    *out = daemon_hints_load(h->config, h->config_bytes, &why);
+    if (!text) return PX_OK;
+    *out = daemon_hints_load(text, bytes, &why);
     if (json_is_object(*out)) return PX_OK;
-    px_fail(e, PX_ECORRUPT, FILE_NAME, "not a JSON object: %s (line %d)",
+    px_fail(e, PX_ECORRUPT, name, "not a JSON object: %s (line %d)",
             px_log_quote(*out ? "another value" : why.text, -1, quoted, sizeof quoted), *out ? 1 : why.line);
     json_decref(*out);
     *out = NULL;
     return PX_ECORRUPT;
 }
 
+static px_code is_within(const daemon_draft *d, const char *field, const char *token, double id, px_err *e)
+{
+    char quoted[64], found[128], want[96];
+
+    if (id < (double)d->n) return PX_OK;
+    snprintf(found, sizeof found, "%s, id %.9g", px_log_quote(token, -1, quoted, sizeof quoted), id);
+    snprintf(want, sizeof want, "the %zu tokens of the tokenizer's own file, or a tokenizer.json with all", d->n);
+    return px_err_set_mismatch(e, PX_EUNSUP, __FILE__, __LINE__, field, found, want);
+}
+
+/* {"32000": {"content": "<|im_end|>", ...}} of the one file, {"<|im_end|>": 32000} of the other. */
+static px_code check_added(const daemon_draft *d, const json_t *config, const json_t *added, px_err *e)
+{
+    px_code rc;
+    const char *key;
+    json_t *v;
+
+    json_object_foreach(json_object_get(config, "added_tokens_decoder"), key, v) {
+        const char *content = json_string_value(json_object_get(v, "content"));
+        if ((rc = is_within(d, FILE_NAME ": added_tokens_decoder", content ? content : "", strtod(key, NULL), e))) return rc;
+    }
+    json_object_foreach((json_t *)added, key, v)
+        if ((rc = is_within(d, ADDED_NAME, key, json_number_value(v), e))) return rc;
+    return PX_OK;
+}
+
 px_code daemon_hints_apply(const daemon_hints *h, daemon_draft *d, const char *bos, px_err *e)
 {
     static const char *const ends[] = { "</s>", "<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>" };
     px_code rc;
-    json_t *config;
+    json_t *config = NULL, *added = NULL;
     const json_t *add;
 
-    if ((rc = read_config(h, &config, e))) return rc;
+    if (h && ((rc = read_object(FILE_NAME, h->config, h->config_bytes, &config, e)) ||
+              (rc = read_object(ADDED_NAME, h->added, h->added_bytes, &added, e)) || (rc = check_added(d, config, added, e))))
+        goto done;
     if (d->bos == DAEMON_NO_ID64 && bos && (d->bos = find(d, bos)) == DAEMON_NO_ID64) {
         rc = px_fail(e, PX_ECORRUPT, "post_processor.single", "begins with a token that the vocabulary lacks");
         goto done;
@@ -84,5 +114,6 @@ px_code daemon_hints_apply(const daemon_hints *h, daemon_draft *d, const char *b
 
 done:
     json_decref(config);
+    json_decref(added);
     return rc;
 }

@@ -53,6 +53,7 @@ px_code daemon_tokenizer_from_gguf(px_alloc *a, const struct shard_gguf *g, char
 /* What stands beside a tokenizer's own file; all may be absent. */
 typedef struct daemon_hints {
     const char *config; size_t config_bytes;        /* the text of tokenizer_config.json; NULL: none */
+    const char *added; size_t added_bytes;          /* the text of added_tokens.json, beside a tokenizer.model; NULL: none */
     const uint32_t *eos; size_t n_eos;              /* ids that end a generation, as the model's configuration says */
 } daemon_hints;
 /* tokenizer.json of the tokenizers library: byte-level BPE, or SentencePiece's BPE in either layout.  hints may be NULL. */

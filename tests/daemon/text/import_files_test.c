@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "daemon/text/folder.h"
 #include "daemon/text/sentencepiece.pb-c.h"
@@ -161,6 +162,9 @@ static void hints_decide(void **state)
         { "{\"bos_token\":\"<|im_start|>\",\"add_bos_token\":true}", PX_OK, "", 1, true, 2 },
         { "{\"bos_token\":{\"content\":\"<|im_start|>\"},\"eos_token\":\"<repo_name>\"}", PX_OK, "", 1, false, 3 },
         { "{\"eos_token\":\"<|none|>\"}", PX_ECORRUPT, "tokenizer_config.json: eos_token", 0, false, 0 },
+        { "{\"added_tokens_decoder\":{\"0\":{\"content\":\"x\"},\"1e3\":{\"content\":\"<|mine|>\"}}}", PX_EUNSUP,
+          "tokenizer_config.json: added_tokens_decoder", 0, false, 0 },
+        { "{\"added_tokens_decoder\":{\"999\":{\"content\":\"x\"},\"\":7},\"bos_token\":\"<|im_start|>\"}", PX_OK, "", 1, false, 2 },
         { "{\"pad_token\":[]}", PX_ECORRUPT, "tokenizer_config.json: pad_token", 0, false, 0 },
         { "[]", PX_ECORRUPT, "tokenizer_config.json", 0, false, 0 },
         { "{", PX_ECORRUPT, "tokenizer_config.json", 0, false, 0 },
@@ -419,6 +423,34 @@ static void put_file(const char *dir, const char *name, const char *text)
     assert_int_equal(px_write_file(path, text, strlen(text), false, &e), PX_OK);
 }
 
+/* Beside a tokenizer.model: its thousand tokens are not all that the model knows. */
+static void added_tokens_are_not_left_out(void **state)
+{
+    static const struct { const char *added; px_code code; const char *found; } want[] = {
+        { "{\"<pad>\":999}", PX_OK, "" }, { "{\"<pad>\":999,\"<|im_end|>\":1000}", PX_EUNSUP, "<|im_end|>, id 1000" },
+        { "{\"<x>\":1e300}", PX_EUNSUP, "<x>, id 1e+300" }, { "[]", PX_ECORRUPT, "" }, { "{\"<x>\":null,\"y\":-1}", PX_OK, "" },
+    };
+    char dir[500], path[600], *json;
+    size_t n, bytes;
+    char *data = read_golden(MODEL, &n);
+    px_err e = {0};
+
+    (void)state;
+    snprintf(dir, sizeof dir, "%s/added", test_tmpdir());
+    assert_int_equal(mkdir(dir, 0700), 0);
+    snprintf(path, sizeof path, "%s/tokenizer.model", dir);
+    assert_int_equal(px_write_file(path, data, n, false, &e), PX_OK);
+    px_del(fixture_heap(), data, n + 1);
+    for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
+        put_file(dir, "added_tokens.json", want[i].added);
+        px_err_clear(&e);
+        assert_int_equal(daemon_tokenizer_from_folder(fixture_heap(), dir, NULL, NULL, 0, &json, &bytes, &e), want[i].code);
+        if (want[i].code) assert_string_equal(e.field, "added_tokens.json");
+        else px_del(fixture_heap(), json, bytes + 1);
+        assert_non_null(strstr(e.found, want[i].found));
+    }
+}
+
 static void folders_are_read(void **state)
 {
     const char *dir = test_tmpdir();
@@ -468,6 +500,7 @@ int main(void)
         cmocka_unit_test(empty_messages_take_bounded_memory),
         cmocka_unit_test(long_tokens_end),
         cmocka_unit_test(imports_survive_every_oom),
+        cmocka_unit_test(added_tokens_are_not_left_out),
         cmocka_unit_test(folders_are_read),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
