@@ -82,8 +82,8 @@ bool kern_matrix_bytes(kern_dtype t, uint64_t rows, uint64_t cols, uint64_t *byt
 
 /* ---- conversions, on the bits: the same under every rounding and flushing mode ---- */
 
-float kern_f16_to_f32(uint16_t h) { return kern_half_to_float(h); }
-uint16_t kern_f32_to_f16(float f) { return kern_float_to_half(f); }
+float kern_f16_to_f32(uint16_t h) { return kern_one_half(h); }
+uint16_t kern_f32_to_f16(float f) { return kern_one_float(f); }
 float kern_bf16_to_f32(uint16_t h) { return kern_float_of((uint32_t)h << 16); }
 
 uint16_t kern_f32_to_bf16(float f)
@@ -96,7 +96,7 @@ uint16_t kern_f32_to_bf16(float f)
 
 /* ---- rows ---- */
 
-static float half_at(const uint8_t *p) { return kern_half_to_float((uint16_t)(p[0] | p[1] << 8)); }
+static float half_at(const uint8_t *p) { return kern_one_half((uint16_t)(p[0] | p[1] << 8)); }
 
 #define ROW_PATH 0
 #include "kernels/dtype_body.h"

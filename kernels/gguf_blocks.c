@@ -63,7 +63,7 @@ static const uint64_t iq2_row[512] = {
 #undef L
 #undef R
 
-static float half(const uint8_t *p) { return kern_half_to_float((uint16_t)(p[0] | p[1] << 8)); }
+static float half(const uint8_t *p) { return kern_one_half((uint16_t)(p[0] | p[1] << 8)); }
 static uint32_t u32(const uint8_t *p) { return p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24; }
 
 void kern_k_scale_and_min(const uint8_t *s, int g, int *scale, int *min)

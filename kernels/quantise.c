@@ -14,19 +14,19 @@ static void put_half(uint8_t *p, uint16_t h) { p[0] = (uint8_t)h, p[1] = (uint8_
  * subnormals are coarse). */
 static uint16_t scale_of_bytes(float most)
 {
-    uint16_t h = kern_float_to_half(most / 127.0f);
+    uint16_t h = kern_one_float(most / 127.0f);
 
     if (most == 0) return 0;
-    while (h == 0 || most / kern_half_to_float(h) >= 127.5f) h++;         /* the tie goes to 128 */
+    while (h == 0 || most / kern_one_half(h) >= 127.5f) h++;         /* the tie goes to 128 */
     return h;
 }
 
 /* The largest fp16 that is not above x; of magnitudes up to 65504. */
 static uint16_t half_below(float x)
 {
-    uint16_t h = kern_float_to_half(x);
+    uint16_t h = kern_one_float(x);
 
-    if (kern_half_to_float(h) <= x) return h;
+    if (kern_one_half(h) <= x) return h;
     return (uint16_t)(h & 0x8000 ? h + 1 : h - 1);                /* a positive h is not 0 here: 0 is above no positive x */
 }
 

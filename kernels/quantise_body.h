@@ -55,12 +55,12 @@ ROW_FN float ROW(error_of)(const float *x, size_t n, float d, int low, int high)
  * max |x| / 7; whichever has the smaller squared error, the first where they are equal. */
 ROW_FN uint16_t ROW(scale_of_nibbles)(const float *x, size_t n, float most)
 {
-    uint16_t full, even = kern_float_to_half(most / 7.0f);
+    uint16_t full, even = kern_one_float(most / 7.0f);
     float top = 0;
 
     for (size_t i = 0; i < n && top == 0; i++) top = fabsf(x[i]) == most ? x[i] : 0;
-    full = kern_float_to_half(top / -8.0f);
-    return ROW(error_of)(x, n, kern_half_to_float(even), -8, 7) < ROW(error_of)(x, n, kern_half_to_float(full), -8, 7) ? even : full;
+    full = kern_one_float(top / -8.0f);
+    return ROW(error_of)(x, n, kern_one_half(even), -8, 7) < ROW(error_of)(x, n, kern_one_half(full), -8, 7) ? even : full;
 }
 
 ROW_FN void ROW(put_bytes)(const float *restrict x, float d, uint8_t *restrict p)
@@ -136,7 +136,7 @@ ROW_FN uint8_t *ROW(group_to)(bool nibbles, const float *x, size_t n, uint8_t *p
 
     if (!(most <= (nibbles ? 7.0f : 127.0f) * F16_MOST)) return NULL;
     h = nibbles ? ROW(scale_of_nibbles)(x, n, most) : scale_of_bytes(most);
-    d = kern_half_to_float(h);
+    d = kern_one_half(h);
     put_half(p, h);
     p += 2;
     for (; n >= 32; n -= 32, x += 32, p += nibbles ? 16 : 32) {
@@ -174,10 +174,10 @@ ROW_FN uint8_t *ROW(bytes_with_minimum)(const float *x, uint8_t *p)
     if (!(ROW(magnitude)(x, 32) <= F16_MOST)) return NULL;
     ROW(range)(x, &low, &high);
     hm = half_below(low);
-    m = kern_half_to_float(hm);
-    hd = kern_float_to_half((high - m) / 255.0f);
-    while (high > m && (hd == 0 || (high - m) / kern_half_to_float(hd) > 255.5f)) hd++;        /* the tie goes to 256, and is clamped */
-    d = kern_half_to_float(hd);
+    m = kern_one_half(hm);
+    hd = kern_one_float((high - m) / 255.0f);
+    while (high > m && (hd == 0 || (high - m) / kern_one_half(hd) > 255.5f)) hd++;        /* the tie goes to 256, and is clamped */
+    d = kern_one_half(hd);
     put_half(p, hd);
     put_half(p + 2, hm);
     for (int i = 0; i < 32; i++) v[i] = x[i] - m;
@@ -194,10 +194,10 @@ ROW_FN uint8_t *ROW(block_with_minimum)(const float *x, uint8_t *p)
 
     if (!(ROW(magnitude)(x, 32) <= F16_MOST)) return NULL;
     ROW(range)(x, &low, &high);
-    hm = kern_float_to_half(low);
-    m = kern_half_to_float(hm);
-    hd = kern_float_to_half((high - m) / 15.0f);
-    d = kern_half_to_float(hd);
+    hm = kern_one_float(low);
+    m = kern_one_half(hm);
+    hd = kern_one_float((high - m) / 15.0f);
+    d = kern_one_half(hd);
     put_half(p, hd);
     put_half(p + 2, hm);
     ROW(put_nibbles)(x, d, m, 0, 15, p + 4);
@@ -239,11 +239,11 @@ ROW_FN bool ROW(quantise)(kern_dtype t, const float *src, size_t n, uint8_t *p)
 ROW_FN uint16_t ROW(scale_of_levels)(const float *x, float most, float step)
 {
     uint16_t best = scale_of_bytes(most);
-    float least = ROW(error_of)(x, 32, kern_half_to_float(best), -127, 127);
+    float least = ROW(error_of)(x, 32, kern_one_half(best), -127, 127);
 
     for (int k = 1; k <= 16 && least > 0; k++) {
-        uint16_t h = kern_float_to_half(step / (float)k);
-        float d = kern_half_to_float(h), error;
+        uint16_t h = kern_one_float(step / (float)k);
+        float d = kern_one_half(h), error;
         if (!(d > 0) || most / d >= 127.5f) break;
         if ((error = ROW(error_of)(x, 32, d, -127, 127)) < least) least = error, best = h;
     }
@@ -259,7 +259,7 @@ ROW_FN bool ROW(requantise)(const float *src, const float *step, size_t n, uint8
         if (!(most <= 127.0f * F16_MOST)) return false;
         h = most > 0 && s > 0 && s <= F16_MOST ? ROW(scale_of_levels)(src + at, most, s) : scale_of_bytes(most);
         put_half(p, h);
-        ROW(put_bytes)(src + at, kern_half_to_float(h), p + 2);
+        ROW(put_bytes)(src + at, kern_one_half(h), p + 2);
     }
     return true;
 }

@@ -14,7 +14,7 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "byte i of a word is c
 /* 32 columns: q * d + m, q in the order of the columns. */
 typedef struct group { uint64_t q[4]; float d, m; } group;
 
-static float half(const uint8_t *p) { return kern_f16_to_f32((uint16_t)(p[0] | p[1] << 8)); }
+static float half(const uint8_t *p) { return kern_one_half((uint16_t)(p[0] | p[1] << 8)); }
 static uint64_t word(const uint8_t *p) { uint64_t w; memcpy(&w, p, sizeof w); return w; }
 
 /* Nibbles of 16 bytes: columns i low, 16 + i high. */
@@ -116,11 +116,11 @@ static void q3_k(const uint8_t *p, int g, group *b)
 /* x as fp16, its bytes at p; *lost: what that took away, which is exact. */
 static bool put_half(float x, uint8_t *p, double *lost)
 {
-    uint16_t h = kern_f32_to_f16(x);
+    uint16_t h = kern_one_float(x);
 
     p[0] = (uint8_t)h;
     p[1] = (uint8_t)(h >> 8);
-    *lost = (double)x - (double)kern_f16_to_f32(h);
+    *lost = (double)x - (double)kern_one_half(h);
     return fabsf(x) < 65520.0f;                                 /* false for a NaN, too; from here on it would round to infinity */
 }
 
