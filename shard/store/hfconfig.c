@@ -127,7 +127,7 @@ static px_code refuse_what_differs(json_t *o, const shard_family *f, bool served
     static const char *const must_be_false[] = { "attention_bias", "mlp_bias", "is_encoder_decoder", "use_mrope" };
     static const char *const must_be_absent[] = { "attn_logit_softcapping", "final_logit_softcapping", "logit_scale" };
     /* of what is served: a part of the model that would be left out, or that its tensors alone would tell of */
-    static const char *const must_be_nothing[] = { "vision_config", "audio_config", "num_local_experts", "num_experts", "n_routed_experts" };
+    static const char *const must_be_nothing[] = { "vision_config", "audio_config", "text_config", "num_local_experts", "num_experts", "n_routed_experts" };
     px_code rc;
     const char *act = "silu", *word;
     double rotary = 1;

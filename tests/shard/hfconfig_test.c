@@ -217,6 +217,7 @@ static void refuses_by_name(void **state)
         { "{\"is_encoder_decoder\":true}", PX_EUNSUP, "is_encoder_decoder", "true" },
         { "{\"use_mrope\":true}", PX_EUNSUP, "use_mrope", "true" },
         { "{\"vision_config\":{}}", PX_EUNSUP, "vision_config", "an object" },
+        { "{\"text_config\":{\"hidden_size\":96}}", PX_EUNSUP, "text_config", "an object" },
         { "{\"num_experts\":128}", PX_EUNSUP, "num_experts", "128" },
         { "{\"num_local_experts\":4}", PX_EUNSUP, "num_local_experts", "4" },
         { "{\"num_local_experts\":0,\"num_experts\":\"many\"}", PX_EUNSUP, "num_experts", "a string" },
