@@ -31,6 +31,7 @@ static const kern_dtype_info info[KERN_N_DTYPES] = {
     [KERN_W4]     = { "W4",     128,  66, NO_GGML, true,  true  },
     [KERN_W4Z]    = { "W4Z",    128,  66, NO_GGML, false, false },   /* + half a byte of zero point a group */
     [KERN_Q8_M]   = { "Q8_M",    32,  36, NO_GGML, true,  true  },
+    [KERN_Q8_H]   = { "Q8_H",    32,  36, NO_GGML, true,  true  },
 };
 
 const kern_dtype_info *kern_dtype_get(kern_dtype t)

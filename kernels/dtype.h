@@ -19,6 +19,7 @@ typedef enum kern_dtype {
     KERN_W4,         /* int4, F16 scale per row and group of 128: (q - 8) * d, q of 0..15 */
     KERN_W4Z,        /* W4 with 4-bit zero points */
     KERN_Q8_M,       /* a byte of 0..255, F16 scale and minimum a block of 32: q * d + m; what types with a minimum are stored as */
+    KERN_Q8_H,       /* a signed byte, an F16 scale for each half of a block of 32: q * d; what types with a scale for 16 columns are stored as */
     KERN_N_DTYPES
 } kern_dtype;
 
@@ -40,7 +41,8 @@ bool kern_matrix_bytes(kern_dtype t, uint64_t rows, uint64_t cols, uint64_t *byt
 /* Plain rows of W8 and W4, as the functions below take them: group after group, an F16 scale and then the group's quants,
  * W8 a byte each, W4 in blocks of 32 as Q4_0 has them (column i in the low, 16 + i in the high nibble of byte i).  A last group
  * may have 32, 64 or 96 columns.  Cuts lie at groups.
- * Q8_M: an F16 scale, an F16 minimum, 32 unsigned bytes. */
+ * Q8_M: an F16 scale, an F16 minimum, 32 unsigned bytes.
+ * Q8_H: the F16 scale of columns 0..15, that of columns 16..31, 32 signed bytes. */
 
 /* n elements (a multiple of the block; W8, W4: of 32) of a readable type as fp32; d*q exact, with a minimum one rounded addition. */
 void kern_row_to_f32(kern_dtype t, const void *src, size_t n, float *dst);
@@ -70,6 +72,7 @@ void kern_row_distance(const float *was, const float *is, size_t n, double *erro
  * columns to 32 (quantised types: K % 32 = 0 or refused).  Within a panel, per block of 32 columns:
  *   Q4_1: 256 bytes of nibbles, 16 fp16 scales, 16 fp16 minima (320).
  *   Q8_M: 512 unsigned bytes, 16 fp16 scales, 16 fp16 minima (576).
+ *   Q8_H: 512 signed bytes, 16 fp16 scales of columns 0..15, 16 of columns 16..31 (576).
  *   Q4_0, Q8_0: two blocks' quants (2 x 256, 2 x 512), then their 2 x 32 bytes of scales; an odd last block is
  *               padded to 64 bytes: quants, 32 bytes of scales, 32 bytes of zeros.
  *   W4, W8:     the same with groups of 128 columns, 4 blocks, in the place of blocks: 8 blocks' quants (8 x 256, 8 x 512), then
@@ -77,8 +80,8 @@ void kern_row_distance(const float *was, const float *is, size_t n, double *erro
  *               second group that does not exist is zeros.
  *   BF16, F16: 1,024 bytes per 32 columns: 16 pairs of columns x 16 rows x 2.   F32: 64 bytes a column: 16 rows.
  *   Quants: byte quads along K.  Q4_x, W4: 64-byte vector j (0..3) holds for row r (4 bytes at 4r) the quad of columns
- *   4j..4j+3 in its low nibbles and the quad of columns 16+4j..16+4j+3 in its high nibbles.  Q8_0, W8, Q8_M: 64-byte vector j
- *   (0..7) holds for row r the quad of columns 4j..4j+3. */
+ *   4j..4j+3 in its low nibbles and the quad of columns 16+4j..16+4j+3 in its high nibbles.  Q8_0, W8, Q8_M, Q8_H: 64-byte
+ *   vector j (0..7) holds for row r the quad of columns 4j..4j+3. */
 #define KERN_PANEL_ROWS 16u
 /* Bytes of a matrix in panels; a multiple of 64.  Errors: PX_EUNSUP (type), PX_ERANGE (cols % 32 for quantised; overflow). */
 px_code kern_panel_bytes(kern_dtype t, uint64_t rows, uint64_t cols, uint64_t *bytes, px_err *e);

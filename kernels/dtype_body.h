@@ -38,6 +38,14 @@ ROW_FN void ROW(q8_m)(const uint8_t *restrict p, float *restrict y)
     for (int i = 0; i < 32; i++) y[i] = d * (float)p[4 + i] + m;
 }
 
+ROW_FN void ROW(q8_h)(const uint8_t *restrict p, float *restrict y)
+{
+    float d[2] = { half_at(p), half_at(p + 2) };
+
+    for (int i = 0; i < 16; i++) y[i] = d[0] * (float)(int8_t)p[4 + i];
+    for (int i = 16; i < 32; i++) y[i] = d[1] * (float)(int8_t)p[4 + i];
+}
+
 ROW_FN void ROW(to_f32)(kern_dtype t, const uint8_t *restrict p, size_t n, float *restrict y)
 {
     size_t i = 0;
@@ -62,6 +70,9 @@ ROW_FN void ROW(to_f32)(kern_dtype t, const uint8_t *restrict p, size_t n, float
         break;
     case KERN_Q8_M:
         for (; n >= 32; n -= 32, p += 36, y += 32) ROW(q8_m)(p, y);
+        break;
+    case KERN_Q8_H:
+        for (; n >= 32; n -= 32, p += 36, y += 32) ROW(q8_h)(p, y);
         break;
     default:
         ROW(grouped)(t, p, n, y);

@@ -20,6 +20,7 @@ uint64_t kern_panel_stride(kern_dtype t, uint64_t cols)
     case KERN_Q4_1:
     case KERN_Q8_0:
     case KERN_Q8_M:
+    case KERN_Q8_H:
     case KERN_W8:
     case KERN_W4:   return n * q + (n / unit + (n % unit != 0)) * 64;
     default:        return 0;
@@ -36,7 +37,7 @@ px_code kern_panel_bytes(kern_dtype t, uint64_t rows, uint64_t cols, uint64_t *b
         px_code rc = px_fail(e, PX_EUNSUP, "dtype", "weights in %s have no panel layout", f ? f->name : "?");
         if (e && e->code == rc) {
             snprintf(e->found, sizeof e->found, "%s", f ? f->name : "?");
-            snprintf(e->expected, sizeof e->expected, "F32, F16, BF16, Q8_0, Q8_M, Q4_0, Q4_1, W8 or W4");
+            snprintf(e->expected, sizeof e->expected, "F32, F16, BF16, Q8_0, Q8_M, Q8_H, Q4_0, Q4_1, W8 or W4");
         }
         return rc;
     }
@@ -53,11 +54,11 @@ px_code kern_panel_bytes(kern_dtype t, uint64_t rows, uint64_t cols, uint64_t *b
     return PX_OK;
 }
 
-/* Where block b of a plain row lies: its scale (for W8 and W4 its group's) with its minimum behind it, and its quants. */
+/* Where block b of a plain row lies: its scale (for W8 and W4 its group's) with its minimum or second scale behind it, and its quants. */
 typedef struct plain_at { uint64_t scale, quants; } plain_at;
 static plain_at plain_find(kern_dtype t, uint64_t b)
 {
-    uint64_t group = kern_block_group(t), each = kern_block_row(t), head = kern_block_minimum(t) ? 4 : 2;
+    uint64_t group = kern_block_group(t), each = kern_block_row(t), head = kern_block_two(t) ? 4 : 2;
     uint64_t scale = b / group * (head + group * each);
 
     return (plain_at){ scale, scale + head + b % group * each };
@@ -84,7 +85,7 @@ static void pack_quantised(kern_dtype t, const void *const *src, uint32_t n_rows
         for (uint32_t r = 0; r < n_rows; r++) {
             const uint8_t *row = src[r];
             memcpy(panel + at.scales + 2 * r, row + from.scale, 2);
-            if (kern_block_minimum(t)) memcpy(panel + at.minima + 2 * r, row + from.scale + 2, 2);
+            if (kern_block_two(t)) memcpy(panel + at.second + 2 * r, row + from.scale + 2, 2);
             /* A block keeps column i in the low and 16 + i in the high nibble of byte i: quads as they are. */
             for (uint32_t j = 0; j < kern_block_quants(t) / 64; j++)
                 memcpy(panel + at.quants + 64 * j + 4 * r, row + from.quants + 4 * j, 4);
@@ -161,8 +162,11 @@ void kern_panel_row_to_f32(kern_dtype t, const void *panel, uint32_t row, uint64
 
         if (t == KERN_Q8_0 || t == KERN_W8) {
             for (uint32_t c = 0; c < 32; c++) dst[c] = d * (float)(int8_t)q[64 * (c / 4) + c % 4];
+        } else if (t == KERN_Q8_H) {
+            float last = f16_at(p + at.second + 2 * row);
+            for (uint32_t c = 0; c < 32; c++) dst[c] = (c < 16 ? d : last) * (float)(int8_t)q[64 * (c / 4) + c % 4];
         } else if (t == KERN_Q8_M) {
-            float m = f16_at(p + at.minima + 2 * row);
+            float m = f16_at(p + at.second + 2 * row);
             for (uint32_t c = 0; c < 32; c++) dst[c] = d * (float)q[64 * (c / 4) + c % 4] + m;
         } else if (t == KERN_Q4_0 || t == KERN_W4) {
             for (uint32_t c = 0; c < 16; c++) {
@@ -171,7 +175,7 @@ void kern_panel_row_to_f32(kern_dtype t, const void *panel, uint32_t row, uint64
                 dst[c + 16] = d * (float)((v >> 4) - 8);
             }
         } else {
-            float m = f16_at(p + at.minima + 2 * row);
+            float m = f16_at(p + at.second + 2 * row);
             for (uint32_t c = 0; c < 16; c++) {
                 uint8_t v = q[64 * (c / 4) + c % 4];
                 dst[c] = d * (float)(v & 15) + m;

@@ -68,7 +68,7 @@ ROW_FN void ROW(pack_quantised)(kern_dtype t, const void *const *src, uint64_t c
             uint64_t scale = k == b ? from.scale : from_other.scale;
             for (int r = 0; r < 16 && k % kern_block_group(t) == 0; r++) {
                 memcpy(panel + at.scales + 2 * r, (const uint8_t *)src[r] + scale, 2);
-                if (kern_block_minimum(t)) memcpy(panel + at.minima + 2 * r, (const uint8_t *)src[r] + scale + 2, 2);
+                if (kern_block_two(t)) memcpy(panel + at.second + 2 * r, (const uint8_t *)src[r] + scale + 2, 2);
             }
             if (k == other) break;
         }

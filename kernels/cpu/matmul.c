@@ -47,7 +47,7 @@ static void quantised(kern_dtype t, const kern_mm *m)
         for (uint32_t b = 0; b < m->blocks; b++) {
             kern_block_at at = kern_block_find(t, m->blocks, b);
             float d = f16_at(panel + at.scales + 2 * lane);
-            float min = kern_block_minimum(t) ? f16_at(panel + at.minima + 2 * lane) : 0;
+            float min = kern_block_minimum(t) ? f16_at(panel + at.second + 2 * lane) : 0;
             int32_t w[32];
 
             weights_of(t, panel + at.quants, lane, w);
