@@ -48,8 +48,8 @@ bool kern_matrix_bytes(kern_dtype t, uint64_t rows, uint64_t cols, uint64_t *byt
 void kern_row_to_f32(kern_dtype t, const void *src, size_t n, float *dst);
 /* fp32 -> F32, BF16 (nearest even). */
 void kern_row_from_f32(kern_dtype t, const float *src, size_t n, void *dst);
-/* fp32 -> F16 (nearest even), Q8_0, Q4_0, Q4_1, W8, W4, Q8_M (n % 32 = 0); false: another type, a value that is not finite, or one that the type
- * cannot hold.  Symmetric (but Q4_1 and Q8_M), for each group of 32 or 128 columns; q = nearest even of x / d, with d as it is stored.
+/* fp32 -> F16 (nearest even), Q8_0, Q4_0, Q4_1, W8, W4, Q8_M, Q8_H (n % 32 = 0); false: another type, a value that is not finite, or one that the type
+ * cannot hold.  Symmetric (but Q4_1 and Q8_M), for each group of 16 (Q8_H), 32 or 128 columns; q = nearest even of x / d, with d as it is stored.
  * Bytes: d = max |x| / 127 to the nearest fp16, or the next larger fp16 where that would need a quant beyond 127.
  * Nibbles: d = -x / 8 of the x of largest magnitude, or max |x| / 7: the one with the smaller squared error; q in -8..7, clamped.
  * Q4_1: m = min x, d = (max x - m) / 15, each to the nearest fp16; q = nearest even of (x - m) / d, in 0..15, clamped.

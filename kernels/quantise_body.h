@@ -204,6 +204,26 @@ ROW_FN uint8_t *ROW(block_with_minimum)(const float *x, uint8_t *p)
     return p + 20;
 }
 
+/* 32 bytes with a scale a half, each by the rule of bytes; the end of what was written, or NULL. */
+ROW_FN uint8_t *ROW(bytes_with_halves)(const float *x, uint8_t *p)
+{
+    for (int h = 0; h < 2; h++) {
+        _Alignas(64) float v[32] = { 0 };
+        _Alignas(64) int32_t q[32];
+        float most;
+        uint16_t d;
+
+        memcpy(v, x + 16 * h, 16 * sizeof *v);
+        most = ROW(magnitude)(v, 32);
+        if (!(most <= 127.0f * F16_MOST)) return NULL;
+        d = scale_of_bytes(most);
+        put_half(p + 2 * h, d);
+        ROW(quants_of)(v, kern_one_half(d), -127, 127, q);
+        for (int i = 0; i < 16; i++) p[4 + 16 * h + i] = (uint8_t)q[i];
+    }
+    return p + 36;
+}
+
 ROW_FN bool ROW(halves)(const float *restrict x, size_t n, uint8_t *restrict p)
 {
     uint32_t top = 0;
@@ -228,6 +248,10 @@ ROW_FN bool ROW(quantise)(kern_dtype t, const float *src, size_t n, uint8_t *p)
     if (t == KERN_Q8_0 && n % 32 == 0) return ROW(bytes)(src, n, p, sums);
     if ((t == KERN_Q4_1 || t == KERN_Q8_M) && n % 32 == 0) {
         for (size_t at = 0; at < n && p; at += 32) p = t == KERN_Q4_1 ? ROW(block_with_minimum)(src + at, p) : ROW(bytes_with_minimum)(src + at, p);
+        return p != NULL;
+    }
+    if (t == KERN_Q8_H && n % 32 == 0) {
+        for (size_t at = 0; at < n && p; at += 32) p = ROW(bytes_with_halves)(src + at, p);
         return p != NULL;
     }
     if ((!nibbles && t != KERN_W8) || n % 32) return false;

@@ -1,8 +1,9 @@
 /* matmul.c - out[t][r] = sum over columns of weight[r][k] * activation[t][k]; the definition.
  *
- * Q4_0, Q4_1, Q8_0, Q8_M, W4, W8 on Q12 activations, blocks b of 32 columns ascending: S = sum of w * X, exact in int32 (w: nibble - 8,
+ * Q4_0, Q4_1, Q8_0, Q8_M, Q8_H, W4, W8 on Q12 activations, blocks b of 32 columns ascending: S = sum of w * X, exact in int32 (w: nibble - 8,
  * nibble, byte, byte of 0..255, nibble - 8, byte); p = d * s, rounded (W4, W8: d of the block's group); acc = fmaf((float)S, p, acc);
  * Q4_1 and Q8_M then: acc = fmaf((float)sumX, m * s, acc), m * s rounded.  d and m are fp16 converted to fp32.
+ * Q8_H the same of each half of a block by itself, columns 0..15 before 16..31: S0 with d0 * s, S1 with d1 * s.
  * |X| <= 16 * 127 + 8 = 2040, so |S| <= 32 * 255 * 2040 = 16,646,400 < 2^24: S is exact as a float, too.
  * BF16 on BF16: per 32 columns two chains of fmaf from zero, over the even and over the odd columns; even + odd; that
  * added to acc.  F32 on F32, F16 on F16 (kept in fp32): one chain of fmaf over the columns.  Both run over the columns that pad K to 32, too.
@@ -47,7 +48,8 @@ static void quantised(kern_dtype t, const kern_mm *m)
         for (uint32_t b = 0; b < m->blocks; b++) {
             kern_block_at at = kern_block_find(t, m->blocks, b);
             float d = f16_at(panel + at.scales + 2 * lane);
-            float min = kern_block_minimum(t) ? f16_at(panel + at.second + 2 * lane) : 0;
+            float second = kern_block_two(t) ? f16_at(panel + at.second + 2 * lane) : 0;       /* a minimum, or the scale of the last half */
+            const uint32_t first = kern_block_halves(t) ? 16 : 32;
             int32_t w[32];
 
             weights_of(t, panel + at.quants, lane, w);
@@ -56,16 +58,13 @@ static void quantised(kern_dtype t, const kern_mm *m)
                 const int8_t *q = (const int8_t *)(act + (size_t)b * 64);
                 kern_q12 x;
                 float *acc = m->out + row * m->out_stride + r;
-                int32_t s = 0;
+                int32_t s[2] = { 0 };
 
                 memcpy(&x, act + (size_t)m->blocks * 64 + b * sizeof x, sizeof x);
-                for (uint32_t c = 0; c < 32; c++) s += w[c] * (16 * q[c] + q[32 + c]);
-                float p = d * x.scale;
-                *acc = fmaf((float)s, p, *acc);
-                if (kern_block_minimum(t)) {
-                    float ms = min * x.scale;
-                    *acc = fmaf((float)x.sum, ms, *acc);
-                }
+                for (uint32_t c = 0; c < 32; c++) s[c >= first] += w[c] * (16 * q[c] + q[32 + c]);
+                float p = d * x.scale, p2 = second * x.scale;
+                *acc = fmaf((float)s[0], p, *acc);
+                if (kern_block_two(t)) *acc = fmaf(kern_block_minimum(t) ? (float)x.sum : (float)s[1], p2, *acc);
             }
         }
     }
@@ -75,6 +74,7 @@ static void q4_0(const kern_mm *m) { quantised(KERN_Q4_0, m); }
 static void q4_1(const kern_mm *m) { quantised(KERN_Q4_1, m); }
 static void q8_0(const kern_mm *m) { quantised(KERN_Q8_0, m); }
 static void q8_m(const kern_mm *m) { quantised(KERN_Q8_M, m); }
+static void q8_h(const kern_mm *m) { quantised(KERN_Q8_H, m); }
 static void w8(const kern_mm *m) { quantised(KERN_W8, m); }
 static void w4(const kern_mm *m) { quantised(KERN_W4, m); }
 
@@ -134,8 +134,8 @@ static void f16(const kern_mm *m)
 px_code kern_cpu_matmul_scalar(kern_dev *d, const kern_matmul_args *a, px_err *e)
 {
     static const kern_mm_table table = { {
-        [KERN_Q4_0] = q4_0, [KERN_Q4_1] = q4_1, [KERN_Q8_0] = q8_0, [KERN_Q8_M] = q8_m, [KERN_W8] = w8, [KERN_W4] = w4,
-        [KERN_BF16] = bf16, [KERN_F16] = f16, [KERN_F32] = f32,
+        [KERN_Q4_0] = q4_0, [KERN_Q4_1] = q4_1, [KERN_Q8_0] = q8_0, [KERN_Q8_M] = q8_m, [KERN_Q8_H] = q8_h,
+        [KERN_W8] = w8, [KERN_W4] = w4, [KERN_BF16] = bf16, [KERN_F16] = f16, [KERN_F32] = f32,
     } };
 
     return kern_cpu_matmul_run(d, a, &table, e);

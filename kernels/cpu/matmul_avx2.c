@@ -6,7 +6,8 @@
  * sign trick, |w| * (x with w's sign): at most 2 * 128 * 127 = 32,512, widened after every step; their small second
  * term (2 * 128 * 8 a step, 16,384 over a block) stays in 16 bits.
  * Unsigned bytes (Q8_M) would give up to 2 * 255 * 127 a step: they go in as w - 128, which has the bounds of signed bytes, and 128 sumX
- * is added at the end.  |128 sumX| <= 128 * 32 * 2040 = 8,355,840, and the sum of w - 128 is no larger: int32 holds both. */
+ * is added at the end.  |128 sumX| <= 128 * 32 * 2040 = 8,355,840, and the sum of w - 128 is no larger: int32 holds both.
+ * The signed bytes of Q8_H have a sum for each half of a block. */
 #include "kernels/cpu/matmul.h"
 #include "kernels/cpu/unroll.h"
 #include "kernels/panel.h"
@@ -29,6 +30,37 @@ KERN_INLINE __m256 halves(const uint8_t *p) { return _mm256_cvtph_ps(_mm_loadu_s
 
 KERN_INLINE mm_acc mm_zero(void) { return _mm256_setzero_ps(); }
 
+/* Sums of columns 4 * from up to 4 * to of bytes, without the 128 that unsigned ones are too small by. */
+KERN_INLINE void sums_of_bytes(bool unsigned_bytes, int R, int from, int to, const uint8_t *quants, const uint8_t *const *x, __m256i *s)
+{
+    const __m256i sixteen = _mm256_set1_epi16(16), one = _mm256_set1_epi16(1);
+    __m256i s2[4];
+
+    KERN_UNROLL
+    for (int r = 0; r < R; r++) s[r] = s2[r] = _mm256_setzero_si256();
+    KERN_UNROLL
+    for (int j = from; j < to; j++) {
+        __m256i w = _mm256_loadu_si256((const __m256i *)(quants + 64 * j)), size;
+        if (unsigned_bytes) w = _mm256_xor_si256(w, _mm256_set1_epi8((char)0x80));
+        size = _mm256_abs_epi8(w);
+        KERN_UNROLL
+        for (int r = 0; r < R; r++) {
+            __m256i q1 = _mm256_sign_epi8(quad(x[r] + 4 * j), w), q2 = _mm256_sign_epi8(quad(x[r] + 32 + 4 * j), w);
+            s[r] = _mm256_add_epi32(s[r], _mm256_madd_epi16(_mm256_maddubs_epi16(size, q1), sixteen));
+            s2[r] = _mm256_add_epi16(s2[r], _mm256_maddubs_epi16(size, q2));
+        }
+    }
+    KERN_UNROLL
+    for (int r = 0; r < R; r++) s[r] = _mm256_add_epi32(s[r], _mm256_madd_epi16(s2[r], one));
+}
+
+KERN_INLINE void add_scaled(int R, const __m256i *s, __m256 d, const kern_q12 *const *meta, __m256 *acc)
+{
+    KERN_UNROLL
+    for (int r = 0; r < R; r++)
+        acc[2 * r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(s[r]), _mm256_mul_ps(d, _mm256_set1_ps(meta[r]->scale)), acc[2 * r]);
+}
+
 /* One block of half a panel times R rows; acc[2 * r]. */
 KERN_INLINE void half_q(kern_dtype t, int R, const uint8_t *quants, const uint8_t *scales, const uint8_t *const *x,
                     const kern_q12 *const *meta, __m256 *acc)
@@ -40,25 +72,18 @@ KERN_INLINE void half_q(kern_dtype t, int R, const uint8_t *quants, const uint8_
     /* Else the compiler keeps the quads of one half for the next, in registers that it does not have. */
     __asm__ volatile("" ::: "memory");
     KERN_UNROLL
-    for (int r = 0; r < R; r++) s[r] = s1[r] = s2[r] = _mm256_setzero_si256();
+    for (int r = 0; r < R; r++) s1[r] = s2[r] = _mm256_setzero_si256();
+    if (kern_block_halves(t)) {
+        sums_of_bytes(false, R, 0, 4, quants, x, s);
+        add_scaled(R, s, halves(scales), meta, acc);
+        sums_of_bytes(false, R, 4, 8, quants, x, s);
+        add_scaled(R, s, halves(scales + 32), meta, acc);
+        return;
+    }
     if (bytes) {
+        sums_of_bytes(unsigned_bytes, R, 0, 8, quants, x, s);
         KERN_UNROLL
-        for (int j = 0; j < 8; j++) {
-            __m256i w = _mm256_loadu_si256((const __m256i *)(quants + 64 * j)), size;
-            if (unsigned_bytes) w = _mm256_xor_si256(w, _mm256_set1_epi8((char)0x80));
-            size = _mm256_abs_epi8(w);
-            KERN_UNROLL
-            for (int r = 0; r < R; r++) {
-                __m256i q1 = _mm256_sign_epi8(quad(x[r] + 4 * j), w), q2 = _mm256_sign_epi8(quad(x[r] + 32 + 4 * j), w);
-                s[r] = _mm256_add_epi32(s[r], _mm256_madd_epi16(_mm256_maddubs_epi16(size, q1), sixteen));
-                s2[r] = _mm256_add_epi16(s2[r], _mm256_maddubs_epi16(size, q2));
-            }
-        }
-        KERN_UNROLL
-        for (int r = 0; r < R; r++) {
-            s[r] = _mm256_add_epi32(s[r], _mm256_madd_epi16(s2[r], one));
-            if (unsigned_bytes) s[r] = _mm256_add_epi32(s[r], _mm256_set1_epi32(128 * meta[r]->sum));
-        }
+        for (int r = 0; r < R && unsigned_bytes; r++) s[r] = _mm256_add_epi32(s[r], _mm256_set1_epi32(128 * meta[r]->sum));
     } else {
         const __m256i mask = _mm256_set1_epi8(15);
         KERN_UNROLL
@@ -79,13 +104,12 @@ KERN_INLINE void half_q(kern_dtype t, int R, const uint8_t *quants, const uint8_
             if (less_8) s[r] = _mm256_add_epi32(s[r], _mm256_set1_epi32(meta[r]->neg8));
         }
     }
-    __m256 d = halves(scales), m = kern_block_minimum(t) ? halves(scales + 32) : d;
-    KERN_UNROLL
-    for (int r = 0; r < R; r++) {
-        __m256 scale = _mm256_set1_ps(meta[r]->scale);
-        acc[2 * r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(s[r]), _mm256_mul_ps(d, scale), acc[2 * r]);
-        if (kern_block_minimum(t))
-            acc[2 * r] = _mm256_fmadd_ps(_mm256_set1_ps(meta[r]->sum_f), _mm256_mul_ps(m, scale), acc[2 * r]);
+    add_scaled(R, s, halves(scales), meta, acc);
+    if (kern_block_minimum(t)) {
+        __m256 m = halves(scales + 32);
+        KERN_UNROLL
+        for (int r = 0; r < R; r++)
+            acc[2 * r] = _mm256_fmadd_ps(_mm256_set1_ps(meta[r]->sum_f), _mm256_mul_ps(m, _mm256_set1_ps(meta[r]->scale)), acc[2 * r]);
     }
 }
 

@@ -5,7 +5,8 @@
  * once for 8 rows (matmul_body.h).
  * vpdpbusd multiplies unsigned weights (nibbles; bytes XOR 0x80; Q8_M's bytes as they are) by signed activations and does not saturate; the two
  * terms q1 and q2 have their own sums, S = 16 S1 + S2.  The offset of the weights (8, 128) is taken out by starting a
- * sum at -8 sumX: S2 for nibbles, S1 (which counts 16-fold) for bytes.  |S1| <= 8 * 65,280 + 32 * 255 * 127 < 2^21: 16 S1 fits. */
+ * sum at -8 sumX: S2 for nibbles, S1 (which counts 16-fold) for bytes.  |S1| <= 8 * 65,280 + 32 * 255 * 127 < 2^21: 16 S1 fits.
+ * Q8_H wants the two sums of each half of a block, and -8 sumX of that half is not stored: it is summed from the activations. */
 #include "kernels/cpu/matmul.h"
 #include "kernels/cpu/unroll.h"
 #include "kernels/panel.h"
@@ -28,6 +29,40 @@ KERN_INLINE __m512 halves(const uint8_t *p) { return _mm512_cvtph_ps(_mm256_load
 
 KERN_INLINE mm_acc mm_zero(void) { return _mm512_setzero_ps(); }
 
+/* Half a block of Q8_H: columns 16 h to 16 h + 15. */
+KERN_INLINE void half_h(int R, int h, const uint8_t *quants, const uint8_t *scales, const uint8_t *const *x, const kern_q12 *const *meta,
+                        __m512 *acc)
+{
+    __m512i s1[8], s2[8];
+
+    __asm__ volatile("" ::: "memory");     /* as in block_q */
+    KERN_UNROLL
+    for (int r = 0; r < R; r++) {          /* 128 q1 + 8 q2 = 8 X, of four columns in a lane; then of all sixteen in each */
+        __m512i q1 = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(x[r] + 16 * h)));
+        __m512i q2 = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(x[r] + 32 + 16 * h)));
+        __m512i x8 = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8((char)128), q1), _mm512_set1_epi8(8), q2);
+        x8 = _mm512_add_epi32(x8, _mm512_shuffle_epi32(x8, _MM_PERM_BADC));
+        x8 = _mm512_add_epi32(x8, _mm512_shuffle_epi32(x8, _MM_PERM_CDAB));
+        s1[r] = _mm512_sub_epi32(_mm512_setzero_si512(), x8);
+        s2[r] = _mm512_setzero_si512();
+    }
+    KERN_UNROLL
+    for (int j = 4 * h; j < 4 * h + 4; j++) {
+        __m512i w = _mm512_xor_si512(_mm512_loadu_si512(quants + 64 * j), _mm512_set1_epi8((char)0x80));
+        KERN_UNROLL
+        for (int r = 0; r < R; r++) {
+            s1[r] = _mm512_dpbusd_epi32(s1[r], w, quad(x[r] + 4 * j));
+            s2[r] = _mm512_dpbusd_epi32(s2[r], w, quad(x[r] + 32 + 4 * j));
+        }
+    }
+    __m512 d = halves(scales + 32 * h);
+    KERN_UNROLL
+    for (int r = 0; r < R; r++) {
+        __m512i sum = _mm512_add_epi32(_mm512_slli_epi32(s1[r], 4), s2[r]);
+        acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_mul_ps(d, _mm512_set1_ps(meta[r]->scale)), acc[r]);
+    }
+}
+
 /* One block of one panel times R rows.  x[r]: the rows' quads of this block, meta[r]: their scales. */
 KERN_INLINE void block_q(kern_dtype t, int R, const uint8_t *quants, const uint8_t *scales, const uint8_t *const *x,
                     const kern_q12 *const *meta, __m512 *acc)
@@ -35,6 +70,11 @@ KERN_INLINE void block_q(kern_dtype t, int R, const uint8_t *quants, const uint8
     const bool signed_bytes = t == KERN_Q8_0 || t == KERN_W8, bytes = signed_bytes || t == KERN_Q8_M, less_8 = t == KERN_Q4_0 || t == KERN_W4;
     __m512i s1[8], s2[8];
 
+    if (kern_block_halves(t)) {
+        half_h(R, 0, quants, scales, x, meta, acc);
+        half_h(R, 1, quants, scales, x, meta, acc);
+        return;
+    }
     /* Else the compiler keeps the quads of one panel for the next, in registers that it does not have. */
     __asm__ volatile("" ::: "memory");
     KERN_UNROLL

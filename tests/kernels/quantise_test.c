@@ -8,13 +8,13 @@
 #include <string.h>
 
 enum { MOST = 416 };
-static const kern_dtype TYPE[] = { KERN_Q8_0, KERN_Q4_0, KERN_Q4_1, KERN_W8, KERN_W4, KERN_Q8_M };
+static const kern_dtype TYPE[] = { KERN_Q8_0, KERN_Q4_0, KERN_Q4_1, KERN_W8, KERN_W4, KERN_Q8_M, KERN_Q8_H };
 #define N_TYPES (sizeof TYPE / sizeof *TYPE)
 
 static bool nibbles(kern_dtype t) { return t == KERN_Q4_0 || t == KERN_Q4_1 || t == KERN_W4; }
 static bool minimum(kern_dtype t) { return t == KERN_Q4_1 || t == KERN_Q8_M; }
 static int highest(kern_dtype t) { return t == KERN_Q8_M ? 255 : t == KERN_Q4_1 ? 15 : nibbles(t) ? 7 : 127; }
-static size_t group(kern_dtype t) { return t == KERN_W8 || t == KERN_W4 ? 128 : 32; }
+static size_t group(kern_dtype t) { return t == KERN_W8 || t == KERN_W4 ? 128 : t == KERN_Q8_H ? 16 : 32; }
 
 static float uniform(uint64_t *seed) { return (float)((double)(test_rand(seed) >> 11) * 0x1p-52 - 1); }
 
@@ -148,7 +148,7 @@ static void what_cannot_be_held_is_refused(void **state)
 {
     static const struct { kern_dtype t; float most; } LIMIT[] = {
         { KERN_F16, 65519 }, { KERN_Q4_1, 65504 }, { KERN_Q4_0, 7.0f * 65504 }, { KERN_W4, 7.0f * 65504 }, { KERN_Q8_0, 127.0f * 65504 },
-        { KERN_W8, 127.0f * 65504 }, { KERN_Q8_M, 65504 },
+        { KERN_W8, 127.0f * 65504 }, { KERN_Q8_M, 65504 }, { KERN_Q8_H, 127.0f * 65504 },
     };
     static const kern_dtype other[] = { KERN_F32, KERN_BF16, KERN_Q6_K, KERN_FP8, KERN_W4Z, KERN_N_DTYPES };
     float x[MOST] = { 0 };
