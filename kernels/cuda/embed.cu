@@ -45,7 +45,7 @@ static __device__ __forceinline__ cu_quad quad_at(const uint8_t *panel, unsigned
             q.x[2 * i + 1] = f.y;
         }
     } else {
-        const uint8_t *const meta = panel + P::meta(blocks, block) + 2 * r;
+        const uint8_t *const meta = panel + P::meta(blocks, block) + 2 * r + (P::HALVES && j >= 4 ? 32 : 0);
         const unsigned v = word(panel + P::quants(block) + 64 * (P::BYTES ? j : j % 4) + 4 * r) >> (!P::BYTES && j >= 4 ? 4 : 0);
         const float d = half_at(meta), m = P::MINIMA ? half_at(meta + 32) : 0.0f;
         CU_UNROLL
@@ -86,8 +86,8 @@ static cu_status launch(const embed_args &a, unsigned rows, cu_stream s)
 typedef cu_status launch_fn(const embed_args &a, unsigned rows, cu_stream s);
 static const struct { kern_dtype dtype; launch_fn *fn; } variant[] = {
     { KERN_F32, launch<KERN_F32> },   { KERN_F16, launch<KERN_F16> },   { KERN_BF16, launch<KERN_BF16> }, { KERN_Q8_0, launch<KERN_Q8_0> },
-    { KERN_Q8_M, launch<KERN_Q8_M> }, { KERN_Q4_0, launch<KERN_Q4_0> }, { KERN_Q4_1, launch<KERN_Q4_1> }, { KERN_W8, launch<KERN_W8> },
-    { KERN_W4, launch<KERN_W4> },
+    { KERN_Q8_M, launch<KERN_Q8_M> }, { KERN_Q8_H, launch<KERN_Q8_H> }, { KERN_Q4_0, launch<KERN_Q4_0> }, { KERN_Q4_1, launch<KERN_Q4_1> },
+    { KERN_W8, launch<KERN_W8> },     { KERN_W4, launch<KERN_W4> },
 };
 
 static launch_fn *find(kern_dtype t)
@@ -106,7 +106,7 @@ extern "C" px_code kern_cuda_embed(kern_dev *d, const kern_embed_args *a, px_err
 
     if (!fn) {
         const kern_dtype_info *f = kern_dtype_get(w->dtype);
-        return px_refuse(e, PX_EUNSUP, "embed.table", f ? f->name : "?", "F32, F16, BF16, Q8_0, Q8_M, Q4_0, Q4_1, W8 or W4",
+        return px_refuse(e, PX_EUNSUP, "embed.table", f ? f->name : "?", "F32, F16, BF16, Q8_0, Q8_M, Q8_H, Q4_0, Q4_1, W8 or W4",
                          "the CUDA backend reads no table of this type");
     }
     if ((rc = kern_panel_bytes(w->dtype, w->rows, w->cols, &bytes, e))) return rc;

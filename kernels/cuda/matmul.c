@@ -12,6 +12,7 @@
 static const struct path { uint32_t chunk; cu_skinny_fn *skinny; cu_unpack_fn *unpack; } paths[KERN_N_DTYPES] = {
     [KERN_BF16] = { 1, cu_skinny_bf16, cu_unpack_bf16 }, [KERN_F16] = { 1, cu_skinny_f16, cu_unpack_f16 },
     [KERN_Q8_0] = { 2, cu_skinny_q8_0, cu_unpack_q8_0 }, [KERN_Q8_M] = { 2, cu_skinny_q8_m, cu_unpack_q8_m },
+    [KERN_Q8_H] = { 2, cu_skinny_q8_h, cu_unpack_q8_h },
     [KERN_Q4_0] = { 4, cu_skinny_q4_0, cu_unpack_q4_0 }, [KERN_Q4_1] = { 4, cu_skinny_q4_1, cu_unpack_q4_1 },
     [KERN_W8] = { 2, cu_skinny_w8, cu_unpack_w8 }, [KERN_W4] = { 4, cu_skinny_w4, cu_unpack_w4 },
 };
@@ -24,7 +25,7 @@ static px_code check_weight(const kern_matmul_args *a, uint32_t i, px_err *e)
 
     if ((unsigned)w->dtype >= KERN_N_DTYPES || (w->dtype != KERN_F32 && !paths[w->dtype].skinny)) {
         const kern_dtype_info *f = kern_dtype_get(w->dtype);
-        return px_refuse(e, PX_EUNSUP, "matmul.w", f ? f->name : "?", "F32, F16, BF16, Q8_0, Q8_M, Q4_0, Q4_1, W8 or W4",
+        return px_refuse(e, PX_EUNSUP, "matmul.w", f ? f->name : "?", "F32, F16, BF16, Q8_0, Q8_M, Q8_H, Q4_0, Q4_1, W8 or W4",
                          "the CUDA backend does not multiply with weights of this type");
     }
     if (kern_act_of(w->dtype) != a->act)

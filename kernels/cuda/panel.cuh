@@ -10,7 +10,8 @@
  *   16-bit types     8i + 2t, 8i + 2t + 1   for i = 0..3
  *   bytes, nibbles   4t, 4t + 2, 4t + 1, 4t + 3, and 16 further on the same   (so paired because nibbles are cheap to get so)
  * and activations are kept in this order (cu_act_column): what a lane needs of a block is 16 bytes in one piece.  Sums over K
- * do not see it, as long as weights and activations agree. */
+ * do not see it, as long as weights and activations agree.  Of bytes and nibbles an mma of 16 columns takes a half of the block, not a
+ * part of both: a scale of 16 columns (Q8_H) can be applied after it. */
 #ifndef KERN_CUDA_PANEL_CUH
 #define KERN_CUDA_PANEL_CUH
 
@@ -28,13 +29,15 @@ template <kern_dtype D>
 struct cu_panel {
     static constexpr bool PAIRS = D == KERN_BF16 || D == KERN_F16;
     static constexpr bool UNSIGNED = D == KERN_Q8_M;                                  /* bytes of 0..255 */
-    static constexpr bool BYTES = D == KERN_Q8_0 || D == KERN_W8 || UNSIGNED;
+    static constexpr bool HALVES = D == KERN_Q8_H;                                    /* two scales, of columns 0..15 and 16..31 */
+    static constexpr bool BYTES = D == KERN_Q8_0 || D == KERN_W8 || UNSIGNED || HALVES;
     static constexpr bool MINIMA = D == KERN_Q4_1 || D == KERN_Q8_M;
+    static constexpr bool TWO = MINIMA || HALVES;                                     /* 16 minima or scales behind 16 scales */
     static constexpr unsigned QUANTS = PAIRS ? 1024 : BYTES ? 512 : 256;              /* bytes of a block of 32 columns */
     static constexpr unsigned VECS = QUANTS / 256;                                    /* 16-byte vectors a lane and block */
     static constexpr unsigned GROUP = D == KERN_W8 || D == KERN_W4 ? 4 : 1;           /* blocks that share a scale */
-    static constexpr unsigned GROUP_META = PAIRS ? 0 : MINIMA ? 64 : 32;              /* scales, minima of a group */
-    static constexpr unsigned UNIT = PAIRS || MINIMA ? 1 : 2 * GROUP;                 /* blocks between two lots of scales */
+    static constexpr unsigned GROUP_META = PAIRS ? 0 : TWO ? 64 : 32;                 /* scales, minima of a group */
+    static constexpr unsigned UNIT = PAIRS || TWO ? 1 : 2 * GROUP;                    /* blocks between two lots of scales */
     static constexpr unsigned UNIT_META = PAIRS ? 0 : 64;
     static constexpr unsigned UNIT_BYTES = UNIT * QUANTS + UNIT_META;
 

@@ -5,7 +5,7 @@
  * rows.  K goes in chunks of 4 16-byte vectors a lane, dealt to the wk warps in turn; four (or three) rounds of chunks are
  * under way at a time, copied by cp.async into a ring in shared memory, so no registers wait for memory.  Each lane reads back
  * the quants that it copied; activations and scales are shared.  No quant is widened before it is in registers, and widening
- * is exact: fp16 holds every quant.  Per group of columns with one scale:
+ * is exact: fp16 holds every quant.  Per group of columns with one scale (Q8_H: 16, one mma):
  *     acc = fmaf(sum of w * x, d, acc)                 the sum by mma, from zero, in fp32
  *     acc = fmaf(sum of x, m, acc)                     Q4_1, Q8_M; the sum by mma with ones
  * and a row's scale, a power of two, at the end.  BF16 and F16: acc is mma's own.
@@ -94,7 +94,7 @@ static __device__ __forceinline__ void skinny_multiply(const cu_place &at, const
         const bool first = j % P::GROUP == 0, last = j % P::GROUP == P::GROUP - 1 || j == R::BLOCKS - 1;
         uint4 v[P::VECS];
         unsigned w[4][4];
-        float d[4] = {}, m[4] = {};
+        float d[4] = {}, m[4] = {};                /* m: minima, or the second half's scales */
 
         CU_UNROLL
         for (unsigned i = 0; i < P::VECS; i++)
@@ -103,7 +103,7 @@ static __device__ __forceinline__ void skinny_multiply(const cu_place &at, const
         if constexpr (!P::PAIRS) {
             const uint8_t *meta = from + SKINNY_QUANTS + (at.warp * 2 + at.lane / 16) * R::META + j / P::GROUP * P::GROUP_META + 8 * (at.lane / 4 % 4);
             cu_four_halves(meta, d);
-            if (P::MINIMA) cu_four_halves(meta + 32, m);
+            if (P::TWO) cu_four_halves(meta + 32, m);
         }
         CU_UNROLL
         for (int n = 0; n < NT; n++) {
@@ -119,12 +119,16 @@ static __device__ __forceinline__ void skinny_multiply(const cu_place &at, const
                     if constexpr (D == KERN_BF16) cu_mma_bf16(acc[i][n], f, b[k]);
                     else if constexpr (D == KERN_F16) cu_mma_f16(acc[i][n], f, b[k]);
                     else {
-                        if (first && k == 0) sum[i][n][0] = sum[i][n][1] = sum[i][n][2] = sum[i][n][3] = 0.0f;
+                        if (P::HALVES || (first && k == 0)) sum[i][n][0] = sum[i][n][1] = sum[i][n][2] = sum[i][n][3] = 0.0f;
                         cu_mma_f16(sum[i][n], f, b[k]);
+                        if constexpr (P::HALVES) {
+                            CU_UNROLL
+                            for (int e = 0; e < 4; e++) acc[i][n][e] = fmaf(sum[i][n][e], (k ? m : d)[2 * i + e / 2], acc[i][n][e]);
+                        }
                     }
                 }
             }
-            if constexpr (!P::PAIRS) {
+            if constexpr (!P::PAIRS && !P::HALVES) {
                 if (last) {
                     CU_UNROLL
                     for (int e = 0; e < 8; e++) {

@@ -1,5 +1,5 @@
 /* unpack.cu - panels as plain rows of 16-bit values, for the products of many rows that a library makes.
- * BF16 and F16 as they are.  Quants: d * q, Q4_1 and Q8_M fmaf(d, q, m), in fp32 and then rounded to the nearest fp16: at most 2^-11 of a
+ * BF16 and F16 as they are.  Quants: d * q, with minima fmaf(d, q, m), in fp32 and then rounded to the nearest fp16: at most 2^-11 of a
  * weight, or 2^-25 where it is below fp16's normal numbers; beyond fp16 it is infinite, as the row then is.  Columns stand in
  * the order of activations within each block of 32 (panel.cuh). */
 #include "kernels/cuda/matmul.h"
@@ -15,6 +15,15 @@ static __device__ __forceinline__ unsigned widen(unsigned pair, float d, float m
         const float2 q = __half22float2(cu_as_half2(pair));
         return cu_bits(__floats2half2_rn(fmaf(d, q.x, m), fmaf(d, q.y, m)));
     }
+}
+
+/* The four words of a row; m: its minimum, or the scale of the second half. */
+template <kern_dtype D>
+static __device__ __forceinline__ uint4 widen_row(const unsigned (&w)[4], float d, float m)
+{
+    const float d1 = cu_panel<D>::HALVES ? m : d, m1 = cu_panel<D>::HALVES ? 0.0f : m;
+
+    return make_uint4(widen<D>(w[0], d, m1), widen<D>(w[1], d, m1), widen<D>(w[2], d1, m1), widen<D>(w[3], d1, m1));
 }
 
 /* gate: unpack regs=64 must=ld128,st128
@@ -34,14 +43,13 @@ static __global__ void __launch_bounds__(THREADS) unpack(const uint8_t *panels, 
     for (unsigned i = 0; i < P::VECS; i++) v[i] = cu_load16_stream(panel + P::quants(block) + 256 * i + 64 * t + 16 * r4);
     if constexpr (!P::PAIRS) {
         cu_four_halves(panel + P::meta(blocks, block) + 8 * r4, d);
-        if (P::MINIMA) cu_four_halves(panel + P::meta(blocks, block) + 32 + 8 * r4, m);
+        if (P::TWO) cu_four_halves(panel + P::meta(blocks, block) + 32 + 8 * r4, m);
     }
     cu_panel_values<D>(v, w);
     CU_UNROLL
     for (unsigned r = 0; r < 4; r++)
         cu_store16(rows + ((size_t)blockIdx.y * 16 + 4 * r4 + r) * blocks * 64 + (size_t)block * 64 + 16 * t,
-                   make_uint4(widen<D>(w[r][0], d[r], m[r]), widen<D>(w[r][1], d[r], m[r]), widen<D>(w[r][2], d[r], m[r]),
-                              widen<D>(w[r][3], d[r], m[r])));
+                   widen_row<D>(w[r], d[r], m[r]));
 }
 
 template <kern_dtype D>
@@ -60,6 +68,7 @@ UNPACK(bf16, KERN_BF16)
 UNPACK(f16, KERN_F16)
 UNPACK(q8_0, KERN_Q8_0)
 UNPACK(q8_m, KERN_Q8_M)
+UNPACK(q8_h, KERN_Q8_H)
 UNPACK(q4_0, KERN_Q4_0)
 UNPACK(q4_1, KERN_Q4_1)
 UNPACK(w8, KERN_W8)

@@ -14,7 +14,7 @@ enum { SLOW = EFFORT_TSAN };                    /* every kernel of few rows, few
 /* quant has 256 threads a row. */
 static uint32_t at_most(uint32_t rows) { return SLOW && rows > 13 ? 13 : rows; }
 
-static const kern_dtype types[] = { KERN_F32, KERN_BF16, KERN_F16, KERN_Q8_0, KERN_Q4_0, KERN_Q4_1, KERN_W8, KERN_W4, KERN_Q8_M };
+static const kern_dtype types[] = { KERN_F32, KERN_BF16, KERN_F16, KERN_Q8_0, KERN_Q4_0, KERN_Q4_1, KERN_W8, KERN_W4, KERN_Q8_M, KERN_Q8_H };
 #define N_TYPES (sizeof types / sizeof *types)
 
 static uint32_t pick(uint64_t *seed, uint32_t n) { return (uint32_t)(test_rand(seed) % n); }
@@ -23,6 +23,8 @@ static kern_shape shape_of(uint32_t rows, uint32_t cols, uint32_t out)
 {
     return (kern_shape){ .rows = rows, .threads = 1, .n_head = 1, .n_kv_head = 1, .head_dim = 2, .max_cols = cols, .max_out = out, .n_ctx = 1 };
 }
+
+static bool is_bytes(kern_dtype t) { return t == KERN_Q8_0 || t == KERN_Q8_M || t == KERN_Q8_H || t == KERN_W8; }
 
 static uint32_t quantum(kern_dtype t) { return kern_act_of(t) == KERN_ACT_Q12 ? 32 : 1; }
 
@@ -129,7 +131,7 @@ static void a_cut_sum_is_added_up(void **state)
 
     (void)state;
     for (size_t i = 1; i < (SLOW ? 2 : N_TYPES); i++) {
-        const uint32_t rows[2] = { 9, 18 }, cols = quantum(types[i]) == 1 ? 1050 : types[i] == KERN_Q8_0 || types[i] == KERN_Q8_M || types[i] == KERN_W8 ? 2080 : 4224;
+        const uint32_t rows[2] = { 9, 18 }, cols = quantum(types[i]) == 1 ? 1050 : is_bytes(types[i]) ? 2080 : 4224;
         one_call(types[i], 18, 17, cols, rows, 2, i % 2, &seed);
     }
 }

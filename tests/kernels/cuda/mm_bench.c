@@ -120,6 +120,10 @@ static void element(kern_dtype t, const uint8_t *row, uint32_t k, double *value,
     case KERN_F16: *value = half_at(row + 2 * (size_t)k); break;
     case KERN_BF16: memcpy(&h, row + 2 * (size_t)k, 2); *value = kern_bf16_to_f32(h); break;
     case KERN_Q8_0: p = row + (size_t)block * 34; *value = (double)half_at(p) * (int8_t)p[2 + i]; break;
+    case KERN_Q8_H:
+        p = row + (size_t)block * 36;
+        *value = (double)half_at(p + (i < 16 ? 0 : 2)) * (int8_t)p[4 + i];
+        break;
     case KERN_Q4_0:
         p = row + (size_t)block * 18;
         *value = (double)half_at(p) * ((i < 16 ? p[2 + i] & 15 : p[2 + i - 16] >> 4) - 8);
@@ -160,7 +164,7 @@ mm_weights mm_weights_random(kern_dtype t, uint32_t rows, uint32_t cols, uint64_
     for (size_t i = 0; i < n; i++) w.plain[i] = (uint8_t)test_rand(seed);
     for (size_t i = 0; f->block == 32 && i < n; i += f->block_bytes) {
         half_random(w.plain + i, seed);
-        if (t == KERN_Q4_1 || t == KERN_Q8_M) half_random(w.plain + i + 2, seed);
+        if (t == KERN_Q4_1 || t == KERN_Q8_M || t == KERN_Q8_H) half_random(w.plain + i + 2, seed);
     }
     for (size_t i = 0; i < (size_t)rows * heads; i++) half_random(w.plain + i / heads * row_bytes + i % heads * f->block_bytes, seed);
     for (size_t i = 0; f->block == 1 && i < n; i += f->block_bytes) {
