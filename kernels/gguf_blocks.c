@@ -86,7 +86,7 @@ int kern_iq4_xs_scale(const uint8_t *p, int g)
 
 /* IQ2_XS: d, 32 words (nine bits: a row of eight levels; seven bits: signs, of which the eighth makes their number even), 16 scales in
  * nibbles, each of two words.  The levels with their signs; apart, as vectors are slower at this. */
-static __attribute__((noinline)) void iq2_levels(const uint8_t *p, int8_t q[256])
+__attribute__((noinline)) void kern_iq2_levels(const uint8_t *p, int8_t q[256])
 {
     for (int w = 0; w < 32; w++) {
         uint32_t word = p[2 + 2 * w] | (uint32_t)p[3 + 2 * w] << 8, signs = word >> 9;

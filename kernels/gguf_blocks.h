@@ -13,5 +13,7 @@ void kern_k_scale_and_min(const uint8_t *s, int g, int *scale, int *min);
 /* IQ4_XS: the scale of group g, -32..31, from a block.  IQ4_NL, IQ4_XS: what a nibble stands for. */
 int  kern_iq4_xs_scale(const uint8_t *block, int g);
 extern const int8_t kern_iq4_level[16];
+/* IQ2_XS: the 256 levels of a block with their signs, +-8, 25 or 43. */
+void kern_iq2_levels(const uint8_t *block, int8_t q[256]);
 
 #endif

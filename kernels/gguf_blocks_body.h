@@ -156,7 +156,7 @@ ROW_FN void ROW(iq2_xs)(const uint8_t *restrict p, float *restrict y)
     float d = half(p);
     _Alignas(64) int8_t q[256];
 
-    iq2_levels(p, q);
+    kern_iq2_levels(p, q);
     for (int g = 0; g < 8; g++, y += 32) {                              /* two groups of 16 */
         float x = d * (0.5f + (float)(p[66 + g] & 15)) * 0.25f, z = d * (0.5f + (float)(p[66 + g] >> 4)) * 0.25f;
         for (int i = 0; i < 32; i++) y[i] = (i < 16 ? x : z) * (float)q[32 * g + i];

@@ -1,4 +1,4 @@
-/* reblock.c - blocks of GGUF that are only read, as Q4_1, Q8_0 and Q8_M (reblock.h).  Quants move as they are, eight to a word; nothing
+/* reblock.c - blocks of GGUF that are only read, as Q4_1, Q8_0, Q8_M and Q8_H (reblock.h).  Quants move as they are, eight to a word; nothing
  * is searched for, and but for Q2_K no value is computed. */
 #include "kernels/reblock.h"
 #include "kernels/gguf_blocks.h"
@@ -194,6 +194,13 @@ typedef struct q2_k_groups {
     double error[8], size[8];
 } q2_k_groups;
 
+/* The levels of a block of 256 whose scales hold for sixteen columns each, and what becomes of them. */
+typedef struct sixteens {
+    int8_t q[256];
+    float each[16], scale[16];                                  /* as the block has it; as it is stored, of a level times `times` */
+    int32_t times[16], squares[16];                             /* squares: the sum of those of the levels */
+} sixteens;
+
 #define ROW_PATH 0
 #include "kernels/reblock_body.h"
 #undef ROW_PATH
@@ -249,6 +256,56 @@ static bool q2_k(kern_path path, const uint8_t *p, int first, int end, uint8_t *
     return true;
 }
 
+/* ---- Q6_K, IQ2_XS: d * scale * q for 16 columns ---- */
+
+/* Levels may be multiplied by `most`, 1 or 3, and then are where that part of the scale is nearer to a fp16. */
+static bool sixteens_put(kern_path path, sixteens *b, int most, int first, int end, uint8_t *out, double sums[2])
+{
+    if (path == KERN_PATH_AVX512) sixteens_scaled_avx512(most, b);
+    else if (path == KERN_PATH_AVX2) sixteens_scaled_avx2(most, b);
+    else sixteens_scaled_plain(most, b);
+    for (int i = 2 * first; i < 2 * end; i++) {
+        double lost = (double)b->each[i] - (double)b->scale[i] * b->times[i], none;
+        uint8_t *to = out + 36 * (i / 2 - first);
+
+        if (!(fabsf(b->each[i]) < 65520.0f)) return false;                              /* a NaN, too */
+        put_half(b->scale[i], to + 2 * (i % 2), &none);
+        memcpy(to + 4 + 16 * (i % 2), b->q + 16 * i, 16);
+        sums[0] += lost * lost * b->squares[i];
+        sums[1] += (double)b->each[i] * (double)b->each[i] * b->squares[i];
+    }
+    return true;
+}
+
+static bool q6_k(kern_path path, const uint8_t *p, int first, int end, uint8_t *out, double sums[2])
+{
+    const float d = half(p + 208);
+    _Alignas(64) sixteens b;
+
+    for (int i = 0; i < 16; i++) b.each[i] = d * (float)(int8_t)p[192 + i];
+    for (int g = 0; g < 8; g++)
+        for (int i = 0; i < 4; i++) {
+            uint64_t low = word(p + g / 4 * 64 + g % 2 * 32 + 8 * i) >> g % 4 / 2 * 4 & 15 * EACH;
+            uint64_t high = word(p + 128 + g / 4 * 32 + 8 * i) >> g % 4 * 2 & 3 * EACH;
+            low = ((low | high << 4 | 0x80 * EACH) - 32 * EACH) ^ 0x80 * EACH;          /* minus 32, as in q5_0 */
+            memcpy(b.q + 32 * g + 8 * i, &low, 8);
+        }
+    return sixteens_put(path, &b, 3, first, end, out, sums);
+}
+
+static bool iq2_xs(kern_path path, const uint8_t *p, int first, int end, uint8_t *out, double sums[2])
+{
+    const float d = half(p);
+    _Alignas(64) sixteens b;
+
+    for (int g = 0; g < 8; g++) {
+        b.each[2 * g] = d * (0.5f + (float)(p[66 + g] & 15)) * 0.25f;
+        b.each[2 * g + 1] = d * (0.5f + (float)(p[66 + g] >> 4)) * 0.25f;
+    }
+    kern_iq2_levels(p, b.q);
+    return sixteens_put(path, &b, 1, first, end, out, sums);                            /* 43 times 3 is no byte */
+}
+
 /* A type's group, or groups that become blocks by themselves: false where fp16 does not hold one. */
 static const struct {
     kern_dtype to;                                              /* F32: none */
@@ -258,6 +315,7 @@ static const struct {
     [KERN_Q5_0] = { KERN_Q8_0, q5_0 }, [KERN_IQ4_NL] = { KERN_Q8_0, iq4_nl }, [KERN_IQ4_XS] = { KERN_Q8_0, iq4_xs },
     [KERN_Q3_K] = { KERN_Q8_0, q3_k }, [KERN_Q5_1] = { KERN_Q8_M, q5_1 }, [KERN_Q4_K] = { KERN_Q4_1, q4_k },
     [KERN_Q5_K] = { KERN_Q8_M, q5_k }, [KERN_Q2_K] = { .to = KERN_Q8_M, .direct = q2_k },
+    [KERN_Q6_K] = { .to = KERN_Q8_H, .direct = q6_k }, [KERN_IQ2_XS] = { .to = KERN_Q8_H, .direct = iq2_xs },
 };
 
 kern_dtype kern_reblock_to(kern_dtype t) { return (unsigned)t < KERN_N_DTYPES && KIND[t].to != KERN_F32 ? KIND[t].to : KERN_N_DTYPES; }

@@ -1,7 +1,28 @@
-/* reblock_body.h - the arithmetic of a block of Q2_K, its eight groups of 32 beside each other, on one path (row_path.h). */
+/* reblock_body.h - the arithmetic of a block of 256, its groups beside each other, on one path (row_path.h). */
 #include "kernels/row_path.h"
 
-/* Scales: the k-th part of d, k as large as bytes allow (reblock.c), and how many steps of it the minima stand apart; scale 0: none. */
+/* Scales in fp16, of a sixteen's levels or of their multiples by `most`: where that is nearer.  `most` times a level is a byte. */
+ROW_FN void ROW(sixteens_scaled)(int most, sixteens *restrict b)
+{
+    const float by = (float)most;
+
+    for (int i = 0; i < 16; i++) {
+        float one = kern_half_to_float(kern_float_to_half(b->each[i])), part = kern_half_to_float(kern_float_to_half(b->each[i] / by));
+        int nearer = fabsf(b->each[i] - by * part) < fabsf(b->each[i] - one);
+        b->scale[i] = nearer ? part : one;
+        b->times[i] = nearer ? most : 1;
+    }
+    for (int i = 0; i < 16; i++) {
+        int16_t v[16], times = (int16_t)b->times[i];
+        int32_t sum = 0;
+        for (int c = 0; c < 16; c++) v[c] = b->q[16 * i + c];
+        for (int c = 0; c < 16; c++) sum += v[c] * v[c];
+        for (int c = 0; c < 16; c++) b->q[16 * i + c] = (int8_t)(v[c] * times);
+        b->squares[i] = sum;
+    }
+}
+
+/* Of Q2_K.  Scales: the k-th part of d, k as large as bytes allow (reblock.c), and how many steps of it the minima stand apart; scale 0: none. */
 ROW_FN void ROW(q2_k_scales)(const uint8_t *restrict p, float d, float dmin, q2_k_groups *restrict b)
 {
     for (int g = 0; g < 8; g++)

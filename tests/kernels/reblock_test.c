@@ -15,7 +15,7 @@ enum { MOST = 1024 };
 static const struct { kern_dtype from, to; double rms, nearer; } PAIR[] = {
     { KERN_Q5_0, KERN_Q8_0, 0, 0 },      { KERN_IQ4_NL, KERN_Q8_0, 0, 0 },    { KERN_IQ4_XS, KERN_Q8_0, 2.5e-4, 0.99 },
     { KERN_Q3_K, KERN_Q8_0, 0, 0 },      { KERN_Q5_1, KERN_Q8_M, 0, 0 },      { KERN_Q4_K, KERN_Q4_1, 3e-4, 6 }, { KERN_Q5_K, KERN_Q8_M, 3e-4, 9 },
-    { KERN_Q2_K, KERN_Q8_M, 1.6e-3, 2.5 },
+    { KERN_Q2_K, KERN_Q8_M, 1.6e-3, 2.5 }, { KERN_Q6_K, KERN_Q8_H, 2e-4, 20 }, { KERN_IQ2_XS, KERN_Q8_H, 4e-4, 10 },
 };
 #define N_PAIRS (sizeof PAIR / sizeof *PAIR)
 
@@ -28,7 +28,7 @@ static void put(uint8_t *p, float x)
 }
 
 /* Where a block has its scale, and its minimum behind it. */
-static size_t head_at(kern_dtype t) { return t == KERN_Q3_K ? 108 : t == KERN_Q2_K ? 80 : 0; }
+static size_t head_at(kern_dtype t) { return t == KERN_Q3_K ? 108 : t == KERN_Q2_K ? 80 : t == KERN_Q6_K ? 208 : 0; }
 
 /* Random quants and small scales, a scale and a minimum as models have them: the values lie on both sides of zero. */
 static uint8_t *random_row(kern_dtype t, size_t n, uint64_t *seed)
@@ -40,7 +40,7 @@ static uint8_t *random_row(kern_dtype t, size_t n, uint64_t *seed)
     for (size_t i = 0; i < bytes; i++) row[i] = (uint8_t)test_rand(seed);
     for (size_t i = 0; i < bytes; i += f->block_bytes) {
         float d = 0.002f * (1 + (float)(test_rand(seed) % 1000) / 1000);
-        put(row + i + head_at(t), t == KERN_Q4_K || t == KERN_Q5_K || t == KERN_Q3_K ? d / 32 : d);
+        put(row + i + head_at(t), t == KERN_Q4_K || t == KERN_Q5_K || t == KERN_Q3_K || t == KERN_Q6_K ? d / 32 : d);
         if (t == KERN_Q5_1) put(row + i + 2, -16 * d);
         if (t == KERN_Q4_K) put(row + i + 2, d / 4);
         if (t == KERN_Q5_K) put(row + i + 2, d / 2);
@@ -90,7 +90,7 @@ static void golden_blocks_change_by_so_much(void **state)
 {
     static const struct { kern_dtype from; double rms; } kept[] = {
         { KERN_Q5_0, 0 },      { KERN_Q5_1, 0 },      { KERN_IQ4_NL, 0 },    { KERN_IQ4_XS, 2.5e-4 }, { KERN_Q4_K, 1.5e-4 },
-        { KERN_Q5_K, 1.5e-4 },   { KERN_Q6_K, 5e-3 },   { KERN_Q3_K, 0 },   { KERN_Q2_K, 1.3e-3 },    { KERN_IQ2_XS, 6e-3 },
+        { KERN_Q5_K, 1.5e-4 },   { KERN_Q6_K, 2e-4 },   { KERN_Q3_K, 0 },   { KERN_Q2_K, 1.3e-3 },    { KERN_IQ2_XS, 3e-4 },
     };
     enum { N = 8 * 512 };
 
@@ -183,7 +183,7 @@ static void the_mean_is_kept(void **state)
 
     (void)state;
     for (size_t k = 0; k < N_PAIRS; k++) {
-        if (PAIR[k].to == KERN_Q8_0) continue;
+        if (PAIR[k].to == KERN_Q8_0 || PAIR[k].to == KERN_Q8_H) continue;
         uint8_t *row = random_row(PAIR[k].from, MOST, &seed), *out = malloc(row_bytes(PAIR[k].to, MOST));
         float was[MOST], is[MOST];
         double sums[2] = { 0 };
@@ -245,6 +245,43 @@ static void two_sixteens_in_a_block(void **state)
     assert_true(parts > 4800);
 }
 
+/* Scales that hold for sixteen columns, any fp16 times any scale of Q6_K: no value is off by more than 2^-11 of itself, and by nothing
+ * where fp16 become coarse; bytes are the levels or three times the levels. */
+static void sixteens_lose_half_a_unit(void **state)
+{
+    uint64_t seed = 11;
+    int nearer = 0, refused = 0;
+
+    (void)state;
+    for (uint32_t h = 0; h < 0x10000; h += 1 + h % 5)
+        for (int scale = -128; scale < 128; scale += 2) {
+            uint8_t block[210], out[36];
+            float was[256], is[32], d = kern_f16_to_f32((uint16_t)h);
+            double sums[2] = { 0 }, error = 0, size = 0;
+            size_t g = test_rand(&seed) >> 8 & 7;
+
+            memset(block, (int)(test_rand(&seed) >> 8 & 255), sizeof block);
+            block[208] = (uint8_t)h, block[209] = (uint8_t)(h >> 8);
+            block[192 + 2 * g] = (uint8_t)scale, block[193 + 2 * g] = (uint8_t)(scale + 1);
+            bool fits = fabsf(d * (float)scale) < 65520.0f && fabsf(d * (float)(scale + 1)) < 65520.0f;                /* false for a NaN */
+            if (kern_row_reblock(KERN_Q6_K, block, 32 * g, 32, out, sums) != fits) fail_msg("scale %04x times %d", h, scale);
+            refused += !fits;
+            if (!fits) continue;
+            kern_row_to_f32(KERN_Q6_K, block, 256, was);
+            kern_row_to_f32(KERN_Q8_H, out, 32, is);
+            for (size_t c = 0; c < 32; c++) {
+                float x = was[32 * g + c], each = fabsf(d * (float)(scale + (int)c / 16));
+                double off = (double)is[c] - (double)x;
+                if (!(fabs(off) <= (each < 0x1p-13f ? 0 : fabs((double)x) * 0x1p-11))) fail_msg("%a became %a", (double)x, (double)is[c]);
+                error += off * off;
+                size += (double)x * (double)x;
+            }
+            assert_true(fabs(sums[0] - error) <= error * 1e-6 && fabs(sums[1] - size) <= size * 1e-6);
+            nearer += error > 0 && abs((int8_t)out[4]) > 32;
+        }
+    assert_true(nearer > 100000 && refused > 100000);
+}
+
 static void what_is_refused(void **state)
 {
     static const uint16_t bad[] = { 0x7c00, 0xfc00, 0x7e00, 0x7c01 };
@@ -262,7 +299,7 @@ static void what_is_refused(void **state)
     }
     for (size_t k = 0; k < N_PAIRS; k++) {
         const kern_dtype from = PAIR[k].from;
-        const bool minimum = PAIR[k].to != KERN_Q8_0;
+        const bool minimum = PAIR[k].to != KERN_Q8_0 && PAIR[k].to != KERN_Q8_H;
         uint8_t *row = random_row(from, MOST, &seed), *out = malloc(row_bytes(PAIR[k].to, MOST));
         size_t last = row_bytes(from, MOST) - kern_dtype_get(from)->block_bytes + head_at(from);
         for (size_t i = 0; i < 4; i++)
@@ -287,6 +324,7 @@ int main(void)
         cmocka_unit_test(scales_lose_half_a_unit),
         cmocka_unit_test(the_mean_is_kept),
         cmocka_unit_test(two_sixteens_in_a_block),
+        cmocka_unit_test(sixteens_lose_half_a_unit),
         cmocka_unit_test(what_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -65,7 +65,7 @@ static void blocks_move_alike(void **state)
             bool ok;
             for (size_t i = 0; i < sizeof bytes; i++) bytes[i] = (uint8_t)(test_rand(&seed) >> 8);
             for (size_t i = 0; i + each <= sizeof bytes && round % 3; i += each) {          /* scales as files have them, most of the time */
-                const size_t at = t == KERN_Q2_K ? 80 : t == KERN_Q3_K ? 108 : 0;
+                const size_t at = t == KERN_Q2_K ? 80 : t == KERN_Q3_K ? 108 : t == KERN_Q6_K ? 208 : 0;
                 bytes[i + at + 1] = (uint8_t)(0x14 | (bytes[i + at + 1] & 0x0b));
                 if (at + 3 < each) bytes[i + at + 3] = (uint8_t)(0x14 | (bytes[i + at + 3] & 0x0b));
             }

@@ -257,7 +257,7 @@ static void a_file_of_every_type(void **state)
             if (strcmp(shard_tensor_name(r, layer1, name, sizeof name), mixed[i].name) || kern_dtype_get(mixed[i].type)->weight) continue;
             kern_matrix_bytes(mixed[i].type, mixed[i].rows, mixed[i].cols, &bytes);
             was += bytes;
-            kern_dtype near = kern_reblock_to(mixed[i].type), to = near == KERN_N_DTYPES ? KERN_Q8_0 : near;
+            kern_dtype to = shard_type_kept(mixed[i].type, mixed[i].cols);
             kern_matrix_bytes(to, mixed[i].rows, mixed[i].cols, &bytes);
             if (!n) first = to;
             is += bytes * (r == SHARD_ATTN_K || r == SHARD_ATTN_V ? 2 : 1);          /* one KV head, on both ranks */
