@@ -123,7 +123,10 @@ static __device__ __forceinline__ void skinny_multiply(const cu_place &at, const
                         cu_mma_f16(sum[i][n], f, b[k]);
                         if constexpr (P::HALVES) {
                             CU_UNROLL
-                            for (int e = 0; e < 4; e++) acc[i][n][e] = fmaf(sum[i][n][e], (k ? m : d)[2 * i + e / 2], acc[i][n][e]);
+                            for (int e = 0; e < 4; e++) {
+                                const int r = 2 * i + e / 2;
+                                acc[i][n][e] = fmaf(sum[i][n][e], k ? m[r] : d[r], acc[i][n][e]);
+                            }
                         }
                     }
                 }
