@@ -35,7 +35,7 @@ kern_dtype shard_type_kept(kern_dtype file, uint64_t cols)
     kern_dtype near = kern_reblock_to(file);
 
     if (kern_dtype_get(file)->weight) return file;
-    return cols % 32 ? KERN_BF16 : near < KERN_N_DTYPES && near != KERN_Q8_H ? near : KERN_Q8_0;     /* CUDA has no kernels for Q8_H */
+    return cols % 32 ? KERN_BF16 : near < KERN_N_DTYPES ? near : KERN_Q8_0;
 }
 
 /* The type of one matrix of `cols` columns; `chosen`: what the policy's format has for it. */
