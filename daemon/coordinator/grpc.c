@@ -113,8 +113,9 @@ static void *poll_queue(void *ctx)
     daemon_queue *q = ctx;
 
     for (;;) {
-        gpr_timespec until = q->n_sending ? gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_micros(STALL_LOOK_US, GPR_TIMESPAN))
-                                          : gpr_inf_future(GPR_CLOCK_MONOTONIC);
+        gpr_timespec until = gpr_inf_future(GPR_CLOCK_MONOTONIC);
+        if (q->n_sending || q->owed)
+            until = gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_micros(STALL_LOOK_US, GPR_TIMESPAN));
         grpc_event ev = grpc_completion_queue_next(q->cq, until, NULL);
         if (ev.type == GRPC_QUEUE_SHUTDOWN) return NULL;
         if (ev.type == GRPC_OP_COMPLETE) {
@@ -122,6 +123,7 @@ static void *poll_queue(void *ctx)
             t->fn(t->owner, ev.success);
             px_arena_reset(&q->scratch);
         }
+        while (q->owed && !daemon_call_expect(q)) q->owed--;       /* without memory at the next look */
         if (q->n_sending) {
             px_time_us now = px_now_us();
             if (now >= q->next_look) look_for_stalls(q, now);

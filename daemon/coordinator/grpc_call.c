@@ -297,7 +297,7 @@ static void on_new(void *owner, bool ok)
         daemon_call_unref(&i->c);
         return;
     }
-    daemon_call_expect(q);                          /* without memory: one less is posted; the others go on */
+    q->owed++;
     pthread_mutex_lock(&q->lock);
     i->next = q->alive;
     if (q->alive) q->alive->prev = i;

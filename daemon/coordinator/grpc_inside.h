@@ -23,6 +23,7 @@ typedef struct daemon_queue {
     px_arena    scratch;
     uint32_t    n_sending;
     px_time_us  next_look;
+    uint32_t    owed;                        /* requests to post, for those that came; of the queue's thread */
 } daemon_queue;
 
 struct daemon_rpc {
