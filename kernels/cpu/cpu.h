@@ -63,7 +63,7 @@ px_code kern_cpu_replay(kern_dev *d, uint32_t id, bool *replayed, px_err *e);
  * 4 bytes are a quad that VNNI broadcasts), then n kern_q12; a row's bytes are padded to 64. */
 typedef struct kern_q12 {
     float   scale, sum_f;      /* s; (float)sumX, exact */
-    int32_t sum, neg8;         /* sumX; -8 sumX, from which sums over unsigned weights start */
+    int32_t neg8_first, neg8;  /* -8 sumX of columns 0..15 and of all, from which sums over unsigned weights start */
 } kern_q12;
 static inline uint32_t kern_cpu_blocks(uint32_t cols) { return cols / 32 + (cols % 32 != 0); }
 static inline size_t kern_q12_stride(uint32_t cols) { return ((size_t)kern_cpu_blocks(cols) * 80 + 63) / 64 * 64; }

@@ -64,7 +64,7 @@ static void quantised(kern_dtype t, const kern_mm *m)
                 for (uint32_t c = 0; c < 32; c++) s[c >= first] += w[c] * (16 * q[c] + q[32 + c]);
                 float p = d * x.scale, p2 = second * x.scale;
                 *acc = fmaf((float)s[0], p, *acc);
-                if (kern_block_two(t)) *acc = fmaf(kern_block_minimum(t) ? (float)x.sum : (float)s[1], p2, *acc);
+                if (kern_block_two(t)) *acc = fmaf(kern_block_minimum(t) ? x.sum_f : (float)s[1], p2, *acc);
             }
         }
     }

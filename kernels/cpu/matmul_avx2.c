@@ -83,7 +83,7 @@ KERN_INLINE void half_q(kern_dtype t, int R, const uint8_t *quants, const uint8_
     if (bytes) {
         sums_of_bytes(unsigned_bytes, R, 0, 8, quants, x, s);
         KERN_UNROLL
-        for (int r = 0; r < R && unsigned_bytes; r++) s[r] = _mm256_add_epi32(s[r], _mm256_set1_epi32(128 * meta[r]->sum));
+        for (int r = 0; r < R && unsigned_bytes; r++) s[r] = _mm256_add_epi32(s[r], _mm256_set1_epi32(-16 * meta[r]->neg8));
     } else {
         const __m256i mask = _mm256_set1_epi8(15);
         KERN_UNROLL

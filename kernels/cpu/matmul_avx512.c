@@ -5,8 +5,8 @@
  * once for 8 rows (matmul_body.h).
  * vpdpbusd multiplies unsigned weights (nibbles; bytes XOR 0x80; Q8_M's bytes as they are) by signed activations and does not saturate; the two
  * terms q1 and q2 have their own sums, S = 16 S1 + S2.  The offset of the weights (8, 128) is taken out by starting a
- * sum at -8 sumX: S2 for nibbles, S1 (which counts 16-fold) for bytes.  |S1| <= 8 * 65,280 + 32 * 255 * 127 < 2^21: 16 S1 fits.
- * Q8_H wants the two sums of each half of a block, and -8 sumX of that half is not stored: it is summed from the activations. */
+ * sum at -8 sumX: S2 for nibbles, S1 (which counts 16-fold) for bytes.  |S1| <= 8 * 65,280 + 32 * 255 * 127 < 2^21: 16 S1 fits.  Q8_H has such
+ * sums of each half of a block. */
 #include "kernels/cpu/matmul.h"
 #include "kernels/cpu/unroll.h"
 #include "kernels/panel.h"
@@ -37,13 +37,9 @@ KERN_INLINE void half_h(int R, int h, const uint8_t *quants, const uint8_t *scal
 
     __asm__ volatile("" ::: "memory");     /* as in block_q */
     KERN_UNROLL
-    for (int r = 0; r < R; r++) {          /* 128 q1 + 8 q2 = 8 X, of four columns in a lane; then of all sixteen in each */
-        __m512i q1 = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(x[r] + 16 * h)));
-        __m512i q2 = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(x[r] + 32 + 16 * h)));
-        __m512i x8 = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8((char)128), q1), _mm512_set1_epi8(8), q2);
-        x8 = _mm512_add_epi32(x8, _mm512_shuffle_epi32(x8, _MM_PERM_BADC));
-        x8 = _mm512_add_epi32(x8, _mm512_shuffle_epi32(x8, _MM_PERM_CDAB));
-        s1[r] = _mm512_sub_epi32(_mm512_setzero_si512(), x8);
+    for (int r = 0; r < R; r++) {
+        s1[r] = _mm512_set1_epi32(meta[r]->neg8_first);
+        if (h) s1[r] = _mm512_sub_epi32(_mm512_set1_epi32(meta[r]->neg8), s1[r]);
         s2[r] = _mm512_setzero_si512();
     }
     KERN_UNROLL

@@ -34,7 +34,7 @@ static bool row_scalar(const float *x, uint32_t n, uint8_t *out)
     memset(out, 0, kern_q12_stride(n));
     for (uint32_t b = 0; b < blocks; b++, x += 32, out += 64) {
         uint32_t width = n - 32 * b < 32 ? n - 32 * b : 32, top = 0;
-        int32_t sum = 0;
+        int32_t sum[2] = { 0 };         /* of columns 0..15 and 16..31 */
 
         for (uint32_t i = 0; i < width; i++)
             if (abs_bits(x[i]) > top) top = abs_bits(x[i]);     /* magnitudes order like their bits */
@@ -48,9 +48,9 @@ static bool row_scalar(const float *x, uint32_t n, uint8_t *out)
             float t = x[i] * inv, q1 = round_even(t), q2 = round_even((t - q1) * 16.0f);
             out[i] = (uint8_t)(int8_t)q1;
             out[32 + i] = (uint8_t)(int8_t)q2;
-            sum += 16 * (int32_t)q1 + (int32_t)q2;
+            sum[i / 16] += 16 * (int32_t)q1 + (int32_t)q2;
         }
-        meta[b] = (kern_q12){ .scale = m / 2032.0f, .sum_f = (float)sum, .sum = sum, .neg8 = -8 * sum };
+        meta[b] = (kern_q12){ .scale = m / 2032.0f, .sum_f = (float)(sum[0] + sum[1]), .neg8_first = -8 * sum[0], .neg8 = -8 * (sum[0] + sum[1]) };
     }
     return bad;
 }

@@ -40,7 +40,7 @@ static bool row_avx2(const float *row, uint32_t n, uint8_t *out)
         float tail[32] = {0}, m;
         if (n - 32 * b < 32) x = memcpy(tail, x, (n - 32 * b) * sizeof *x);
 
-        __m256i top4 = _mm256_setzero_si256(), q1[4], q2[4], total = _mm256_setzero_si256();
+        __m256i top4 = _mm256_setzero_si256(), q1[4], q2[4], total[2] = { _mm256_setzero_si256(), _mm256_setzero_si256() };
         for (int i = 0; i < 4; i++)
             top4 = _mm256_max_epu32(top4, _mm256_and_si256(_mm256_loadu_si256((const __m256i *)(x + 8 * i)), magnitude));
         uint32_t top = reduce_max(top4);
@@ -56,12 +56,12 @@ static bool row_avx2(const float *row, uint32_t n, uint8_t *out)
             __m256 t = _mm256_mul_ps(_mm256_loadu_ps(x + 8 * i), inv);
             q1[i] = _mm256_cvtps_epi32(t);
             q2[i] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_sub_ps(t, _mm256_cvtepi32_ps(q1[i])), sixteen));
-            total = _mm256_add_epi32(total, _mm256_add_epi32(_mm256_slli_epi32(q1[i], 4), q2[i]));
+            total[i / 2] = _mm256_add_epi32(total[i / 2], _mm256_add_epi32(_mm256_slli_epi32(q1[i], 4), q2[i]));
         }
         _mm256_storeu_si256((__m256i *)out, to_bytes(q1));
         _mm256_storeu_si256((__m256i *)(out + 32), to_bytes(q2));
-        int32_t sum = reduce_add(total);
-        meta[b] = (kern_q12){ .scale = m / 2032.0f, .sum_f = (float)sum, .sum = sum, .neg8 = -8 * sum };
+        int32_t first = reduce_add(total[0]), sum = first + reduce_add(total[1]);
+        meta[b] = (kern_q12){ .scale = m / 2032.0f, .sum_f = (float)sum, .neg8_first = -8 * first, .neg8 = -8 * sum };
     }
     memset(meta + blocks, 0, kern_q12_stride(n) - used);
     return bad;

@@ -36,9 +36,9 @@ static bool row_avx512(const float *x, uint32_t n, uint8_t *out)
         _mm_storeu_si128((__m128i *)(out + 16), _mm512_cvtepi32_epi8(a1));
         _mm_storeu_si128((__m128i *)(out + 32), _mm512_cvtepi32_epi8(b0));
         _mm_storeu_si128((__m128i *)(out + 48), _mm512_cvtepi32_epi8(b1));
-        int32_t sum = _mm512_reduce_add_epi32(_mm512_add_epi32(_mm512_slli_epi32(_mm512_add_epi32(a0, a1), 4),
-                                                               _mm512_add_epi32(b0, b1)));
-        meta[b] = (kern_q12){ .scale = m / 2032.0f, .sum_f = (float)sum, .sum = sum, .neg8 = -8 * sum };
+        int32_t first = _mm512_reduce_add_epi32(_mm512_add_epi32(_mm512_slli_epi32(a0, 4), b0));
+        int32_t sum = first + _mm512_reduce_add_epi32(_mm512_add_epi32(_mm512_slli_epi32(a1, 4), b1));
+        meta[b] = (kern_q12){ .scale = m / 2032.0f, .sum_f = (float)sum, .neg8_first = -8 * first, .neg8 = -8 * sum };
     }
     memset(meta + blocks, 0, kern_q12_stride(n) - used);
     return bad;
