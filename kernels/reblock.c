@@ -230,7 +230,8 @@ static void q2_k_quants(const uint8_t *p, int g, q2_k_groups *b, uint8_t *out)
  * of d, k as large as bytes allow, and the minimum is what keeps the mean.  Groups `first` up to `end` of a block. */
 static bool q2_k(kern_path path, const uint8_t *p, int first, int end, uint8_t *out, double sums[2])
 {
-    const float d = half(p + 80), dmin = half(p + 82);
+    const float sign = half(p + 80) < 0 ? -1.0f : 1.0f;         /* with d below 0 all of this is of the values with the other sign */
+    const float d = sign * half(p + 80), dmin = sign * half(p + 82);
     _Alignas(64) q2_k_groups b = { 0 };
     double lost;
 
@@ -249,7 +250,7 @@ static bool q2_k(kern_path path, const uint8_t *p, int first, int end, uint8_t *
             if (!q2_k_rounded(p, g, out, sums)) return false;
             continue;
         }
-        if (!put_half(b.scale[g], out, &lost) || !put_half(b.mean[g], out + 2, &lost)) return false;
+        if (!put_half(sign * b.scale[g], out, &lost) || !put_half(sign * b.mean[g], out + 2, &lost)) return false;
         sums[0] += b.error[g];
         sums[1] += b.size[g];
     }
