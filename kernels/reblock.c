@@ -1,5 +1,5 @@
-/* reblock.c - blocks of GGUF that are only read, as Q4_1, Q8_0, Q8_M and Q8_H (reblock.h).  Quants move as they are, eight to a word; nothing
- * is searched for, and but for Q2_K no value is computed. */
+/* reblock.c - blocks of GGUF that are only read, as Q4_1, Q8_0, Q8_M and Q8_H (reblock.h).  Quants move as they are, eight to a word; but for
+ * Q2_K's scales nothing is searched for, and no value is computed. */
 #include "kernels/reblock.h"
 #include "kernels/gguf_blocks.h"
 #include "kernels/half.h"
@@ -144,56 +144,6 @@ static moments moments_of(const group *b, bool with_sign)
     return m;
 }
 
-/* ---- Q2_K: d * sc * q - dmin * m for 16 columns, two such in 32 ---- */
-
-/* 32 values as fp32 have them, by the rule of kern_row_quantise. */
-static bool quantised(const float *x, uint8_t *out, double sums[2])
-{
-    float is[32];
-
-    if (!kern_row_quantise(KERN_Q8_M, x, 32, out)) return false;
-    kern_row_to_f32(KERN_Q8_M, out, 32, is);
-    kern_row_distance(x, is, 32, &sums[0], &sums[1]);
-    return true;
-}
-
-static int sum_of_bytes(uint64_t w) { return (int)(w * EACH >> 56); }                 /* below 256 */
-
-/* Of sixteen quants of two bits, in two words: the square of 2a + b is 4a + b + 4ab. */
-static moments moments_of_two_bits(const uint64_t w[2])
-{
-    moments m = { .n = 16 };
-
-    for (int i = 0; i < 2; i++) {
-        uint64_t high = w[i] >> 1 & EACH, low = w[i] & EACH;
-        m.sum += sum_of_bytes(w[i]);
-        m.squares += sum_of_bytes(4 * high + low + 4 * (high & low));
-    }
-    return m;
-}
-
-/* The values of group g, as kern_row_to_f32 has them, and no others. */
-static bool q2_k_rounded(const uint8_t *p, int g, uint8_t *out, double sums[2])
-{
-    const uint8_t *two = p + 16 + g / 4 * 32, *s = p + 2 * g;
-    const float d = half(p + 80), dmin = half(p + 82);
-    const int down = g % 4 * 2;
-    float x[32];
-
-    for (int h = 0; h < 2; h++) {
-        float each = d * (float)(s[h] & 15), min = dmin * (float)(s[h] >> 4);
-        for (int i = 16 * h; i < 16 * h + 16; i++) x[i] = each * (float)(two[i] >> down & 3) - min;
-    }
-    return quantised(x, out, sums);
-}
-
-/* What the eight groups of a block of Q2_K need, beside each other; [2]: of each sixteen. */
-typedef struct q2_k_groups {
-    float low[2][8], scale[8], mean[8];
-    int32_t s[2][8], min[2][8], k[8], upper[8], up[8], sum[2][8], squares[2][8];    /* upper: the sixteen whose minimum is the larger */
-    double error[8], size[8];
-} q2_k_groups;
-
 /* The levels of a block of 256 whose scales hold for sixteen columns each, and what becomes of them. */
 typedef struct sixteens {
     int8_t q[256];
@@ -210,49 +160,70 @@ typedef struct sixteens {
 #define ROW_PATH 2
 #include "kernels/reblock_body.h"
 
-static void q2_k_quants(const uint8_t *p, int g, q2_k_groups *b, uint8_t *out)
+/* ---- Q2_K: d * sc * q - dmin * m for 16 columns, four levels ---- */
+
+static int sum_of_bytes(uint64_t w) { return (int)(w * EACH >> 56); }                 /* below 256 */
+
+/* The scale of four levels from a to a + 3b: the part-th part of their distance, so that they are about whole numbers; or, where there
+ * is no such part, the least that makes bytes of them. */
+static float q2_k_scale(float a, float b, float part, uint8_t *out)
 {
-    for (int h = 0; h < 2; h++) {
-        const uint8_t *two = p + 16 + g / 4 * 32 + 16 * h;
-        uint64_t times = (uint64_t)(b->k[g] * b->s[h][g]), up = h == b->upper[g] ? (uint64_t)b->up[g] * EACH : 0, w[2];
-        moments n;
-        for (int i = 0; i < 2; i++) {
-            w[i] = word(two + 8 * i) >> g % 4 * 2 & 3 * EACH;
-            memcpy(out + 16 * h + 8 * i, &(uint64_t){ w[i] * times + up }, 8);             /* at most 254: no byte overflows */
-        }
-        n = moments_of_two_bits(w);
-        b->sum[h][g] = n.sum;
-        b->squares[h][g] = n.squares;
+    float most = fmaxf(fabsf(a), fabsf(a + 3 * b));
+    uint16_t h = kern_one_float(part > 0 ? fabsf(b) / part : most / 127);
+
+    while (most > 0 && (h == 0 || most / kern_one_half(h) >= 127.5f)) h++;
+    out[0] = (uint8_t)h;
+    out[1] = (uint8_t)(h >> 8);
+    return kern_one_half(h);
+}
+
+/* Sixteen quants as the bytes of their levels; what that changes. */
+static void q2_k_sixteen(const uint8_t *two, int down, float a, float b, float scale, uint8_t *out, double sums[2])
+{
+    const float magic = 0x1.8p23f;                              /* at it a float has no digits after the point */
+    uint64_t level[4];
+    int count[4] = { 0, 0, 0, 0 };
+
+    for (int q = 0; q < 4; q++) {
+        float x = scale > 0 ? ((a + (float)q * b) / scale + magic) - magic : 0;
+        level[q] = (uint8_t)(int8_t)x;
+    }
+    for (int i = 0; i < 2; i++) {
+        uint64_t w = word(two + 8 * i) >> down, one = w & EACH, high = w >> 1 & EACH, both = one & high;
+        uint64_t bytes = (EACH ^ (one | high)) * level[0] | (one ^ both) * level[1] | (high ^ both) * level[2] | both * level[3];
+        memcpy(out + 8 * i, &bytes, 8);
+        count[1] += sum_of_bytes(one ^ both);
+        count[2] += sum_of_bytes(high ^ both);
+        count[3] += sum_of_bytes(both);
+    }
+    count[0] = 16 - count[1] - count[2] - count[3];
+    for (int q = 0; q < 4; q++) {
+        double was = (double)a + q * (double)b, off = was - (double)scale * (int8_t)level[q];
+        sums[0] += off * off * count[q];
+        sums[1] += was * was * count[q];
     }
 }
 
-/* The levels of both sixteens are multiples of d apart, and only how far the two stand from each other is not: the scale is the k-th part
- * of d, k as large as bytes allow, and the minimum is what keeps the mean.  Groups `first` up to `end` of a block. */
+/* The minimum of sixteen columns is no multiple of their scale, but nearly one of some part of it: bytes have room for many. */
 static bool q2_k(kern_path path, const uint8_t *p, int first, int end, uint8_t *out, double sums[2])
 {
-    const float sign = half(p + 80) < 0 ? -1.0f : 1.0f;         /* with d below 0 all of this is of the values with the other sign */
-    const float d = sign * half(p + 80), dmin = sign * half(p + 82);
-    _Alignas(64) q2_k_groups b = { 0 };
-    double lost;
+    const float d = half(p + 80), dmin = half(p + 82);
+    _Alignas(64) float r[16], most[16], part[16], a[16], b[16];
 
-    if (d > 0 && d < INFINITY && fabsf(dmin) < INFINITY) {
-        if (path == KERN_PATH_AVX512) q2_k_scales_avx512(p, d, dmin, &b);
-        else if (path == KERN_PATH_AVX2) q2_k_scales_avx2(p, d, dmin, &b);
-        else q2_k_scales_plain(p, d, dmin, &b);
-        for (int g = first; g < end; g++)
-            if (b.scale[g] > 0) q2_k_quants(p, g, &b, out + 36 * (g - first) + 4);
-        if (path == KERN_PATH_AVX512) q2_k_minima_avx512(d, &b);
-        else if (path == KERN_PATH_AVX2) q2_k_minima_avx2(d, &b);
-        else q2_k_minima_plain(d, &b);
+    if (!isfinite(d) || !isfinite(dmin)) return false;
+    for (int i = 0; i < 16; i++) {
+        b[i] = d * (float)(p[i] & 15);
+        a[i] = -(dmin * (float)(p[i] >> 4));
+        r[i] = b[i] != 0 ? a[i] / b[i] : 0;
+        most[i] = fminf(126.5f / fmaxf(fabsf(r[i]), fabsf(r[i] + 3)), fabsf(b[i]) * 0x1p14f);      /* fp16 has too few digits below */
     }
-    for (int g = first; g < end; g++, out += 36) {
-        if (!(b.scale[g] > 0)) {
-            if (!q2_k_rounded(p, g, out, sums)) return false;
-            continue;
-        }
-        if (!put_half(sign * b.scale[g], out, &lost) || !put_half(sign * b.mean[g], out + 2, &lost)) return false;
-        sums[0] += b.error[g];
-        sums[1] += b.size[g];
+    if (path == KERN_PATH_AVX512) q2_k_parts_avx512(r, most, part);
+    else if (path == KERN_PATH_AVX2) q2_k_parts_avx2(r, most, part);
+    else q2_k_parts_plain(r, most, part);
+    for (int i = 2 * first; i < 2 * end; i++) {
+        uint8_t *to = out + 36 * (i / 2 - first);
+        float scale = q2_k_scale(a[i], b[i], part[i], to + 2 * (i % 2));
+        q2_k_sixteen(p + 16 + i / 8 * 32 + 16 * (i % 2), i % 8 / 2 * 2, a[i], b[i], scale, to + 4 + 16 * (i % 2), sums);
     }
     return true;
 }
@@ -315,7 +286,7 @@ static const struct {
 } KIND[KERN_N_DTYPES] = {
     [KERN_Q5_0] = { KERN_Q8_0, q5_0 }, [KERN_IQ4_NL] = { KERN_Q8_0, iq4_nl }, [KERN_IQ4_XS] = { KERN_Q8_0, iq4_xs },
     [KERN_Q3_K] = { KERN_Q8_0, q3_k }, [KERN_Q5_1] = { KERN_Q8_M, q5_1 }, [KERN_Q4_K] = { KERN_Q4_1, q4_k },
-    [KERN_Q5_K] = { KERN_Q8_M, q5_k }, [KERN_Q2_K] = { .to = KERN_Q8_M, .direct = q2_k },
+    [KERN_Q5_K] = { KERN_Q8_M, q5_k }, [KERN_Q2_K] = { .to = KERN_Q8_H, .direct = q2_k },
     [KERN_Q6_K] = { .to = KERN_Q8_H, .direct = q6_k }, [KERN_IQ2_XS] = { .to = KERN_Q8_H, .direct = iq2_xs },
 };
 
