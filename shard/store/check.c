@@ -6,6 +6,7 @@
 #include "proto/base/io.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
@@ -143,14 +144,34 @@ static void *worker(void *ctx)
     return NULL;
 }
 
-/* This thread is the first of them, and does all where no other can be made. */
-static void run_all(void *(*fn)(void *), void *ctx, uint32_t threads)
+/* The next CPU of `all` after *cpu that is not this thread's own; false: there is none. */
+static bool other_cpu(const cpu_set_t *all, int *cpu)
+{
+    const int own = sched_getcpu();
+
+    while (++*cpu < CPU_SETSIZE)
+        if (CPU_ISSET(*cpu, all) && *cpu != own) return true;
+    return false;
+}
+
+/* This thread is the first of them, and does all where no other can be made.  spread: each of the others begins on a CPU of its own, where
+ * the scheduler might leave it beside its maker for longer than a small set takes. */
+static void run_all(void *(*fn)(void *), void *ctx, uint32_t threads, bool spread)
 {
     pthread_t t[MAX_THREADS];
+    cpu_set_t all, one;
     uint32_t n = 0;
+    int cpu = -1;
 
     if (threads > MAX_THREADS) threads = MAX_THREADS;
-    while (n + 1 < threads && pthread_create(&t[n], NULL, fn, ctx) == 0) n++;
+    spread = spread && !sched_getaffinity(0, sizeof all, &all);
+    for (; n + 1 < threads && pthread_create(&t[n], NULL, fn, ctx) == 0; n++) {
+        if (!spread || !other_cpu(&all, &cpu)) continue;
+        CPU_ZERO(&one);
+        CPU_SET(cpu, &one);
+        pthread_setaffinity_np(t[n], sizeof one, &one);             /* moves it there now */
+        pthread_setaffinity_np(t[n], sizeof all, &all);             /* and lets it go where it likes */
+    }
     fn(ctx);
     for (uint32_t i = 0; i < n; i++) pthread_join(t[i], NULL);
 }
@@ -189,9 +210,9 @@ static void report(const item *t, px_err *e)
     e->rank = (int)shard_file_rank(t->f);
 }
 
-/* The first n_files of `file`, of one set. */
-static px_code check_files(px_alloc *a, const shard_file *const *file, uint32_t n_files, const shard_check_args *args, px_err *errs,
-                           size_t cap, size_t *n_errs)
+/* The first n_files of `file`, of one set.  spread: as run_all; not where other ranks have threads on the same CPUs. */
+static px_code check_files(px_alloc *a, const shard_file *const *file, uint32_t n_files, const shard_check_args *args, bool spread,
+                           px_err *errs, size_t cap, size_t *n_errs)
 {
     work w = { .args = args };
     size_t most = 0, bad = 0;
@@ -215,7 +236,7 @@ static px_code check_files(px_alloc *a, const shard_file *const *file, uint32_t 
     }
     list(&w, file, n_files);
     pthread_mutex_init(&w.lock, NULL);
-    run_all(worker, &w, args && args->threads ? args->threads : 1);
+    run_all(worker, &w, args && args->threads ? args->threads : 1, spread);
     pthread_mutex_destroy(&w.lock);
     for (size_t i = 0; i < w.n; i++) {
         if (!w.item[i].bad) continue;
@@ -242,7 +263,7 @@ done:
 
 px_code shard_file_check(const shard_file *f, const shard_check_args *args, px_err *errs, size_t cap, size_t *n_errs)
 {
-    return check_files(shard_file_alloc(f), &f, 1, args, errs, cap, n_errs);
+    return check_files(shard_file_alloc(f), &f, 1, args, false, errs, cap, n_errs);
 }
 
 /* ---- how fast ---- */
@@ -286,7 +307,7 @@ static void measure(shard_file *const *file, uint32_t n, const shard_check_args 
     for (uint32_t r = 0; r < n; r++) g.most += shard_file_bytes(file[r]);
     if (g.most > MOST_READ) g.most = MOST_READ;
     px_time_us began = px_now_us();
-    run_all(reader, &g, threads);
+    run_all(reader, &g, threads, true);
     double s = (double)(px_now_us() - began + 1) / 1e6;
     *args->speed = (shard_check_speed){ .bytes = bytes, .seconds = (double)took / 1e6, .threads = threads,
                                         .read_per_second = (double)g.most / s };
@@ -345,7 +366,8 @@ px_code shard_set_check(px_alloc *a, const char *dir, uint32_t ranks, const shar
         }
     }
     px_time_us began = px_now_us();
-    rc = check_files(a, (const shard_file *const *)file, n_files, args, REST ? &errs[n] : &spare, REST ? REST : 1, &more);
+    rc = check_files(a, (const shard_file *const *)file, n_files, args, true, REST ? &errs[n] : &spare,
+                     REST ? REST : 1, &more);
     if (rc && (!first || rc == PX_ECANCELLED)) first = rc;
     n += more;
 #undef SLOT
