@@ -97,8 +97,6 @@ uint16_t kern_f32_to_bf16(float f)
 
 /* ---- rows ---- */
 
-static float half_at(const uint8_t *p) { return kern_one_half((uint16_t)(p[0] | p[1] << 8)); }
-
 #define ROW_PATH 0
 #include "kernels/dtype_body.h"
 #undef ROW_PATH
@@ -114,9 +112,7 @@ void kern_row_to_f32_on(kern_path path, kern_dtype t, const void *src, size_t n,
 
     if (t == KERN_F32) memcpy(dst, src, n * sizeof *dst);
     else if (!f || !f->weight) kern_gguf_to_f32(path, t, src, n, dst);
-    else if (path == KERN_PATH_AVX512) to_f32_avx512(t, src, n, dst);
-    else if (path == KERN_PATH_AVX2) to_f32_avx2(t, src, n, dst);
-    else to_f32_plain(t, src, n, dst);
+    else ROW_ON(path, to_f32, t, src, n, dst);
 }
 
 void kern_row_to_f32(kern_dtype t, const void *src, size_t n, float *dst) { kern_row_to_f32_on(kern_row_path(), t, src, n, dst); }

@@ -8,7 +8,7 @@ ROW_FN void ROW(grouped)(kern_dtype t, const uint8_t *restrict p, size_t n, floa
     bool bytes = t == KERN_Q8_0 || t == KERN_W8;
 
     for (size_t left = n / 32; left;) {
-        float d = half_at(p);
+        float d = kern_half_at(p);
         p += 2;
         for (size_t b = 0; b < group && left; b++, left--, y += 32) {
             if (bytes) {
@@ -25,7 +25,7 @@ ROW_FN void ROW(grouped)(kern_dtype t, const uint8_t *restrict p, size_t n, floa
 
 ROW_FN void ROW(q4_1)(const uint8_t *restrict p, float *restrict y)
 {
-    float d = half_at(p), m = half_at(p + 2);
+    float d = kern_half_at(p), m = kern_half_at(p + 2);
 
     for (int i = 0; i < 16; i++) y[i] = d * (float)(p[4 + i] & 15) + m;
     for (int i = 0; i < 16; i++) y[16 + i] = d * (float)(p[4 + i] >> 4) + m;
@@ -33,14 +33,14 @@ ROW_FN void ROW(q4_1)(const uint8_t *restrict p, float *restrict y)
 
 ROW_FN void ROW(q8_m)(const uint8_t *restrict p, float *restrict y)
 {
-    float d = half_at(p), m = half_at(p + 2);
+    float d = kern_half_at(p), m = kern_half_at(p + 2);
 
     for (int i = 0; i < 32; i++) y[i] = d * (float)p[4 + i] + m;
 }
 
 ROW_FN void ROW(q8_h)(const uint8_t *restrict p, float *restrict y)
 {
-    float d[2] = { half_at(p), half_at(p + 2) };
+    float d[2] = { kern_half_at(p), kern_half_at(p + 2) };
 
     for (int i = 0; i < 16; i++) y[i] = d[0] * (float)(int8_t)p[4 + i];
     for (int i = 16; i < 32; i++) y[i] = d[1] * (float)(int8_t)p[4 + i];

@@ -63,7 +63,6 @@ static const uint64_t iq2_row[512] = {
 #undef L
 #undef R
 
-static float half(const uint8_t *p) { return kern_one_half((uint16_t)(p[0] | p[1] << 8)); }
 static uint32_t u32(const uint8_t *p) { return p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24; }
 
 void kern_k_scale_and_min(const uint8_t *s, int g, int *scale, int *min)
@@ -121,13 +120,13 @@ float kern_row_step(kern_dtype t, const void *row, size_t col)
     case KERN_Q5_0:
     case KERN_Q5_1:
     case KERN_IQ4_NL:
-        return fabsf(half(p));
+        return fabsf(kern_half_at(p));
     case KERN_Q4_K:
     case KERN_Q5_K:
         kern_k_scale_and_min(p + 4, g, &scale, &min);
-        return fabsf(half(p) * (float)scale);
+        return fabsf(kern_half_at(p) * (float)scale);
     case KERN_IQ4_XS:
-        return fabsf(half(p) * (float)kern_iq4_xs_scale(p, g));
+        return fabsf(kern_half_at(p) * (float)kern_iq4_xs_scale(p, g));
     default:
         return 0;
     }
@@ -135,7 +134,5 @@ float kern_row_step(kern_dtype t, const void *row, size_t col)
 
 void kern_gguf_to_f32(kern_path path, kern_dtype t, const void *src, size_t n, float *dst)
 {
-    if (path == KERN_PATH_AVX512) to_f32_avx512(t, src, n, dst);
-    else if (path == KERN_PATH_AVX2) to_f32_avx2(t, src, n, dst);
-    else to_f32_plain(t, src, n, dst);
+    ROW_ON(path, to_f32, t, src, n, dst);
 }

@@ -6,7 +6,7 @@
 
 ROW_FN void ROW(q5_0)(const uint8_t *restrict p, float *restrict y)
 {
-    float d = half(p);
+    float d = kern_half_at(p);
     uint32_t high = u32(p + 2);
 
     for (int i = 0; i < 16; i++) y[i] = d * (float)((int)((p[6 + i] & 15u) | (high >> i & 1) << 4) - 16);
@@ -16,7 +16,7 @@ ROW_FN void ROW(q5_0)(const uint8_t *restrict p, float *restrict y)
 
 ROW_FN void ROW(q5_1)(const uint8_t *restrict p, float *restrict y)
 {
-    float d = half(p), m = half(p + 2);
+    float d = kern_half_at(p), m = kern_half_at(p + 2);
     uint32_t high = u32(p + 4);
 
     for (int i = 0; i < 16; i++) y[i] = d * (float)(int)((p[8 + i] & 15u) | (high >> i & 1) << 4) + m;
@@ -35,7 +35,7 @@ ROW_FN __attribute__((noinline)) void ROW(with_minimum)(const int32_t *restrict 
 /* 16 scales and minima in nibbles, two bits a value, d, dmin. */
 ROW_FN void ROW(q2_k)(const uint8_t *restrict p, float *restrict y)
 {
-    float d = half(p + 80), dmin = half(p + 82);
+    float d = kern_half_at(p + 80), dmin = kern_half_at(p + 82);
 
     for (int g = 0; g < 8; g++, y += 32) {                              /* two groups of 16 */
         const uint8_t *at = p + 16 + g / 4 * 32, *s = p + 2 * g;
@@ -51,10 +51,10 @@ ROW_FN void ROW(q2_k)(const uint8_t *restrict p, float *restrict y)
 ROW_FN void ROW(q3_k)(const uint8_t *restrict p, float *restrict y)
 {
     const uint8_t *high = p, *s = p + 96;
-    float d = half(p + 108), each[16];
+    float d = kern_half_at(p + 108), each[16];
 
     for (int g = 0; g < 16; g++)
-        each[g] = d * (float)(((g < 8 ? s[g] & 15 : s[g - 8] >> 4) | (s[8 + g % 4] >> g / 4 * 2 & 3) << 4) - 32);
+        each[g] = d * (float)kern_q3_k_scale(s, g);
     for (int g = 0; g < 8; g++, y += 32) {                              /* two groups of 16 */
         const uint8_t *at = p + 32 + g / 4 * 32;
         float x = each[2 * g], z = each[2 * g + 1];
@@ -63,43 +63,33 @@ ROW_FN void ROW(q3_k)(const uint8_t *restrict p, float *restrict y)
     }
 }
 
-/* d, dmin, scales, and nibbles: 32 values low and 32 values high of 32 bytes. */
-ROW_FN void ROW(q4_k)(const uint8_t *restrict p, float *restrict y)
+/* d, dmin, scales, and nibbles from `q` on: 32 values low and 32 values high of 32 bytes.  high: their fifth bits, a byte for eight
+ * groups; NULL: none. */
+ROW_FN inline void ROW(q4_or_q5_k)(const uint8_t *restrict p, const uint8_t *restrict high, const uint8_t *restrict q, float *restrict y)
 {
-    float d = half(p), dmin = half(p + 2);
+    float d = kern_half_at(p), dmin = kern_half_at(p + 2);
 
     for (int g = 0; g < 8; g++, y += 32) {
-        const uint8_t *at = p + 16 + g / 2 * 32;
+        const uint8_t *at = q + g / 2 * 32;
         int scale, min, down = g % 2 * 4;
         float each, m;
         kern_k_scale_and_min(p + 4, g, &scale, &min);
         each = d * (float)scale;
         m = dmin * (float)min;
-        for (int i = 0; i < 32; i++) y[i] = each * (float)(at[i] >> down & 15) - m;
+        if (high)
+            for (int i = 0; i < 32; i++) y[i] = each * (float)((at[i] >> down & 15) + (high[i] >> g & 1) * 16) - m;
+        else
+            for (int i = 0; i < 32; i++) y[i] = each * (float)(at[i] >> down & 15) - m;
     }
 }
 
-/* The same with a fifth bit before the nibbles, a byte for eight groups. */
-ROW_FN void ROW(q5_k)(const uint8_t *restrict p, float *restrict y)
-{
-    const uint8_t *high = p + 16;
-    float d = half(p), dmin = half(p + 2);
-
-    for (int g = 0; g < 8; g++, y += 32) {
-        const uint8_t *at = p + 48 + g / 2 * 32;
-        int scale, min, down = g % 2 * 4;
-        float each, m;
-        kern_k_scale_and_min(p + 4, g, &scale, &min);
-        each = d * (float)scale;
-        m = dmin * (float)min;
-        for (int i = 0; i < 32; i++) y[i] = each * (float)((at[i] >> down & 15) + (high[i] >> g & 1) * 16) - m;
-    }
-}
+ROW_FN void ROW(q4_k)(const uint8_t *restrict p, float *restrict y) { ROW(q4_or_q5_k)(p, NULL, p + 16, y); }
+ROW_FN void ROW(q5_k)(const uint8_t *restrict p, float *restrict y) { ROW(q4_or_q5_k)(p, p + 16, p + 48, y); }
 
 /* Nibbles, two more bits a value, 16 signed scales, d. */
 ROW_FN void ROW(q6_k)(const uint8_t *restrict p, float *restrict y)
 {
-    float d = half(p + 208);
+    float d = kern_half_at(p + 208);
 
     for (int g = 0; g < 8; g++, y += 32) {                              /* two groups of 16 */
         const uint8_t *low = p + g / 4 * 64 + g % 2 * 32, *high = p + 128 + g / 4 * 32;
@@ -137,12 +127,12 @@ ROW_FN void ROW(iq4_nl)(const uint8_t *restrict p, float *restrict y)
     _Alignas(64) int8_t q[32];
 
     ROW(iq4_levels)(p + 2, q);
-    ROW(scaled)(half(p), q, 32, y);
+    ROW(scaled)(kern_half_at(p), q, 32, y);
 }
 
 ROW_FN void ROW(iq4_xs)(const uint8_t *restrict p, float *restrict y)
 {
-    float d = half(p);
+    float d = kern_half_at(p);
     _Alignas(64) int8_t q[32];
 
     for (int g = 0; g < 8; g++, y += 32) {
@@ -153,7 +143,7 @@ ROW_FN void ROW(iq4_xs)(const uint8_t *restrict p, float *restrict y)
 
 ROW_FN void ROW(iq2_xs)(const uint8_t *restrict p, float *restrict y)
 {
-    float d = half(p);
+    float d = kern_half_at(p);
     _Alignas(64) int8_t q[256];
 
     kern_iq2_levels(p, q);

@@ -1,5 +1,6 @@
 /* panel.c - the layout of weights on CPU (dtype.h describes it): sizes, packing, and the way back. */
 #include "kernels/panel.h"
+#include "kernels/half.h"
 #include "kernels/row_path.h"
 
 #include <immintrin.h>
@@ -111,31 +112,20 @@ void kern_panel_pack_on(kern_path path, kern_dtype t, const void *const *src, ui
     if (t == KERN_F32 || t == KERN_F16 || t == KERN_BF16) {
         memset(whole ? out + 64 * words : out, 0, whole ? stride - 64 * words : stride);
         if (!whole) pack_words(src, n_rows, words, out);
-        else if (path == KERN_PATH_AVX512) pack_words_avx512(src, words, out);
-        else if (path == KERN_PATH_AVX2) pack_words_avx2(src, words, out);
-        else pack_words_plain(src, words, out);
+        else ROW_ON(path, pack_words, src, words, out);
         for (uint32_t r = 0; r < n_rows && t != KERN_F32 && cols % 2; r++)
             memcpy(out + 64 * words + 4 * r, (const uint8_t *)src[r] + 2 * (cols - 1), 2);
     } else if (stride) {
         if (tail > stride || !whole) tail = stride;              /* of a whole panel, only what a last unit lacks stays zero */
         memset(out + stride - tail, 0, tail);
         if (!whole) pack_quantised(t, src, n_rows, cols, out);
-        else if (path == KERN_PATH_AVX512) pack_quantised_avx512(t, src, cols, out);
-        else if (path == KERN_PATH_AVX2) pack_quantised_avx2(t, src, cols, out);
-        else pack_quantised_plain(t, src, cols, out);
+        else ROW_ON(path, pack_quantised, t, src, cols, out);
     }
 }
 
 void kern_panel_pack(kern_dtype t, const void *const *src, uint32_t n_rows, uint64_t cols, void *panel)
 {
     kern_panel_pack_on(kern_row_path(), t, src, n_rows, cols, panel);
-}
-
-static float f16_at(const uint8_t *p)
-{
-    uint16_t h;
-    memcpy(&h, p, 2);
-    return kern_f16_to_f32(h);
 }
 
 void kern_panel_row_to_f32(kern_dtype t, const void *panel, uint32_t row, uint64_t cols, float *dst)
@@ -158,15 +148,15 @@ void kern_panel_row_to_f32(kern_dtype t, const void *panel, uint32_t row, uint64
     for (uint64_t b = 0; b < n; b++, dst += 32) {
         kern_block_at at = kern_block_find(t, n, b);
         const uint8_t *q = p + at.quants + 4 * row;
-        float d = f16_at(p + at.scales + 2 * row);
+        float d = kern_half_at(p + at.scales + 2 * row);
 
         if (t == KERN_Q8_0 || t == KERN_W8) {
             for (uint32_t c = 0; c < 32; c++) dst[c] = d * (float)(int8_t)q[64 * (c / 4) + c % 4];
         } else if (t == KERN_Q8_H) {
-            float last = f16_at(p + at.second + 2 * row);
+            float last = kern_half_at(p + at.second + 2 * row);
             for (uint32_t c = 0; c < 32; c++) dst[c] = (c < 16 ? d : last) * (float)(int8_t)q[64 * (c / 4) + c % 4];
         } else if (t == KERN_Q8_M) {
-            float m = f16_at(p + at.second + 2 * row);
+            float m = kern_half_at(p + at.second + 2 * row);
             for (uint32_t c = 0; c < 32; c++) dst[c] = d * (float)q[64 * (c / 4) + c % 4] + m;
         } else if (t == KERN_Q4_0 || t == KERN_W4) {
             for (uint32_t c = 0; c < 16; c++) {
@@ -175,7 +165,7 @@ void kern_panel_row_to_f32(kern_dtype t, const void *panel, uint32_t row, uint64
                 dst[c + 16] = d * (float)((v >> 4) - 8);
             }
         } else {
-            float m = f16_at(p + at.second + 2 * row);
+            float m = kern_half_at(p + at.second + 2 * row);
             for (uint32_t c = 0; c < 16; c++) {
                 uint8_t v = q[64 * (c / 4) + c % 4];
                 dst[c] = d * (float)(v & 15) + m;

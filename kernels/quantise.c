@@ -8,18 +8,8 @@
 
 #define F16_MOST 65504.0f
 
-static void put_half(uint8_t *p, uint16_t h) { p[0] = (uint8_t)h, p[1] = (uint8_t)(h >> 8); }
-
-/* The scale of bytes: max |x| / 127 to the nearest fp16, or the next larger one where a quant would exceed 127 (scales among the
- * subnormals are coarse). */
-static uint16_t scale_of_bytes(float most)
-{
-    uint16_t h = kern_one_float(most / 127.0f);
-
-    if (most == 0) return 0;
-    while (h == 0 || most / kern_one_half(h) >= 127.5f) h++;         /* the tie goes to 128 */
-    return h;
-}
+/* The scale of bytes whose largest magnitude is `most`. */
+static uint16_t scale_of_bytes(float most) { return kern_scale_of_bytes(most / 127.0f, most); }
 
 /* The largest fp16 that is not above x; of magnitudes up to 65504. */
 static uint16_t half_below(float x)
@@ -41,28 +31,23 @@ static uint16_t half_below(float x)
 
 bool kern_row_quantise_on(kern_path path, kern_dtype t, const float *src, size_t n, void *dst)
 {
-    if (path == KERN_PATH_AVX512) return quantise_avx512(t, src, n, dst);
-    return path == KERN_PATH_AVX2 ? quantise_avx2(t, src, n, dst) : quantise_plain(t, src, n, dst);
+    return ROW_ON(path, quantise, t, src, n, dst);
 }
 
 bool kern_row_to_bytes_on(kern_path path, const float *src, size_t n, void *dst, double sums[2])
 {
     if (n % 32) return false;
-    if (path == KERN_PATH_AVX512) return bytes_avx512(src, n, dst, sums);
-    return path == KERN_PATH_AVX2 ? bytes_avx2(src, n, dst, sums) : bytes_plain(src, n, dst, sums);
+    return ROW_ON(path, bytes, src, n, dst, sums);
 }
 
 bool kern_row_requantise_on(kern_path path, const float *src, const float *step, size_t n, void *dst)
 {
-    if (path == KERN_PATH_AVX512) return requantise_avx512(src, step, n, dst);
-    return path == KERN_PATH_AVX2 ? requantise_avx2(src, step, n, dst) : requantise_plain(src, step, n, dst);
+    return ROW_ON(path, requantise, src, step, n, dst);
 }
 
 void kern_row_distance_on(kern_path path, const float *was, const float *is, size_t n, double *error, double *size)
 {
-    if (path == KERN_PATH_AVX512) distance_avx512(was, is, n, error, size);
-    else if (path == KERN_PATH_AVX2) distance_avx2(was, is, n, error, size);
-    else distance_plain(was, is, n, error, size);
+    ROW_ON(path, distance, was, is, n, error, size);
 }
 
 bool kern_row_quantise(kern_dtype t, const float *src, size_t n, void *dst) { return kern_row_quantise_on(kern_row_path(), t, src, n, dst); }

@@ -105,7 +105,7 @@ ROW_FN bool ROW(bytes)(const float *restrict x, size_t n, uint8_t *restrict p, d
         }
         for (size_t b = 0; b < blocks; b++, x += 32, p += 34) {
             const float magic = 0x1.8p23f, each = d[b], by = each > 0 ? each : 1.0f;       /* 0: all values are */
-            put_half(p, (uint16_t)h[b]);
+            kern_half_put(p, (uint16_t)h[b]);
             for (int i = 0; i < 32; i++) {                      /* quants_of; the scale sees to the limits */
                 float t = x[i] / by + magic;
                 v[i] = t - magic;
@@ -137,7 +137,7 @@ ROW_FN uint8_t *ROW(group_to)(bool nibbles, const float *x, size_t n, uint8_t *p
     if (!(most <= (nibbles ? 7.0f : 127.0f) * F16_MOST)) return NULL;
     h = nibbles ? ROW(scale_of_nibbles)(x, n, most) : scale_of_bytes(most);
     d = kern_one_half(h);
-    put_half(p, h);
+    kern_half_put(p, h);
     p += 2;
     for (; n >= 32; n -= 32, x += 32, p += nibbles ? 16 : 32) {
         if (nibbles) ROW(put_nibbles)(x, d, 0, -8, 7, p);
@@ -178,8 +178,8 @@ ROW_FN uint8_t *ROW(bytes_with_minimum)(const float *x, uint8_t *p)
     hd = kern_one_float((high - m) / 255.0f);
     while (high > m && (hd == 0 || (high - m) / kern_one_half(hd) > 255.5f)) hd++;        /* the tie goes to 256, and is clamped */
     d = kern_one_half(hd);
-    put_half(p, hd);
-    put_half(p + 2, hm);
+    kern_half_put(p, hd);
+    kern_half_put(p + 2, hm);
     for (int i = 0; i < 32; i++) v[i] = x[i] - m;
     ROW(quants_of)(v, d, 0, 255, q);
     for (int i = 0; i < 32; i++) p[4 + i] = (uint8_t)q[i];
@@ -198,8 +198,8 @@ ROW_FN uint8_t *ROW(block_with_minimum)(const float *x, uint8_t *p)
     m = kern_one_half(hm);
     hd = kern_one_float((high - m) / 15.0f);
     d = kern_one_half(hd);
-    put_half(p, hd);
-    put_half(p + 2, hm);
+    kern_half_put(p, hd);
+    kern_half_put(p + 2, hm);
     ROW(put_nibbles)(x, d, m, 0, 15, p + 4);
     return p + 20;
 }
@@ -217,7 +217,7 @@ ROW_FN uint8_t *ROW(bytes_with_halves)(const float *x, uint8_t *p)
         most = ROW(magnitude)(v, 32);
         if (!(most <= 127.0f * F16_MOST)) return NULL;
         d = scale_of_bytes(most);
-        put_half(p + 2 * h, d);
+        kern_half_put(p + 2 * h, d);
         ROW(quants_of)(v, kern_one_half(d), -127, 127, q);
         for (int i = 0; i < 16; i++) p[4 + 16 * h + i] = (uint8_t)q[i];
     }
@@ -282,7 +282,7 @@ ROW_FN bool ROW(requantise)(const float *src, const float *step, size_t n, uint8
         uint16_t h;
         if (!(most <= 127.0f * F16_MOST)) return false;
         h = most > 0 && s > 0 && s <= F16_MOST ? ROW(scale_of_levels)(src + at, most, s) : scale_of_bytes(most);
-        put_half(p, h);
+        kern_half_put(p, h);
         ROW(put_bytes)(src + at, kern_one_half(h), p + 2);
     }
     return true;

@@ -14,7 +14,6 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "byte i of a word is c
 /* 32 columns: q * d + m, q in the order of the columns. */
 typedef struct group { uint64_t q[4]; float d, m; } group;
 
-static float half(const uint8_t *p) { return kern_one_half((uint16_t)(p[0] | p[1] << 8)); }
 static uint64_t word(const uint8_t *p) { uint64_t w; memcpy(&w, p, sizeof w); return w; }
 
 /* Nibbles of 16 bytes: columns i low, 16 + i high. */
@@ -39,7 +38,7 @@ static uint64_t fifth(uint8_t bits)
 static void q5_0(const uint8_t *p, int g, group *b)
 {
     (void)g;
-    *b = (group){ .d = half(p) };
+    *b = (group){ .d = kern_half_at(p) };
     nibbles(p + 6, b->q);
     for (int i = 0; i < 4; i++)                    /* minus 16, each byte by itself: none borrows from the next */
         b->q[i] = ((b->q[i] | fifth(p[2 + i]) | 0x80 * EACH) - 16 * EACH) ^ 0x80 * EACH;
@@ -48,7 +47,7 @@ static void q5_0(const uint8_t *p, int g, group *b)
 static void q5_1(const uint8_t *p, int g, group *b)
 {
     (void)g;
-    *b = (group){ .d = half(p), .m = half(p + 2) };
+    *b = (group){ .d = kern_half_at(p), .m = kern_half_at(p + 2) };
     nibbles(p + 8, b->q);
     for (int i = 0; i < 4; i++) b->q[i] |= fifth(p[4 + i]);
 }
@@ -59,8 +58,8 @@ static void q4_or_q5_k(const uint8_t *p, const uint8_t *high, const uint8_t *q, 
     int scale, min;
 
     kern_k_scale_and_min(p + 4, g, &scale, &min);
-    b->d = half(p) * (float)scale;
-    b->m = -(half(p + 2) * (float)min);
+    b->d = kern_half_at(p) * (float)scale;
+    b->m = -(kern_half_at(p + 2) * (float)min);
     for (int i = 0; i < 4; i++) {
         b->q[i] = word(q + g / 2 * 32 + 8 * i) >> g % 2 * 4 & 15 * EACH;
         if (high) b->q[i] |= (word(high + 8 * i) >> g & EACH) << 4;
@@ -88,27 +87,27 @@ static void levels(const uint8_t *p, uint64_t q[4])
 static void iq4_nl(const uint8_t *p, int g, group *b)
 {
     (void)g;
-    *b = (group){ .d = half(p) };
+    *b = (group){ .d = kern_half_at(p) };
     levels(p + 2, b->q);
 }
 
 static void iq4_xs(const uint8_t *p, int g, group *b)
 {
-    *b = (group){ .d = half(p) * (float)kern_iq4_xs_scale(p, g) };
+    *b = (group){ .d = kern_half_at(p) * (float)kern_iq4_xs_scale(p, g) };
     levels(p + 8 + 16 * g, b->q);
 }
 
 /* Sixteen scales s of -32..31 times quants of -4..3: their products fit a byte when they change sign, and so does d. */
 static void q3_k(const uint8_t *p, int g, group *b)
 {
-    const uint8_t *high = p, *two = p + 32 + g / 4 * 32, *s = p + 96;
+    const uint8_t *high = p, *two = p + 32 + g / 4 * 32;
     int8_t q[32];
 
     for (int k = 0; k < 2; k++) {
-        int i = 2 * g + k, scale = ((i < 8 ? s[i] & 15 : s[i - 8] >> 4) | (s[8 + i % 4] >> i / 4 * 2 & 3) << 4) - 32;
+        int scale = kern_q3_k_scale(p + 96, 2 * g + k);
         for (int c = 16 * k; c < 16 * k + 16; c++) q[c] = (int8_t)(scale * (4 - (two[c] >> g % 4 * 2 & 3) - (high[c] >> g & 1) * 4));
     }
-    b->d = -half(p + 108);
+    b->d = -kern_half_at(p + 108);
     b->m = 0;
     memcpy(b->q, q, sizeof q);
 }
@@ -118,8 +117,7 @@ static bool put_half(float x, uint8_t *p, double *lost)
 {
     uint16_t h = kern_one_float(x);
 
-    p[0] = (uint8_t)h;
-    p[1] = (uint8_t)(h >> 8);
+    kern_half_put(p, h);
     *lost = (double)x - (double)kern_one_half(h);
     return fabsf(x) < 65520.0f;                                 /* false for a NaN, too; from here on it would round to infinity */
 }
@@ -169,12 +167,9 @@ static int sum_of_bytes(uint64_t w) { return (int)(w * EACH >> 56); }           
 static float q2_k_scale(float a, float b, float part, uint8_t *out)
 {
     float most = fmaxf(fabsf(a), fabsf(a + 3 * b));
-    uint16_t h = kern_one_float(part > 0 ? fabsf(b) / part : most / 127);
 
-    while (most > 0 && (h == 0 || most / kern_one_half(h) >= 127.5f)) h++;
-    out[0] = (uint8_t)h;
-    out[1] = (uint8_t)(h >> 8);
-    return kern_one_half(h);
+    kern_half_put(out, kern_scale_of_bytes(part > 0 ? fabsf(b) / part : most / 127, most));
+    return kern_half_at(out);
 }
 
 /* Sixteen quants as the bytes of their levels; what that changes. */
@@ -207,7 +202,7 @@ static void q2_k_sixteen(const uint8_t *two, int down, float a, float b, float s
 /* The minimum of sixteen columns is no multiple of their scale, but nearly one of some part of it: bytes have room for many. */
 static bool q2_k(kern_path path, const uint8_t *p, int first, int end, uint8_t *out, double sums[2])
 {
-    const float d = half(p + 80), dmin = half(p + 82);
+    const float d = kern_half_at(p + 80), dmin = kern_half_at(p + 82);
     _Alignas(64) float r[16], most[16], part[16], a[16], b[16];
 
     if (!isfinite(d) || !isfinite(dmin)) return false;
@@ -217,9 +212,7 @@ static bool q2_k(kern_path path, const uint8_t *p, int first, int end, uint8_t *
         r[i] = b[i] != 0 ? a[i] / b[i] : 0;
         most[i] = fminf(126.5f / fmaxf(fabsf(r[i]), fabsf(r[i] + 3)), fabsf(b[i]) * 0x1p14f);      /* fp16 has too few digits below */
     }
-    if (path == KERN_PATH_AVX512) q2_k_parts_avx512(r, most, part);
-    else if (path == KERN_PATH_AVX2) q2_k_parts_avx2(r, most, part);
-    else q2_k_parts_plain(r, most, part);
+    ROW_ON(path, q2_k_parts, r, most, part);
     for (int i = 2 * first; i < 2 * end; i++) {
         uint8_t *to = out + 36 * (i / 2 - first);
         float scale = q2_k_scale(a[i], b[i], part[i], to + 2 * (i % 2));
@@ -233,9 +226,7 @@ static bool q2_k(kern_path path, const uint8_t *p, int first, int end, uint8_t *
 /* Levels may be multiplied by `most`, 1 or 3, and then are where that part of the scale is nearer to a fp16. */
 static bool sixteens_put(kern_path path, sixteens *b, int most, int first, int end, uint8_t *out, double sums[2])
 {
-    if (path == KERN_PATH_AVX512) sixteens_scaled_avx512(most, b);
-    else if (path == KERN_PATH_AVX2) sixteens_scaled_avx2(most, b);
-    else sixteens_scaled_plain(most, b);
+    ROW_ON(path, sixteens_scaled, most, b);
     for (int i = 2 * first; i < 2 * end; i++) {
         double lost = (double)b->each[i] - (double)b->scale[i] * b->times[i], none;
         uint8_t *to = out + 36 * (i / 2 - first);
@@ -251,7 +242,7 @@ static bool sixteens_put(kern_path path, sixteens *b, int most, int first, int e
 
 static bool q6_k(kern_path path, const uint8_t *p, int first, int end, uint8_t *out, double sums[2])
 {
-    const float d = half(p + 208);
+    const float d = kern_half_at(p + 208);
     _Alignas(64) sixteens b;
 
     for (int i = 0; i < 16; i++) b.each[i] = d * (float)(int8_t)p[192 + i];
@@ -267,7 +258,7 @@ static bool q6_k(kern_path path, const uint8_t *p, int first, int end, uint8_t *
 
 static bool iq2_xs(kern_path path, const uint8_t *p, int first, int end, uint8_t *out, double sums[2])
 {
-    const float d = half(p);
+    const float d = kern_half_at(p);
     _Alignas(64) sixteens b;
 
     for (int g = 0; g < 8; g++) {

@@ -34,6 +34,10 @@ void kern_row_distance_on(kern_path path, const float *was, const float *is, siz
 bool kern_row_reblock_on(kern_path path, kern_dtype from, const void *row, size_t col, size_t n, void *dst, double sums[2]);
 void kern_panel_pack_on(kern_path path, kern_dtype t, const void *const *src, uint32_t n_rows, uint64_t cols, void *panel);
 
+/* A function of a body, on a path. */
+#define ROW_ON(path, name, ...) \
+    ((path) == KERN_PATH_AVX512 ? name##_avx512(__VA_ARGS__) : (path) == KERN_PATH_AVX2 ? name##_avx2(__VA_ARGS__) : name##_plain(__VA_ARGS__))
+
 /* The best path that the CPU has. */
 static inline kern_path kern_row_path(void)
 {

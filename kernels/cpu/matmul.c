@@ -10,19 +10,13 @@
  * acc starts at +0; subnormal inputs, accumulators and results are flushed to zero (the thread's mode).
  * The payload of a NaN is not defined. */
 #include "kernels/cpu/matmul.h"
+#include "kernels/half.h"
 #include "kernels/panel.h"
 
 #include <math.h>
 #include <string.h>
 
 #define PART_BYTES 32768u      /* weight bytes x rows: less is not worth another thread */
-
-static float f16_at(const uint8_t *p)
-{
-    uint16_t h;
-    memcpy(&h, p, 2);
-    return kern_f16_to_f32(h);
-}
 
 /* The 32 weights of row r of a block as integers. */
 static void weights_of(kern_dtype t, const uint8_t *quants, uint32_t r, int32_t w[32])
@@ -47,8 +41,8 @@ static void quantised(kern_dtype t, const kern_mm *m)
         for (uint32_t row = 0; row < m->rows; row++) m->out[row * m->out_stride + r] = 0;
         for (uint32_t b = 0; b < m->blocks; b++) {
             kern_block_at at = kern_block_find(t, m->blocks, b);
-            float d = f16_at(panel + at.scales + 2 * lane);
-            float second = kern_block_two(t) ? f16_at(panel + at.second + 2 * lane) : 0;       /* a minimum, or the scale of the last half */
+            float d = kern_half_at(panel + at.scales + 2 * lane);
+            float second = kern_block_two(t) ? kern_half_at(panel + at.second + 2 * lane) : 0;       /* a minimum, or the scale of the last half */
             const uint32_t first = kern_block_halves(t) ? 16 : 32;
             int32_t w[32];
 
@@ -126,7 +120,7 @@ static void f16(const kern_mm *m)
             const float *x = (const float *)(m->act + row * m->act_stride);
             float acc = 0;
 
-            for (uint32_t c = 0; c < m->blocks * 32; c++) acc = fmaf(f16_at(w + (size_t)(c / 2) * 64 + 2 * (c % 2)), x[c], acc);
+            for (uint32_t c = 0; c < m->blocks * 32; c++) acc = fmaf(kern_half_at(w + (size_t)(c / 2) * 64 + 2 * (c % 2)), x[c], acc);
             m->out[row * m->out_stride + r] = acc;
         }
 }
