@@ -3,26 +3,19 @@
 #include <math.h>
 #include <stdio.h>
 
-#ifdef TEST_CUDA_PLUGIN
-#include "kernels/cuda/open.h"
-#else
+#ifndef TEST_CUDA_PLUGIN
 #include "tests/cuda_host/cuda_host.h"
-#include "tests/cuda_host/table.h"
 #endif
 
 const kern_ops *test_cuda_ops(px_err *e)
 {
-#ifdef TEST_CUDA_PLUGIN
-    const kern_ops *ops;
-    return kern_cuda_ops(&ops, TEST_CUDA_PLUGIN, e) ? NULL : ops;
-#else
+#ifndef TEST_CUDA_PLUGIN
     cuh_config c = cuh_current();
 
-    (void)e;
-    c.memory_bytes = (size_t)8 << 30;          /* of all ranks together */
+    c.memory_bytes = (size_t)8 << 30;
     cuh_configure(&c);
-    return cuda_host_ops();
 #endif
+    return cuda_ops_find(e);
 }
 
 void test_cuda_reschedule(void)
@@ -40,17 +33,6 @@ unsigned long test_cuda_launches(void)
 #else
     return cuh_calls("cudaLaunchKernel");
 #endif
-}
-
-int test_cuda_main(const struct CMUnitTest *tests, size_t n)
-{
-    px_err e = {0};
-
-    if (!test_cuda_ops(&e)) {
-        printf("SKIPPED: %s: %s\n", e.field, e.text);
-        return 77;
-    }
-    return _cmocka_run_group_tests("cuda", tests, n, NULL, NULL);
 }
 
 typedef struct warm { px_code rc[COMM_MAX_WORLD]; px_err e[COMM_MAX_WORLD]; } warm;

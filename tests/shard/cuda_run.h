@@ -3,13 +3,11 @@
 #ifndef TESTS_SHARD_CUDA_RUN_H
 #define TESTS_SHARD_CUDA_RUN_H
 
+#include "tests/kernels/cuda/ops.h"
 #include "tests/shard/cluster.h"
-#include "tests/testlib.h"
 
-/* NULL: there is no device; *e says what is missing. */
+/* cuda_ops_find, with memory for all ranks together. */
 const kern_ops *test_cuda_ops(px_err *e);
-/* The tests, or 77 with a line that says what is missing. */
-int test_cuda_main(const struct CMUnitTest *tests, size_t n);
 /* The host build takes the next of its schedules: another order of blocks and threads.  Nothing on a GPU. */
 void test_cuda_reschedule(void);
 /* Kernels that calls have launched so far, a graph's not; 0 on a GPU. */

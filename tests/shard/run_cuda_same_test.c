@@ -230,5 +230,5 @@ int main(void)
         cmocka_unit_test(a_billion_weights_too),
 #endif
     };
-    return test_cuda_main(tests, sizeof tests / sizeof *tests);
+    return cuda_ops_main(tests, sizeof tests / sizeof *tests, NULL);
 }

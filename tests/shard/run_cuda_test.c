@@ -112,5 +112,5 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_type_of_weights_and_cache_meets_the_cpu_and_the_reference),
     };
-    return test_cuda_main(tests, sizeof tests / sizeof *tests);
+    return cuda_ops_main(tests, sizeof tests / sizeof *tests, NULL);
 }
