@@ -47,6 +47,11 @@ static const daemon_pre known[] = {
 };
 enum { N_KNOWN = sizeof known / sizeof *known };
 
+/* Earlier names of the same, of files that were written before the name was settled.  llama.cpp gives more names these expressions;
+ * what they mean beside them is another thing (smaug-bpe does not ignore merges) or not known here, and they are refused. */
+static const struct { const char *name, *of; } also[] = { { "llama3", "llama-bpe" }, { "llama-v3", "llama-bpe" } };
+enum { N_ALSO = sizeof also / sizeof *also };
+
 const char *const daemon_pre_digit = NUMERAL, *const daemon_pre_digits = NUMERAL "+", *const daemon_pre_gpt2 = GPT2;
 
 static const struct { const char *theirs, *ours; } expression_of[] = {
@@ -59,10 +64,14 @@ static const struct { const char *theirs, *ours; } expression_of[] = {
 static const char *const different[] = { "\\h", "\\H", "\\R", "\\X", "\\K", "\\G", "\\A", "\\Z", "\\z", "\\y", "\\Y", "\\O",
     "\\N", "\\g", "\\k", "&&", "}+", "[^[", "[[", "(?<", "(?m", "(?s", "(?x", "(?i)", "(*", "(|" };
 
+static bool is(const char *name, const char *s, size_t bytes) { return strlen(name) == bytes && !memcmp(name, s, bytes); }
+
 const daemon_pre *daemon_pre_by_name(const char *name, size_t bytes)
 {
+    for (size_t i = 0; i < N_ALSO; i++)
+        if (is(also[i].name, name, bytes)) return daemon_pre_by_name(also[i].of, strlen(also[i].of));
     for (size_t i = 0; i < N_KNOWN; i++)
-        if (strlen(known[i].name) == bytes && !memcmp(known[i].name, name, bytes)) return &known[i];
+        if (is(known[i].name, name, bytes)) return &known[i];
     return NULL;
 }
 
@@ -70,8 +79,11 @@ void daemon_pre_names(char *buf, size_t cap)
 {
     size_t at = 0;
 
-    for (size_t i = 0; i < N_KNOWN && at < cap; i++)
+    for (size_t i = 0; i < N_KNOWN && at < cap; i++) {
         at += (size_t)snprintf(buf + at, cap - at, "%s%s", i ? ", " : "", known[i].name);
+        for (size_t k = 0; k < N_ALSO && at < cap; k++)
+            if (!strcmp(also[k].of, known[i].name)) at += (size_t)snprintf(buf + at, cap - at, ", %s", also[k].name);
+    }
 }
 
 const char *daemon_pre_stage(const char *expression, const char **what)

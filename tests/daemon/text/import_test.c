@@ -80,6 +80,51 @@ static void other_models_are_refused_by_name(void **state)
     assert_string_equal(e.expected, "gpt2 or llama");
 }
 
+/* What the golden file of llama-bpe is imported as, with its tokenizer.ggml.pre called `name`; the caller deletes it, n + 1 bytes. */
+static char *imported_as(const char *name, size_t *n)
+{
+    static const char key[] = K "pre";
+    const uint64_t bytes = strlen(name);
+    char path[600], *data, *at, *json;
+    uint64_t was;
+    size_t size;
+    shard_gguf *g;
+    px_err e = {0};
+
+    assert_int_equal(px_read_file(fixture_heap(), test_golden(LLAMA3), 1 << 20, &data, &size, &e), PX_OK);
+    assert_non_null(at = memmem(data, size, key, sizeof key - 1));
+    at += sizeof key - 1 + 4;
+    memcpy(&was, at, 8);
+    assert_true(was == 9 && bytes <= was && !memcmp(at + 8, "llama-bpe", 9));
+    memcpy(at, &bytes, 8);
+    memcpy(at + 8, name, bytes);
+    memmove(at + 8 + bytes, at + 8 + was, (size_t)(data + size - (at + 8 + was)));
+    snprintf(path, sizeof path, "%s/renamed.gguf", test_tmpdir());
+    assert_int_equal(px_write_file(path, data, size - (was - bytes), false, &e), PX_OK);
+    px_del(fixture_heap(), data, size + 1);
+    if (shard_gguf_open(&g, fixture_heap(), path, &e) || daemon_tokenizer_from_gguf(fixture_heap(), g, &json, n, &e))
+        fail_msg("%s: %s", name, e.text);
+    shard_gguf_close(g);
+    return json;
+}
+
+static void earlier_names_are_the_same_machinery(void **state)
+{
+    static const char *const names[] = { "llama3", "llama-v3" };
+    size_t n, m;
+    char *want = imported_as("llama-bpe", &n);
+
+    (void)state;
+    assert_non_null(strstr(want, "\"llama-bpe\""));
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        char *json = imported_as(names[i], &m);
+        assert_int_equal(m, n);
+        assert_memory_equal(json, want, n);
+        px_del(fixture_heap(), json, m + 1);
+    }
+    px_del(fixture_heap(), want, n + 1);
+}
+
 static void sentencepieces_refusals_name_the_key(void **state)
 {
     static const struct { const char *key; size_t skip; const char *bytes; size_t n; px_code code; const char *field, *found; } bad[] = {
@@ -199,6 +244,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(refusals_name_the_key),
         cmocka_unit_test(other_models_are_refused_by_name),
+        cmocka_unit_test(earlier_names_are_the_same_machinery),
         cmocka_unit_test(sentencepieces_refusals_name_the_key),
         cmocka_unit_test(the_file_decides_about_bos),
         cmocka_unit_test(gpt2_keeps_digits_together),
