@@ -1,5 +1,6 @@
 #include "daemon/text/hints.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -58,14 +59,17 @@ static px_code read_object(const char *name, const char *text, size_t bytes, jso
     return PX_ECORRUPT;
 }
 
-static px_code is_within(const daemon_draft *d, const char *field, const char *token, double id, px_err *e)
+/* The id of an added token is one of the tokenizer's own; `said`: as the file has it, `id`: what that means, below 0: no id. */
+static px_code is_within(const daemon_draft *d, const char *field, const char *token, const char *said, double id, px_err *e)
 {
-    char quoted[64], found[128], want[96];
+    char quoted[64], value[64], found[128], want[96];
+    const bool whole = id >= 0 && id == floor(id);
 
-    if (id < (double)d->n) return PX_OK;
-    snprintf(found, sizeof found, "%s, id %.9g", px_log_quote(token, -1, quoted, sizeof quoted), id);
+    if (whole && id < (double)d->n) return PX_OK;
+    snprintf(found, sizeof found, "%s, id %s", px_log_quote(token, -1, quoted, sizeof quoted), px_log_quote(said, -1, value, sizeof value));
     snprintf(want, sizeof want, "the %zu tokens of the tokenizer's own file, or a tokenizer.json with all", d->n);
-    return px_err_set_mismatch(e, PX_EUNSUP, __FILE__, __LINE__, field, found, want);
+    return whole ? px_err_set_mismatch(e, PX_EUNSUP, __FILE__, __LINE__, field, found, want)
+                 : px_err_set_mismatch(e, PX_ECORRUPT, __FILE__, __LINE__, field, found, "a whole number as the id");
 }
 
 /* {"32000": {"content": "<|im_end|>", ...}} of the one file, {"<|im_end|>": 32000} of the other. */
@@ -73,14 +77,21 @@ static px_code check_added(const daemon_draft *d, const json_t *config, const js
 {
     px_code rc;
     const char *key;
+    char said[48];
     json_t *v;
 
     json_object_foreach(json_object_get(config, "added_tokens_decoder"), key, v) {
         const char *content = json_string_value(json_object_get(v, "content"));
-        if ((rc = is_within(d, FILE_NAME ": added_tokens_decoder", content ? content : "", strtod(key, NULL), e))) return rc;
+        const bool digits = *key && !key[strspn(key, "0123456789")];
+        if ((rc = is_within(d, FILE_NAME ": added_tokens_decoder", content ? content : "", key, digits ? strtod(key, NULL) : -1, e))) return rc;
     }
-    json_object_foreach((json_t *)added, key, v)
-        if ((rc = is_within(d, ADDED_NAME, key, json_number_value(v), e))) return rc;
+    json_object_foreach((json_t *)added, key, v) {
+        size_t n = json_dumpb(v, said, sizeof said - 1, JSON_ENCODE_ANY | JSON_COMPACT);
+        if (json_is_number(v)) snprintf(said, sizeof said, "%.9g", json_number_value(v));
+        else if (n < sizeof said) said[n] = 0;
+        else snprintf(said, sizeof said, "a long value");
+        if ((rc = is_within(d, ADDED_NAME, key, said, json_is_number(v) ? json_number_value(v) : -1, e))) return rc;
+    }
     return PX_OK;
 }
 

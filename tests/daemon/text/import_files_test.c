@@ -162,9 +162,12 @@ static void hints_decide(void **state)
         { "{\"bos_token\":\"<|im_start|>\",\"add_bos_token\":true}", PX_OK, "", 1, true, 2 },
         { "{\"bos_token\":{\"content\":\"<|im_start|>\"},\"eos_token\":\"<repo_name>\"}", PX_OK, "", 1, false, 3 },
         { "{\"eos_token\":\"<|none|>\"}", PX_ECORRUPT, "tokenizer_config.json: eos_token", 0, false, 0 },
-        { "{\"added_tokens_decoder\":{\"0\":{\"content\":\"x\"},\"1e3\":{\"content\":\"<|mine|>\"}}}", PX_EUNSUP,
+        { "{\"added_tokens_decoder\":{\"0\":{\"content\":\"x\"},\"1000\":{\"content\":\"<|mine|>\"}}}", PX_EUNSUP,
           "tokenizer_config.json: added_tokens_decoder", 0, false, 0 },
-        { "{\"added_tokens_decoder\":{\"999\":{\"content\":\"x\"},\"\":7},\"bos_token\":\"<|im_start|>\"}", PX_OK, "", 1, false, 2 },
+        { "{\"added_tokens_decoder\":{\"999\":{\"content\":\"x\"},\"7\":7},\"bos_token\":\"<|im_start|>\"}", PX_OK, "", 1, false, 2 },
+        { "{\"added_tokens_decoder\":{\"1e3\":{}}}", PX_ECORRUPT, "tokenizer_config.json: added_tokens_decoder", 0, false, 0 },
+        { "{\"added_tokens_decoder\":{\"-1\":{}}}", PX_ECORRUPT, "tokenizer_config.json: added_tokens_decoder", 0, false, 0 },
+        { "{\"added_tokens_decoder\":{\"\":{}}}", PX_ECORRUPT, "tokenizer_config.json: added_tokens_decoder", 0, false, 0 },
         { "{\"pad_token\":[]}", PX_ECORRUPT, "tokenizer_config.json: pad_token", 0, false, 0 },
         { "[]", PX_ECORRUPT, "tokenizer_config.json", 0, false, 0 },
         { "{", PX_ECORRUPT, "tokenizer_config.json", 0, false, 0 },
@@ -428,7 +431,10 @@ static void added_tokens_are_not_left_out(void **state)
 {
     static const struct { const char *added; px_code code; const char *found; } want[] = {
         { "{\"<pad>\":999}", PX_OK, "" }, { "{\"<pad>\":999,\"<|im_end|>\":1000}", PX_EUNSUP, "<|im_end|>, id 1000" },
-        { "{\"<x>\":1e300}", PX_EUNSUP, "<x>, id 1e+300" }, { "[]", PX_ECORRUPT, "" }, { "{\"<x>\":null,\"y\":-1}", PX_OK, "" },
+        { "{\"<x>\":1e300}", PX_EUNSUP, "<x>, id 1e+300" }, { "[]", PX_ECORRUPT, "" },
+        { "{\"<pad>\":999,\"<x>\":null}", PX_ECORRUPT, "<x>, id null" }, { "{\"<x>\":\"7\"}", PX_ECORRUPT, "<x>, id \"\\\"7\\\"\"" },
+        { "{\"y\":-1}", PX_ECORRUPT, "y, id -1" }, { "{\"y\":1.5}", PX_ECORRUPT, "y, id 1.5" }, { "{\"y\":[[1],{\"a\":2}]}", PX_ECORRUPT, "y, id" },
+        { "{\"y\":\"some forty letters are more than the message has room for\"}", PX_ECORRUPT, "y, id \"a long value\"" },
     };
     char dir[500], path[600], *json;
     size_t n, bytes;
@@ -446,7 +452,8 @@ static void added_tokens_are_not_left_out(void **state)
         px_err_clear(&e);
         assert_int_equal(daemon_tokenizer_from_folder(fixture_heap(), dir, NULL, NULL, 0, &json, &bytes, &e), want[i].code);
         if (want[i].code) assert_string_equal(e.field, "added_tokens.json");
-        else px_del(fixture_heap(), json, bytes + 1);
+        if (want[i].code == PX_ECORRUPT && *want[i].found) assert_string_equal(e.expected, "a whole number as the id");
+        if (!want[i].code) px_del(fixture_heap(), json, bytes + 1);
         assert_non_null(strstr(e.found, want[i].found));
     }
 }
