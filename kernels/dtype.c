@@ -4,6 +4,7 @@
 #include "kernels/half.h"
 #include "proto/base/alloc.h"
 
+#include <stdio.h>
 #include <string.h>
 #include <strings.h>
 
@@ -26,7 +27,7 @@ static const kern_dtype_info info[KERN_N_DTYPES] = {
     [KERN_IQ4_NL] = { "IQ4_NL",  32,  18, 20, true,  false },
     [KERN_IQ4_XS] = { "IQ4_XS", 256, 136, 23, true,  false },
     [KERN_IQ2_XS] = { "IQ2_XS", 256,  74, 17, true,  false },
-    [KERN_FP8]    = { "FP8",      1,   1, NO_GGML, false, false },
+    [KERN_FP8]    = { "FP8",      1,   1, NO_GGML, true,  true  },    /* + a scale, four bytes */
     [KERN_W8]     = { "W8",     128, 130, NO_GGML, true,  true  },
     [KERN_W4]     = { "W4",     128,  66, NO_GGML, true,  true  },
     [KERN_W4Z]    = { "W4Z",    128,  66, NO_GGML, false, false },   /* + half a byte of zero point a group */
@@ -54,6 +55,19 @@ kern_dtype kern_dtype_of_ggml(uint32_t type)
     for (unsigned t = 0; t < KERN_N_DTYPES; t++)
         if (info[t].ggml == type && type != NO_GGML) return (kern_dtype)t;
     return KERN_N_DTYPES;
+}
+
+char *kern_dtype_weights(char *buf, size_t cap)
+{
+    size_t at = 0;
+    unsigned last = KERN_N_DTYPES;
+
+    while (last && !info[last - 1].weight) last--;
+    buf[0] = 0;
+    for (unsigned t = 0; t < last && at < cap; t++)
+        if (info[t].weight)
+            at += (size_t)snprintf(buf + at, cap - at, "%s%s", !at ? "" : t + 1 < last ? ", " : " or ", info[t].name);
+    return buf;
 }
 
 static bool mul64(uint64_t a, uint64_t b, uint64_t *out) { return __builtin_mul_overflow(a, b, out); }

@@ -106,7 +106,8 @@ extern "C" px_code kern_cuda_embed(kern_dev *d, const kern_embed_args *a, px_err
 
     if (!fn) {
         const kern_dtype_info *f = kern_dtype_get(w->dtype);
-        return px_refuse(e, PX_EUNSUP, "embed.table", f ? f->name : "?", "F32, F16, BF16, Q8_0, Q8_M, Q8_H, Q4_0, Q4_1, W8 or W4",
+        char want[128];
+        return px_refuse(e, PX_EUNSUP, "embed.table", f ? f->name : "?", kern_dtype_weights(want, sizeof want),
                          "the CUDA backend reads no table of this type");
     }
     if ((rc = kern_panel_bytes(w->dtype, w->rows, w->cols, &bytes, e))) return rc;

@@ -25,7 +25,8 @@ static px_code check_weight(const kern_matmul_args *a, uint32_t i, px_err *e)
 
     if ((unsigned)w->dtype >= KERN_N_DTYPES || (w->dtype != KERN_F32 && !paths[w->dtype].skinny)) {
         const kern_dtype_info *f = kern_dtype_get(w->dtype);
-        return px_refuse(e, PX_EUNSUP, "matmul.w", f ? f->name : "?", "F32, F16, BF16, Q8_0, Q8_M, Q8_H, Q4_0, Q4_1, W8 or W4",
+        char want[128];
+        return px_refuse(e, PX_EUNSUP, "matmul.w", f ? f->name : "?", kern_dtype_weights(want, sizeof want),
                          "the CUDA backend does not multiply with weights of this type");
     }
     if (kern_act_of(w->dtype) != a->act)
