@@ -112,14 +112,22 @@ static void shape_text(char *buf, size_t cap, bool vector, uint64_t rows, uint64
     else snprintf(buf, cap, "[%" PRIu64 ",%" PRIu64 "]", rows, cols);
 }
 
+/* Types that a file has: those of our own are made while sharding. */
+static bool taken(kern_dtype t, bool vector)
+{
+    const kern_dtype_info *f = kern_dtype_get(t);
+
+    return vector ? t == KERN_F32 || t == KERN_F16 || t == KERN_BF16 : f->readable && f->ggml != UINT32_MAX;
+}
+
 static px_code check_type(const char *name, bool vector, kern_dtype t, px_err *e)
 {
     char want[128] = "";
     size_t at = 0;
 
-    if (vector ? t == KERN_F32 || t == KERN_F16 || t == KERN_BF16 : kern_dtype_get(t)->readable) return PX_OK;
+    if (taken(t, vector)) return PX_OK;
     for (unsigned i = 0; i < KERN_N_DTYPES && at < sizeof want; i++)
-        if (vector ? i == KERN_F32 || i == KERN_F16 || i == KERN_BF16 : kern_dtype_get((kern_dtype)i)->readable)
+        if (taken((kern_dtype)i, vector))
             at += (size_t)snprintf(want + at, sizeof want - at, "%s%s", at ? " " : "", kern_dtype_get((kern_dtype)i)->name);
     return px_err_set_mismatch(e, PX_EUNSUP, __FILE__, __LINE__, name, kern_dtype_get(t)->name, want);
 }

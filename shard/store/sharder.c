@@ -1,16 +1,18 @@
-/* A checkpoint becomes a set: tensor by tensor, each cut for every rank while its pages are warm.  Memory is a chunk of
- * panels a thread and 2 MiB a rank, whatever the model's size; the source's digest comes from the same pass. */
+/* A checkpoint becomes a set: tensor by tensor, each cut for every rank while its pages are warm.  Memory is a chunk of panels and
+ * 2 MiB a thread and 2 MiB a rank, whatever the model's size; a thread reads a tensor for the source's digest while the one before it
+ * is converted. */
 #include "shard/store/sharder.h"
 
 #include "proto/base/io.h"
 #include "shard/plan/bytes.h"
 #include "shard/store/outdir.h"
 #include "shard/store/pack.h"
+#include "shard/store/rankfile.h"
 #include "shard/store/shardfile.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <math.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -18,18 +20,27 @@
 
 #define ZERO_SIZES 32u
 #define HASH_CHUNK  (4u << 20)
-#define HUGE_PAGE   (2u << 20)           /* of the cache: one fault maps it, where 512 small ones would take 32 */
 #define READ_AHEAD  (32u << 20)          /* of the source, while what comes before it is converted */
 #define DIGEST_TEXT 65536u              /* room for the manifest beside the shards, generously */
 
 typedef struct rank_out {
-    int          fd;
-    char         path[4096];
+    shard_rankfile file;
     shard_entry *entry; size_t n_entries;    /* owned */
     uint64_t     data_at, data_bytes;
-    uint8_t     *stage; size_t staged;       /* (HUGE_PAGE) owned; what is not yet written: it ends where the next bytes go */
-    uint64_t     written;
 } rank_out;
+
+/* A tensor of the source whose digest a thread of its own makes; this pass also brings its pages into the cache for the cuts. */
+typedef struct reading {
+    const struct run   *of;
+    const shard_source *src, *next;          /* next: NULL or what will be wanted after it */
+    shard_hash   hash;
+    shard_digest digest;
+    px_code      rc;
+    px_err       e;
+    pthread_t    thread;
+    bool         beside;                     /* it has the thread */
+    atomic_bool  stop;
+} reading;
 
 typedef struct run {
     px_alloc *a;
@@ -38,12 +49,12 @@ typedef struct run {
     shard_manifest m;                   /* filled as it will be written */
     shard_outdir dir;
     rank_out     rank[SHARD_MAX_RANKS];
+    shard_full_stage full[SHARD_PACK_THREADS];
     shard_packer packer;
     shard_hash   hash, source;
+    reading      ahead;
     uint64_t     done, total;
-    /* the tensor being written */
-    rank_out    *to;
-    uint64_t     at;
+    rank_out    *to;                    /* of the tensor being written */
     struct { uint64_t bytes; shard_digest digest; } zeros[ZERO_SIZES]; size_t n_zeros;    /* sparse: by size */
 } run;
 
@@ -73,43 +84,6 @@ static px_code zero_digest(run *s, uint64_t bytes, shard_digest *out, px_err *e)
     return PX_OK;
 }
 
-static px_code write_at(const rank_out *to, const void *data, size_t n, uint64_t at, px_err *e)
-{
-    px_code rc = px_pwrite_exact(to->fd, data, n, at, e);
-    if (rc && e && !e->field[0]) snprintf(e->field, sizeof e->field, "out");
-    if (rc) px_err_set_file(e, to->path);
-    return rc;
-}
-
-/* Pages of the cache get their size from the write that first touches them, and a tensor's parts are small: bytes are written a whole
- * huge page at a time, so that whoever maps the file has a thousandth of the faults.  The disk begins with each at once, instead of
- * all at the end, when they are waited for. */
-static px_code flush(rank_out *to, px_err *e)
-{
-    px_code rc = write_at(to, to->stage, to->staged, to->written, e);
-
-    if (rc) return rc;
-    sync_file_range(to->fd, (off_t)to->written, (off_t)to->staged, SYNC_FILE_RANGE_WRITE);       /* only a hint: fsync will tell */
-    to->written += to->staged;
-    to->staged = 0;
-    return PX_OK;
-}
-
-static px_code append(rank_out *to, const uint8_t *data, size_t n, px_err *e)
-{
-    px_code rc = PX_OK;
-
-    while (n && !rc) {
-        size_t some = HUGE_PAGE - to->staged < n ? HUGE_PAGE - to->staged : n;
-        memcpy(to->stage + to->staged, data, some);
-        to->staged += some;
-        data += some;
-        n -= some;
-        if (to->staged == HUGE_PAGE) rc = flush(to, e);
-    }
-    return rc;
-}
-
 /* The place of the header, which is known at the end. */
 static px_code append_header(rank_out *to, px_err *e)
 {
@@ -118,24 +92,30 @@ static px_code append_header(rank_out *to, px_err *e)
 
     for (uint64_t left = to->data_at; left && !rc;) {
         size_t n = left < sizeof zeros ? (size_t)left : sizeof zeros;
-        rc = append(to, zeros, n, e);
+        rc = shard_rankfile_append(&to->file, zeros, n, NULL, e);
         left -= n;
     }
     return rc;
 }
 
-static px_code sink(void *ctx, const void *data, size_t n, px_err *e)
+static px_code put(void *ctx, uint32_t who, const void *data, size_t n, px_err *e)
 {
     run *s = ctx;
     px_code rc = check_cancel(s, e);
 
     if (rc) return rc;
-    if ((rc = append(s->to, data, n, e))) return rc;
+    if ((rc = shard_rankfile_append(&s->to->file, data, n, &s->full[who], e))) return rc;
     shard_hash_update(&s->hash, data, n);
-    s->at += n;
     s->done += n;
     if (s->args->progress) s->args->progress(s->args->ctx, s->done, s->total);
     return PX_OK;
+}
+
+static px_code settle(void *ctx, uint32_t who, px_err *e)
+{
+    run *s = ctx;
+
+    return shard_full_stage_write(&s->full[who], e);
 }
 
 /* ---- before anything is written ---- */
@@ -240,32 +220,6 @@ static px_code lay_out(run *s, uint64_t *bytes, px_err *e)
     return PX_OK;
 }
 
-static px_code open_rank(run *s, uint32_t r, px_err *e)
-{
-    rank_out *to = &s->rank[r];
-    px_code rc = px_path_join(to->path, sizeof to->path, s->dir.partial, s->m.rank[r].file, e);
-
-    if (rc) return rc;
-    to->fd = open(to->path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (to->fd < 0) {
-        rc = px_fail_errno(e, "out", "open");
-        px_err_set_file(e, to->path);
-        return rc;
-    }
-    if (s->args->sparse) {
-        if (ftruncate(to->fd, (off_t)s->m.rank[r].bytes)) rc = px_fail_errno(e, "out", "make room");
-        if (rc) px_err_set_file(e, to->path);
-        return rc;
-    }
-    if (!(to->stage = px_new(s->a, uint8_t, HUGE_PAGE))) return px_fail(e, PX_ENOMEM, "out", "%u bytes to write with", HUGE_PAGE);
-    /* blocks now, so that a full disk is found before the work; file systems that cannot are asked at each write */
-    if (fallocate(to->fd, 0, 0, (off_t)s->m.rank[r].bytes) && errno != EOPNOTSUPP && errno != ENOSYS && errno != EINTR) {
-        rc = px_fail_errno(e, "out", "reserve space");
-        px_err_set_file(e, to->path);
-    }
-    return rc;
-}
-
 /* ---- tensors ---- */
 
 /* Up to so many bytes of the source from `at` will be wanted soon. */
@@ -279,27 +233,65 @@ static void expect(const shard_source *src, size_t at, size_t n)
     madvise((void *)from, to - from, MADV_WILLNEED);
 }
 
-/* The whole tensor as it stands in the source; this pass also brings its pages into the cache for the cuts. */
-static px_code hash_source(run *s, const shard_source *src, const char *name, px_err *e)
+static void *read_tensor(void *ctx)
 {
-    shard_digest d;
+    reading *x = ctx;
+
+    shard_hash_reset(&x->hash);
+    for (size_t at = 0; at < x->src->bytes; at += HASH_CHUNK) {
+        if (atomic_load(&x->stop) || (x->rc = check_cancel(x->of, &x->e))) return NULL;
+        expect(x->src, at + READ_AHEAD, HASH_CHUNK);
+        shard_hash_update(&x->hash, x->src->data + at, x->src->bytes - at < HASH_CHUNK ? x->src->bytes - at : HASH_CHUNK);
+    }
+    shard_hash_final(&x->hash, &x->digest);
+    if (x->next) expect(x->next, 0, READ_AHEAD);
+    return NULL;
+}
+
+/* Every rank has the same tensors in the same order; NULL: there is none, or the checkpoint lacks it. */
+static const shard_source *source_of(const run *s, size_t index)
+{
+    const rank_out *first = &s->rank[0];
+
+    if (index >= first->n_entries) return NULL;
+    return shard_checkpoint_tensor(s->args->source, first->entry[index].role, first->entry[index].layer);
+}
+
+static void read_begin(run *s, size_t index)
+{
+    reading *x = &s->ahead;
+
+    x->src = source_of(s, index);
+    x->next = source_of(s, index + 1);
+    x->rc = PX_OK;
+    if (!x->src || s->args->sparse) return;
+    x->beside = !pthread_create(&x->thread, NULL, read_tensor, x);
+    if (!x->beside) read_tensor(x);
+}
+
+static void read_end(run *s)
+{
+    if (s->ahead.beside) pthread_join(s->ahead.thread, NULL);
+    s->ahead.beside = false;
+}
+
+/* The tensor as it stands in the source goes into the source's digest. */
+static px_code count_source(run *s, const char *name, px_err *e)
+{
+    reading *x = &s->ahead;
     char hex[65];
     px_code rc;
 
-    if (s->args->sparse) {
-        if ((rc = zero_digest(s, src->bytes, &d, e))) return rc;
-    } else {
-        shard_hash_reset(&s->hash);
-        for (size_t at = 0; at < src->bytes; at += HASH_CHUNK) {
-            if ((rc = check_cancel(s, e))) return rc;
-            expect(src, at + READ_AHEAD, HASH_CHUNK);
-            shard_hash_update(&s->hash, src->data + at, src->bytes - at < HASH_CHUNK ? src->bytes - at : HASH_CHUNK);
-        }
-        shard_hash_final(&s->hash, &d);
+    read_end(s);
+    if (!x->src) return px_fail(e, PX_ECORRUPT, name, "the checkpoint lacks it");
+    if (s->args->sparse && (rc = zero_digest(s, x->src->bytes, &x->digest, e))) return rc;
+    if (x->rc) {
+        if (e) *e = x->e;
+        return x->rc;
     }
-    shard_digest_hex(&d, hex);
-    shard_hash_text(&s->source, "%s %s %llu %llu %s\n", name, kern_dtype_get(src->dtype)->name,
-                    (unsigned long long)src->rows, (unsigned long long)src->cols, hex);
+    shard_digest_hex(&x->digest, hex);
+    shard_hash_text(&s->source, "%s %s %llu %llu %s\n", name, kern_dtype_get(x->src->dtype)->name,
+                    (unsigned long long)x->src->rows, (unsigned long long)x->src->cols, hex);
     return PX_OK;
 }
 
@@ -333,18 +325,16 @@ static void count_conversion(shard_conversion *c, const shard_source *src, const
 
 static px_code write_tensor(run *s, size_t index, shard_pack_result *out, px_err *e)
 {
-    const shard_entry *first = &s->rank[0].entry[index];       /* every rank has the same tensors in the same order */
+    const shard_entry *first = &s->rank[0].entry[index];
     const shard_role r = first->role;
-    const uint32_t layer = first->layer;
-    const shard_source *src = shard_checkpoint_tensor(s->args->source, r, layer);
-    const shard_source *next = index + 1 < s->rank[0].n_entries ? shard_checkpoint_tensor(s->args->source, first[1].role, first[1].layer) : NULL;
+    const shard_source *src = s->ahead.src;
+    const shard_sink sink = { put, settle, s };
     char name[64];
     px_code rc = PX_OK;
 
-    shard_tensor_name(r, layer, name, sizeof name);
-    if (!src) return px_fail(e, PX_ECORRUPT, name, "the checkpoint lacks it");
-    if ((rc = hash_source(s, src, name, e))) return rc;
-    if (next && !s->args->sparse) expect(next, 0, READ_AHEAD);
+    shard_tensor_name(r, first->layer, name, sizeof name);
+    if ((rc = count_source(s, name, e))) return rc;
+    read_begin(s, index + 1);
     for (uint32_t k = 0; k < s->m.world; k++) {
         rank_out *to = &s->rank[k];
         shard_entry *x = &to->entry[index];
@@ -353,13 +343,12 @@ static px_code write_tensor(run *s, size_t index, shard_pack_result *out, px_err
             continue;
         }
         s->to = to;
-        s->at = to->written + to->staged;
-        if (s->at != to->data_at + x->offset) return px_fail(e, PX_EINTERNAL, name, "rank %u has other bytes before it than planned", k);
+        if (to->file.at + to->file.staged != to->data_at + x->offset) return px_fail(e, PX_EINTERNAL, name, "rank %u has other bytes before it than planned", k);
         shard_hash_reset(&s->hash);
         s->packer.error = s->packer.size = 0;
-        rc = x->vector ? shard_packer_vector(&s->packer, src, &x->x, sink, s, e)
-                       : shard_packer_matrix(&s->packer, src, &x->x, x->type, s->arch->head_dim, sink, s, e);
-        if (!rc && s->at != to->data_at + x->offset + x->bytes)
+        rc = x->vector ? shard_packer_vector(&s->packer, src, &x->x, &sink, e)
+                       : shard_packer_matrix(&s->packer, src, &x->x, x->type, s->arch->head_dim, &sink, e);
+        if (!rc && to->file.at + to->file.staged != to->data_at + x->offset + x->bytes)
             rc = px_fail(e, PX_EINTERNAL, name, "rank %u got other bytes than planned", k);
         if (rc) {
             if (rc == PX_ECANCELLED) return rc;
@@ -382,6 +371,7 @@ static px_code write_tensors(run *s, shard_pack_result *out, px_err *e)
     shard_arch_hash(&s->source, s->arch);
     for (uint32_t k = 0; k < s->m.world && !s->args->sparse; k++)
         if ((rc = append_header(&s->rank[k], e))) return rc;
+    read_begin(s, 0);
     for (size_t i = 0; i < s->rank[0].n_entries; i++)
         if ((rc = write_tensor(s, i, out, e))) return rc;
     shard_hash_final(&s->source, &s->m.source);
@@ -399,16 +389,11 @@ static px_code finish_rank(run *s, uint32_t r, px_err *e)
 
     if (rc) return rc;
     if (bytes != to->data_at) rc = px_fail(e, PX_EINTERNAL, "header", "it grew while the tensors were written");
-    if (!rc && to->staged) rc = flush(to, e);
-    if (!rc) rc = write_at(to, header, bytes, 0, e);
+    if (!rc) rc = shard_rankfile_finish(&to->file, header, bytes, e);
     shard_hash_reset(&s->hash);
     shard_hash_update(&s->hash, header, bytes);
     shard_hash_final(&s->hash, &s->m.rank[r].header);
     px_del(s->a, header, bytes);
-    if (!rc && fsync(to->fd)) rc = px_fail_errno(e, "out", "fsync");
-    if (close(to->fd) && !rc) rc = px_fail_errno(e, "out", "close");
-    to->fd = -1;
-    if (rc) px_err_set_file(e, to->path);
     return rc;
 }
 
@@ -460,27 +445,33 @@ px_code shard_pack(px_alloc *a, const shard_pack_args *args, shard_pack_result *
     s->args = args;
     s->arch = shard_checkpoint_arch(args->source);
     s->dir.fd = -1;
-    for (uint32_t r = 0; r < SHARD_MAX_RANKS; r++) s->rank[r].fd = -1;
+    for (uint32_t r = 0; r < SHARD_MAX_RANKS; r++) s->rank[r].file.fd = -1;
     shard_packer_init(&s->packer, a, args->threads);
-    if ((rc = shard_hash_init(&s->hash, args->digest, e)) || (rc = shard_hash_init(&s->source, args->digest, e))) goto fail;
+    s->ahead.of = s;
+    if ((rc = shard_hash_init(&s->hash, args->digest, e)) || (rc = shard_hash_init(&s->source, args->digest, e)) ||
+        (rc = shard_hash_init(&s->ahead.hash, args->digest, e)))
+        goto fail;
     if ((rc = fill_manifest(s, e)) || (rc = lay_out(s, &bytes, e))) goto fail;
     if ((rc = shard_outdir_open(&s->dir, args->out, args->note, args->ctx, e))) goto fail;
     if (!args->sparse && (rc = shard_outdir_room(&s->dir, bytes, e))) goto fail;
     for (uint32_t r = 0; r < args->ranks; r++)
-        if ((rc = open_rank(s, r, e))) goto fail;
+        if ((rc = shard_rankfile_open(&s->rank[r].file, a, s->dir.partial, s->m.rank[r].file, s->m.rank[r].bytes, args->sparse, e))) goto fail;
     if ((rc = write_tensors(s, out, e)) || (rc = finish(s, e))) goto fail;
     result_of(s, out);
 
 fail:                                   /* also the way out of success: everything here is idempotent */
+    atomic_store(&s->ahead.stop, true);
+    read_end(s);
+    for (uint32_t i = 0; i < SHARD_PACK_THREADS; i++) shard_full_stage_deinit(&s->full[i], a);
     for (uint32_t r = 0; r < SHARD_MAX_RANKS; r++) {
-        if (s->rank[r].fd >= 0) close(s->rank[r].fd);
-        if (s->rank[r].stage) px_del(a, s->rank[r].stage, HUGE_PAGE);
+        shard_rankfile_deinit(&s->rank[r].file);
         if (s->rank[r].entry) px_del(a, s->rank[r].entry, s->rank[r].n_entries);
     }
     shard_outdir_drop(&s->dir);
     shard_packer_deinit(&s->packer);
     shard_hash_deinit(&s->hash);
     shard_hash_deinit(&s->source);
+    shard_hash_deinit(&s->ahead.hash);
     shard_manifest_deinit(&s->m);
     px_del(a, s, 1);
     return rc;
