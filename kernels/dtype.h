@@ -14,7 +14,7 @@ typedef enum kern_dtype {
     KERN_F32, KERN_F16, KERN_BF16, KERN_Q8_0, KERN_Q4_0, KERN_Q4_1,
     KERN_Q5_0, KERN_Q5_1, KERN_Q2_K, KERN_Q3_K, KERN_Q4_K, KERN_Q5_K, KERN_Q6_K,
     KERN_IQ4_NL, KERN_IQ4_XS, KERN_IQ2_XS,
-    KERN_FP8,        /* F32 scale per tensor cut */
+    KERN_FP8,        /* OCP e4m3, an F32 scale per tensor cut: e4m3 * d */
     KERN_W8,         /* int8, F16 scale per row and group of 128: q * d, q signed */
     KERN_W4,         /* int4, F16 scale per row and group of 128: (q - 8) * d, q of 0..15 */
     KERN_W4Z,        /* W4 with 4-bit zero points */
@@ -45,20 +45,28 @@ bool kern_matrix_bytes(kern_dtype t, uint64_t rows, uint64_t cols, uint64_t *byt
  * W8 a byte each, W4 in blocks of 32 as Q4_0 has them (column i in the low, 16 + i in the high nibble of byte i).  A last group
  * may have 32, 64 or 96 columns.  Cuts lie at groups.
  * Q8_M: an F16 scale, an F16 minimum, 32 unsigned bytes.
- * Q8_H: the F16 scale of columns 0..15, that of columns 16..31, 32 signed bytes. */
+ * Q8_H: the F16 scale of columns 0..15, that of columns 16..31, 32 signed bytes.
+ * FP8: the F32 scale, which all rows of a cut share, then a byte a column, any number of them.  Bytes that e4m3 calls NaN read as 480. */
 
-/* n elements (a multiple of the block; W8, W4: of 32) of a readable type as fp32; d*q exact, with a minimum one rounded addition. */
+/* n elements (a multiple of the block; W8, W4: of 32) of a readable type as fp32; d*q exact (FP8: rounded), with a minimum one rounded addition. */
 void kern_row_to_f32(kern_dtype t, const void *src, size_t n, float *dst);
 /* fp32 -> F32, BF16 (nearest even). */
 void kern_row_from_f32(kern_dtype t, const float *src, size_t n, void *dst);
-/* fp32 -> F16 (nearest even), Q8_0, Q4_0, Q4_1, W8, W4, Q8_M, Q8_H (n % 32 = 0); false: another type, a value that is not finite, or one that the type
+/* fp32 -> F16 (nearest even), Q8_0, Q4_0, Q4_1, W8, W4, Q8_M, Q8_H (n % 32 = 0), FP8; false: another type, a value that is not finite, or one that the type
  * cannot hold.  Symmetric (but Q4_1 and Q8_M), for each group of 16 (Q8_H), 32 or 128 columns; q = nearest even of x / d, with d as it is stored.
  * Bytes: d = max |x| / 127 to the nearest fp16, or the next larger fp16 where that would need a quant beyond 127.
  * Nibbles: d = -x / 8 of the x of largest magnitude, or max |x| / 7: the one with the smaller squared error; q in -8..7, clamped.
  * Q4_1: m = min x, d = (max x - m) / 15, each to the nearest fp16; q = nearest even of (x - m) / d, in 0..15, clamped.
  * Q8_M: m = the largest fp16 that is not above min x; d = (max x - m) / 255 to the nearest fp16, or the next larger fp16 where that
- * would need a quant beyond 255; q = nearest even of (x - m) / d.  So no value is off by more than d / 2, but for the sum's rounding. */
+ * would need a quant beyond 255; q = nearest even of (x - m) / d.  So no value is off by more than d / 2, but for the sum's rounding.
+ * FP8: of a row that is a cut of its own; the next three are for a cut of many. */
 bool kern_row_quantise(kern_dtype t, const float *src, size_t n, void *dst);
+/* The largest magnitude of n values; NaN if one is not finite. */
+float kern_row_magnitude(const float *src, size_t n);
+/* The scale of an FP8 cut of that largest magnitude: a 448th of it, and 0, whose bytes are all zeros, below 2^-100. */
+float kern_fp8_scale(float most);
+/* fp32 -> FP8 with a scale: e4m3 of x / d, to nearest even, at most 448. */
+void kern_row_to_fp8(const float *src, size_t n, float d, void *dst);
 /* The same as Q8_0, and to sums what kern_row_distance would add for it, but for the order of its sums: in one pass. */
 bool kern_row_to_bytes(const float *src, size_t n, void *dst, double sums[2]);
 /* The distance of the levels on which the 32 columns from `col` of a row lie, col % 32 = 0; 0: they have none in common, or the type
@@ -82,6 +90,9 @@ void kern_row_distance(const float *was, const float *is, size_t n, double *erro
  *               the 2 x 32 bytes of scales of two groups.  At the end 1..8 blocks and 64 bytes, of which what belongs to a
  *               second group that does not exist is zeros.
  *   BF16, F16: 1,024 bytes per 32 columns: 16 pairs of columns x 16 rows x 2.   F32: 64 bytes a column: 16 rows.
+ *   FP8:   512 bytes per 32 columns, and behind all of them the 16 rows' F32 scales (64 bytes), each the scale of the cut.
+ *          64-byte vector 4h + j (h 0..1, j 0..3) holds for row r (4 bytes at 4r) the columns 16h + 2j, 2j + 8, 2j + 1, 2j + 9:
+ *          the 16-bit lanes' low bytes are a pair of columns, their high bytes another.
  *   Quants: byte quads along K.  Q4_x, W4: 64-byte vector j (0..3) holds for row r (4 bytes at 4r) the quad of columns
  *   4j..4j+3 in its low nibbles and the quad of columns 16+4j..16+4j+3 in its high nibbles.  Q8_0, W8, Q8_M, Q8_H: 64-byte
  *   vector j (0..7) holds for row r the quad of columns 4j..4j+3. */

@@ -46,6 +46,19 @@ ROW_FN void ROW(q8_h)(const uint8_t *restrict p, float *restrict y)
     for (int i = 16; i < 32; i++) y[i] = d[1] * (float)(int8_t)p[4 + i];
 }
 
+/* A scale for the whole row, and a byte a column. */
+ROW_FN void ROW(fp8)(const uint8_t *restrict p, size_t n, float *restrict y)
+{
+    float d;
+    size_t i = 0;
+
+    memcpy(&d, p, 4);
+    p += 4;
+    for (; i + 32 <= n; i += 32)
+        for (size_t k = 0; k < 32; k++) y[i + k] = d * kern_fp8_to_float(p[i + k]);
+    for (; i < n; i++) y[i] = d * kern_fp8_to_float(p[i]);
+}
+
 ROW_FN void ROW(to_f32)(kern_dtype t, const uint8_t *restrict p, size_t n, float *restrict y)
 {
     size_t i = 0;
@@ -73,6 +86,9 @@ ROW_FN void ROW(to_f32)(kern_dtype t, const uint8_t *restrict p, size_t n, float
         break;
     case KERN_Q8_H:
         for (; n >= 32; n -= 32, p += 36, y += 32) ROW(q8_h)(p, y);
+        break;
+    case KERN_FP8:
+        ROW(fp8)(p, n, y);
         break;
     default:
         ROW(grouped)(t, p, n, y);

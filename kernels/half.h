@@ -50,6 +50,22 @@ static inline uint16_t kern_one_float(float f)
     return (uint16_t)((b >> 16 & 0x8000u) | (a - 0x38000000u + 0xfffu + (a >> 13 & 1u)) >> 13);
 }
 
+/* OCP e4m3.  The fp16 that has a byte's sign, exponent and digits in place is 2^-8 of its value, exactly, subnormal or not.  0x7f and 0xff
+ * are NaN there; they are never made, and read as 480. */
+static inline uint16_t kern_fp8_half(uint8_t q) { return (uint16_t)((q & 0x80u) << 8 | (q & 0x7fu) << 7); }
+static inline float kern_fp8_to_float(uint8_t q) { return kern_half_to_float(kern_fp8_half(q)) * 256.0f; }
+
+/* To nearest even; what is beyond 448 becomes 448. */
+static inline uint8_t kern_float_to_fp8(float f)
+{
+    uint32_t b = kern_bits_of(f), a = b & 0x7fffffffu;
+    uint32_t normal = (a - (120u << 23) + 0x7ffffu + (a >> 20 & 1u)) >> 20;
+    uint32_t small = kern_bits_of(kern_float_of(a) * 512.0f + 0x1p23f) & 15u;          /* below 2^-6: a whole number of 2^-9, 8 at most */
+    uint32_t q = a >= 0x3c800000u ? normal : small;
+
+    return (uint8_t)((b >> 24 & 0x80u) | (q > 0x7eu ? 0x7eu : q));
+}
+
 /* As two bytes of a block, the low one first. */
 static inline float kern_half_at(const uint8_t *p) { return kern_one_half((uint16_t)(p[0] | p[1] << 8)); }
 static inline void kern_half_put(uint8_t *p, uint16_t h) { p[0] = (uint8_t)h, p[1] = (uint8_t)(h >> 8); }

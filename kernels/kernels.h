@@ -35,7 +35,7 @@ typedef struct kern_rows { uint32_t max; kern_buf live; } kern_rows;  /* live: o
 
 /* Activation formats: what a matmul reads.  Chosen by the weights' type (findings: quality). */
 typedef enum kern_act { KERN_ACT_F32, KERN_ACT_BF16, KERN_ACT_Q12, KERN_ACT_F16, KERN_N_ACTS } kern_act;
-kern_act kern_act_of(kern_dtype w);                      /* F32 -> F32, BF16 -> BF16, F16 -> F16 (on CPU kept in fp32), Q*, W* -> Q12 */
+kern_act kern_act_of(kern_dtype w);                      /* F32 -> F32, BF16 -> BF16, F16, FP8 -> F16 (on CPU kept in fp32), Q*, W* -> Q12 */
 /* Bytes of `rows` rows, one at a stride of the bytes of one; pure; a multiple of 64.  On CUDA a Q12 or F16 row is 16 fp32 of
  * which the first is the row's scale (a power of two), then fp16 padded to 32 columns: kernels/cuda/README.md. */
 size_t   kern_act_bytes(kern_backend b, kern_act t, uint32_t rows, uint32_t cols);

@@ -17,6 +17,7 @@ uint64_t kern_panel_stride(kern_dtype t, uint64_t cols)
     case KERN_F32:  return n * 32 * 64;
     case KERN_F16:
     case KERN_BF16: return n * 1024;
+    case KERN_FP8:  return kern_fp8_scales(cols) + 64;
     case KERN_Q4_0:
     case KERN_Q4_1:
     case KERN_Q8_0:
@@ -99,6 +100,30 @@ static void pack_words(const void *const *src, uint32_t n_rows, uint64_t words, 
         for (uint64_t w = 0; w < words; w++) memcpy(panel + 64 * w + 4 * r, (const uint8_t *)src[r] + 4 * w, 4);
 }
 
+/* FP8: columns 0 to 7 of each 16 between the columns 8 to 15, 512 columns at a time; then the words as ever. */
+static void pack_fp8(kern_path path, const void *const *src, uint32_t n_rows, uint64_t cols, uint8_t *panel)
+{
+    uint8_t row[KERN_PANEL_ROWS][512] = { 0 };
+    const void *rows[KERN_PANEL_ROWS];
+    uint64_t scales = kern_fp8_scales(cols);
+
+    memset(panel + scales, 0, 64);
+    for (uint32_t r = 0; r < KERN_PANEL_ROWS; r++) rows[r] = row[r];
+    for (uint64_t at = 0; at < cols; at += sizeof *row) {
+        uint64_t n = cols - at < sizeof *row ? cols - at : sizeof *row;
+        for (uint32_t r = 0; r < n_rows; r++) {
+            const uint8_t *p = (const uint8_t *)src[r] + 4 + at;
+            uint64_t c = 0;
+            for (; c + 16 <= n; c += 16)
+                for (uint64_t k = 0; k < 8; k++) row[r][c + 2 * k] = p[c + k], row[r][c + 2 * k + 1] = p[c + 8 + k];
+            if (n % 32) memset(row[r] + c, 0, (n + 31) / 32 * 32 - c);
+            for (uint64_t k = 0; c + k < n; k++) row[r][c + 2 * (k % 8) + k / 8] = p[c + k];
+        }
+        ROW_ON(path, pack_words, rows, (n + 31) / 32 * 8, panel + 16 * at);
+    }
+    for (uint32_t r = 0; r < n_rows; r++) memcpy(panel + scales + 4 * r, src[r], 4);
+}
+
 void kern_panel_pack_on(kern_path path, kern_dtype t, const void *const *src, uint32_t n_rows, uint64_t cols, void *panel)
 {
     const bool whole = n_rows == KERN_PANEL_ROWS;
@@ -112,6 +137,8 @@ void kern_panel_pack_on(kern_path path, kern_dtype t, const void *const *src, ui
         else ROW_ON(path, pack_words, src, words, out);
         for (uint32_t r = 0; r < n_rows && t != KERN_F32 && cols % 2; r++)
             memcpy(out + 64 * words + 4 * r, (const uint8_t *)src[r] + 2 * (cols - 1), 2);
+    } else if (t == KERN_FP8) {
+        pack_fp8(path, src, n_rows, cols, out);
     } else if (stride) {
         if (tail > stride || !whole) tail = stride;              /* of a whole panel, only what a last unit lacks stays zero */
         memset(out + stride - tail, 0, tail);
@@ -140,6 +167,12 @@ void kern_panel_row_to_f32(kern_dtype t, const void *panel, uint32_t row, uint64
             memcpy(&h, p + 64 * (c / 2) + 4 * row + 2 * (c % 2), 2);
             dst[c] = t == KERN_F16 ? kern_f16_to_f32(h) : kern_bf16_to_f32(h);
         }
+        return;
+    }
+    if (t == KERN_FP8) {
+        float d;
+        memcpy(&d, p + kern_fp8_scales(cols) + 4 * row, 4);
+        for (uint64_t c = 0; c < cols; c++) dst[c] = d * kern_fp8_to_float(p[kern_fp8_column(c, row)]);
         return;
     }
     for (uint64_t b = 0; b < n; b++, dst += 32) {

@@ -5,6 +5,15 @@
 
 #include "kernels/dtype.h"
 
+/* FP8: where column c of row r lies, and behind all columns the scales. */
+static inline uint64_t kern_fp8_column(uint64_t c, uint32_t r)
+{
+    uint64_t at = 2 * (c % 8) + c / 8 % 2;                        /* of 16 columns */
+
+    return c / 16 * 256 + at / 4 * 64 + 4 * r + at % 4;
+}
+static inline uint64_t kern_fp8_scales(uint64_t cols) { return (cols + 31) / 32 * 512; }
+
 /* Bytes of the quants of one block of 32 columns x 16 rows. */
 static inline uint64_t kern_block_quants(kern_dtype t)
 {

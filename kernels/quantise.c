@@ -11,6 +11,11 @@
 /* The scale of bytes whose largest magnitude is `most`. */
 static uint16_t scale_of_bytes(float most) { return kern_scale_of_bytes(most / 127.0f, most); }
 
+#define FP8_MOST 448.0f
+#define FP8_TINY 0x1p-100f
+
+float kern_fp8_scale(float most) { return most < FP8_TINY ? 0 : most / FP8_MOST; }
+
 /* The largest fp16 that is not above x; of magnitudes up to 65504. */
 static uint16_t half_below(float x)
 {
@@ -51,6 +56,12 @@ void kern_row_distance_on(kern_path path, const float *was, const float *is, siz
 }
 
 bool kern_row_quantise(kern_dtype t, const float *src, size_t n, void *dst) { return kern_row_quantise_on(kern_row_path(), t, src, n, dst); }
+
+float kern_row_magnitude(const float *src, size_t n) { return ROW_ON(kern_row_path(), magnitude, src, n); }
+
+void kern_row_to_fp8_on(kern_path path, const float *src, size_t n, float d, void *dst) { ROW_ON(path, to_fp8, src, n, d, dst); }
+
+void kern_row_to_fp8(const float *src, size_t n, float d, void *dst) { kern_row_to_fp8_on(kern_row_path(), src, n, d, dst); }
 
 bool kern_row_to_bytes(const float *src, size_t n, void *dst, double sums[2]) { return kern_row_to_bytes_on(kern_row_path(), src, n, dst, sums); }
 

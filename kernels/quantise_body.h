@@ -2,16 +2,21 @@
  * a checkpoint that is stored once: each group tries what its rule names and keeps the better one. */
 #include "kernels/row_path.h"
 
-/* The largest magnitude of n values, n % 32 = 0; NaN if one is not finite.  Bits of magnitudes have the order of the magnitudes. */
+/* The largest magnitude of n values; NaN if one is not finite.  Bits of magnitudes have the order of the magnitudes. */
 ROW_FN float ROW(magnitude)(const float *x, size_t n)
 {
     int32_t top = 0;
+    size_t i = 0;
 
-    for (size_t i = 0; i < n; i += 32)
+    for (; i + 32 <= n; i += 32)
         for (size_t k = i; k < i + 32; k++) {
             int32_t v = (int32_t)(kern_bits_of(x[k]) & 0x7fffffffu);
             top = v > top ? v : top;
         }
+    for (; i < n; i++) {
+        int32_t v = (int32_t)(kern_bits_of(x[i]) & 0x7fffffffu);
+        top = v > top ? v : top;
+    }
     return top < 0x7f800000 ? kern_float_of((uint32_t)top) : NAN;
 }
 
@@ -224,6 +229,22 @@ ROW_FN uint8_t *ROW(bytes_with_halves)(const float *x, uint8_t *p)
     return p + 36;
 }
 
+/* A row of a cut whose scale is d. */
+ROW_FN void ROW(to_fp8)(const float *restrict x, size_t n, float d, uint8_t *restrict p)
+{
+    size_t i = 0;
+
+    memcpy(p, &d, 4);
+    p += 4;
+    if (d == 0) {
+        memset(p, 0, n);
+        return;
+    }
+    for (; i + 32 <= n; i += 32)
+        for (size_t k = 0; k < 32; k++) p[i + k] = kern_float_to_fp8(x[i + k] / d);
+    for (; i < n; i++) p[i] = kern_float_to_fp8(x[i] / d);
+}
+
 ROW_FN bool ROW(halves)(const float *restrict x, size_t n, uint8_t *restrict p)
 {
     uint32_t top = 0;
@@ -245,6 +266,12 @@ ROW_FN bool ROW(quantise)(kern_dtype t, const float *src, size_t n, uint8_t *p)
     double sums[2] = { 0 };
 
     if (t == KERN_F16) return ROW(halves)(src, n, p);
+    if (t == KERN_FP8) {
+        float most = ROW(magnitude)(src, n);
+        if (!(most >= 0)) return false;
+        ROW(to_fp8)(src, n, kern_fp8_scale(most), p);
+        return true;
+    }
     if (t == KERN_Q8_0 && n % 32 == 0) return ROW(bytes)(src, n, p, sums);
     if ((t == KERN_Q4_1 || t == KERN_Q8_M) && n % 32 == 0) {
         for (size_t at = 0; at < n && p; at += 32) p = t == KERN_Q4_1 ? ROW(block_with_minimum)(src + at, p) : ROW(bytes_with_minimum)(src + at, p);

@@ -28,6 +28,7 @@
 /* The functions of dtype.h and reblock.h on a path that the CPU has; for tests. */
 void kern_row_to_f32_on(kern_path path, kern_dtype t, const void *src, size_t n, float *dst);
 bool kern_row_quantise_on(kern_path path, kern_dtype t, const float *src, size_t n, void *dst);
+void kern_row_to_fp8_on(kern_path path, const float *src, size_t n, float d, void *dst);
 bool kern_row_to_bytes_on(kern_path path, const float *src, size_t n, void *dst, double sums[2]);
 bool kern_row_requantise_on(kern_path path, const float *src, const float *step, size_t n, void *dst);
 void kern_row_distance_on(kern_path path, const float *was, const float *is, size_t n, double *error, double *size);

@@ -4,7 +4,7 @@
 
 kern_act kern_act_of(kern_dtype w)
 {
-    return w == KERN_F32 ? KERN_ACT_F32 : w == KERN_BF16 ? KERN_ACT_BF16 : w == KERN_F16 ? KERN_ACT_F16 : KERN_ACT_Q12;
+    return w == KERN_F32 ? KERN_ACT_F32 : w == KERN_BF16 ? KERN_ACT_BF16 : w == KERN_F16 || w == KERN_FP8 ? KERN_ACT_F16 : KERN_ACT_Q12;
 }
 
 size_t kern_act_bytes(kern_backend b, kern_act t, uint32_t rows, uint32_t cols)

@@ -7,6 +7,7 @@
  * |X| <= 16 * 127 + 8 = 2040, so |S| <= 32 * 255 * 2040 = 16,646,400 < 2^24: S is exact as a float, too.
  * BF16 on BF16: per 32 columns two chains of fmaf from zero, over the even and over the odd columns; even + odd; that
  * added to acc.  F32 on F32, F16 on F16 (kept in fp32): one chain of fmaf over the columns.  Both run over the columns that pad K to 32, too.
+ * FP8 on F16: as F16, with the fp16 that is 2^-8 of each weight (kern_fp8_half); at the end acc times 256 d, d * 256 rounded first.
  * acc starts at +0; subnormal inputs, accumulators and results are flushed to zero (the thread's mode).
  * The payload of a NaN is not defined. */
 #include "kernels/cpu/matmul.h"
@@ -125,11 +126,31 @@ static void f16(const kern_mm *m)
         }
 }
 
+static void fp8(const kern_mm *m)
+{
+    for (uint32_t r = m->lo * KERN_PANEL_ROWS; r < m->hi * KERN_PANEL_ROWS && r < m->w_rows; r++) {
+        const uint8_t *panel = m->panels + r / KERN_PANEL_ROWS * m->stride;
+        float d;
+
+        memcpy(&d, panel + (size_t)m->blocks * 512 + 4 * (r % KERN_PANEL_ROWS), 4);
+        d *= 256.0f;
+        for (uint32_t row = 0; row < m->rows; row++) {
+            const float *x = (const float *)(m->act + row * m->act_stride);
+            float acc = 0;
+
+            for (uint32_t c = 0; c < m->blocks * 32; c++)
+                acc = fmaf(kern_f16_to_f32(kern_fp8_half(panel[kern_fp8_column(c, r % KERN_PANEL_ROWS)])), x[c], acc);
+            m->out[row * m->out_stride + r] = acc * d;
+        }
+    }
+}
+
 px_code kern_cpu_matmul_scalar(kern_dev *d, const kern_matmul_args *a, px_err *e)
 {
     static const kern_mm_table table = { {
         [KERN_Q4_0] = q4_0, [KERN_Q4_1] = q4_1, [KERN_Q8_0] = q8_0, [KERN_Q8_M] = q8_m, [KERN_Q8_H] = q8_h,
-        [KERN_W8] = w8, [KERN_W4] = w4, [KERN_BF16] = bf16, [KERN_F16] = f16, [KERN_F32] = f32,
+        [KERN_W8] = w8, [KERN_W4] = w4, [KERN_BF16] = bf16, [KERN_F16] = f16, [KERN_FP8] = fp8,
+        [KERN_F32] = f32,
     } };
 
     return kern_cpu_matmul_run(d, a, &table, e);

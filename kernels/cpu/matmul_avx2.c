@@ -149,18 +149,18 @@ KERN_INLINE void block_bf16(int R, const uint8_t *at, const float *const *x, __m
     half_bf16(R, at + 32, x, acc + 1);
 }
 
-/* The even columns of 8 rows in the low half of the register, the odd ones in the high half. */
-KERN_INLINE __m256i by_column(const uint8_t *at)
+/* Of 8 rows' pairs of 16 bits: the even columns of 8 rows in the low half of the register, the odd ones in the high half. */
+KERN_INLINE __m256i by_column(__m256i v)
 {
     const __m256i apart = _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15,
                                            0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
 
-    return _mm256_permute4x64_epi64(_mm256_shuffle_epi8(_mm256_loadu_si256((const __m256i *)at), apart), 0xd8);
+    return _mm256_permute4x64_epi64(_mm256_shuffle_epi8(v, apart), 0xd8);
 }
 
 KERN_INLINE void step_f16(int R, const uint8_t *at, const float *const *x, __m256 *acc)
 {
-    __m256i v[2] = { by_column(at), by_column(at + 32) };
+    __m256i v[2] = { by_column(_mm256_loadu_si256((const __m256i *)at)), by_column(_mm256_loadu_si256((const __m256i *)(at + 32))) };
 
     KERN_UNROLL
     for (int h = 0; h < 2; h++) {
@@ -170,6 +170,43 @@ KERN_INLINE void step_f16(int R, const uint8_t *at, const float *const *x, __m25
             acc[2 * r + h] = _mm256_fmadd_ps(v0, _mm256_set1_ps(x[r][0]), acc[2 * r + h]);
             acc[2 * r + h] = _mm256_fmadd_ps(v1, _mm256_set1_ps(x[r][1]), acc[2 * r + h]);
         }
+    }
+}
+
+/* Each vector twice: its low bytes are columns 2j, 2j + 1 of 16, its high bytes those 8 further on; so columns ascend. */
+KERN_INLINE void half_fp8(int R, const uint8_t *at, const float *const *x, __m256 *acc)
+{
+    const __m256i in_place = _mm256_set1_epi16((short)0xbf80);
+
+    __asm__ volatile("" ::: "memory");     /* as in half_q */
+    KERN_UNROLL
+    for (int i = 0; i < 16; i++) {
+        const int c = 16 * (i / 8) + 8 * (i / 4 % 2) + 2 * (i % 4);
+        __m256i v = _mm256_loadu_si256((const __m256i *)(at + 256 * (i / 8) + 64 * (i % 4)));
+        if (i / 4 % 2 == 0) v = _mm256_slli_epi16(v, 8);
+        v = by_column(_mm256_and_si256(_mm256_srai_epi16(v, 1), in_place));
+        __m256 v0 = _mm256_cvtph_ps(_mm256_castsi256_si128(v)), v1 = _mm256_cvtph_ps(_mm256_extracti128_si256(v, 1));
+        KERN_UNROLL
+        for (int r = 0; r < R; r++) {
+            acc[2 * r] = _mm256_fmadd_ps(v0, _mm256_set1_ps(x[r][c]), acc[2 * r]);
+            acc[2 * r] = _mm256_fmadd_ps(v1, _mm256_set1_ps(x[r][c + 1]), acc[2 * r]);
+        }
+    }
+}
+
+KERN_INLINE void block_fp8(int R, const uint8_t *at, const float *const *x, __m256 *acc)
+{
+    half_fp8(R, at, x, acc);
+    half_fp8(R, at + 32, x, acc + 1);
+}
+
+KERN_INLINE void scale_fp8(int R, const uint8_t *scales, __m256 *acc)
+{
+    KERN_UNROLL
+    for (int h = 0; h < 2; h++) {
+        __m256 d = _mm256_mul_ps(_mm256_loadu_ps((const float *)scales + 8 * h), _mm256_set1_ps(256.0f));
+        KERN_UNROLL
+        for (int r = 0; r < R; r++) acc[2 * r + h] = _mm256_mul_ps(acc[2 * r + h], d);
     }
 }
 

@@ -150,6 +150,36 @@ KERN_INLINE void step_f16(int R, const uint8_t *at, const float *const *x, __m51
     }
 }
 
+/* Each vector twice: its low bytes are columns 2j, 2j + 1 of 16, its high bytes those 8 further on; so columns ascend. */
+KERN_INLINE void block_fp8(int R, const uint8_t *at, const float *const *x, __m512 *acc)
+{
+    const __m512i in_place = _mm512_set1_epi16((short)0xbf80);
+
+    __asm__ volatile("" ::: "memory");     /* as in block_q */
+    KERN_UNROLL
+    for (int i = 0; i < 16; i++) {
+        const int c = 16 * (i / 8) + 8 * (i / 4 % 2) + 2 * (i % 4);
+        __m512i v = _mm512_loadu_si512(at + 256 * (i / 8) + 64 * (i % 4));
+        if (i / 4 % 2 == 0) v = _mm512_slli_epi16(v, 8);
+        v = _mm512_and_si512(_mm512_srai_epi16(v, 1), in_place);
+        __m512 v0 = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(v));
+        __m512 v1 = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(v, 16)));
+        KERN_UNROLL
+        for (int r = 0; r < R; r++) {
+            acc[r] = _mm512_fmadd_ps(v0, _mm512_set1_ps(x[r][c]), acc[r]);
+            acc[r] = _mm512_fmadd_ps(v1, _mm512_set1_ps(x[r][c + 1]), acc[r]);
+        }
+    }
+}
+
+KERN_INLINE void scale_fp8(int R, const uint8_t *scales, __m512 *acc)
+{
+    __m512 d = _mm512_mul_ps(_mm512_loadu_ps(scales), _mm512_set1_ps(256.0f));
+
+    KERN_UNROLL
+    for (int r = 0; r < R; r++) acc[r] = _mm512_mul_ps(acc[r], d);
+}
+
 KERN_INLINE void step_f32(int R, const uint8_t *at, const float *const *x, __m512 *acc)
 {
     __m512 v = _mm512_loadu_ps(at);

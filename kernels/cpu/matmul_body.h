@@ -4,6 +4,7 @@
  *   MM_ACC, mm_acc   registers, and their type, for the 16 outputs of a panel
  *   block_q          one block of 32 quantised columns of a panel times R rows
  *   block_bf16       one block of 32 columns in bf16
+ *   block_fp8        one block of 32 columns in FP8, without its scale; scale_fp8 (16 scales, acc): with it
  *   step_f16, step_f32   one vector of 64 bytes: two columns, one column
  *   mm_zero, store   an accumulator of nothing; the outputs of one row and panel
  *
@@ -66,7 +67,7 @@ KERN_INLINE void tile_q(kern_dtype t, int R, int P, const kern_mm *m, uint32_t r
 
 KERN_INLINE void tile_flat(kern_dtype t, int R, int P, const kern_mm *m, uint32_t row, const uint8_t *w, mm_acc *acc)
 {
-    const uint32_t step = t == KERN_BF16 ? 1024 : 64, columns = t == KERN_BF16 ? 32 : t == KERN_F16 ? 2 : 1;
+    const uint32_t step = t == KERN_BF16 ? 1024 : t == KERN_FP8 ? 512 : 64, columns = t == KERN_BF16 || t == KERN_FP8 ? 32 : t == KERN_F16 ? 2 : 1;
     const uint32_t n = m->blocks * (32 / columns);
     const float *x[MM_ROWS];
 
@@ -79,6 +80,7 @@ KERN_INLINE void tile_flat(kern_dtype t, int R, int P, const kern_mm *m, uint32_
             const uint8_t *panel = w + (size_t)p * m->stride;
             prefetch(panel, off, step, m->stride, P);
             if (t == KERN_BF16) block_bf16(R, panel + off, x, acc + MM_ACC * p * R);
+            else if (t == KERN_FP8) block_fp8(R, panel + off, x, acc + MM_ACC * p * R);
             else if (t == KERN_F16) step_f16(R, panel + off, x, acc + MM_ACC * p * R);
             else step_f32(R, panel + off, x, acc + MM_ACC * p * R);
         }
@@ -94,8 +96,12 @@ KERN_INLINE void tile(kern_dtype t, int R, int P, const kern_mm *m, uint32_t row
 
     KERN_UNROLL
     for (int i = 0; i < MM_ACC * R * P; i++) acc[i] = mm_zero();
-    if (t == KERN_F32 || t == KERN_F16 || t == KERN_BF16) tile_flat(t, R, P, m, row, w, acc);
+    if (t == KERN_F32 || t == KERN_F16 || t == KERN_BF16 || t == KERN_FP8) tile_flat(t, R, P, m, row, w, acc);
     else tile_q(t, R, P, m, row, w, acc);
+    if (t == KERN_FP8) {
+        KERN_UNROLL
+        for (int p = 0; p < P; p++) scale_fp8(R, w + (size_t)p * m->stride + (size_t)m->blocks * 512, acc + MM_ACC * p * R);
+    }
     KERN_UNROLL
     for (int p = 0; p < P; p++) {
         KERN_UNROLL
@@ -148,13 +154,15 @@ static void w8(const kern_mm *m) { run(KERN_W8, m); }
 static void w4(const kern_mm *m) { run(KERN_W4, m); }
 static void bf16(const kern_mm *m) { run(KERN_BF16, m); }
 static void f16(const kern_mm *m) { run(KERN_F16, m); }
+static void fp8(const kern_mm *m) { run(KERN_FP8, m); }
 static void f32(const kern_mm *m) { run(KERN_F32, m); }
 
 px_code OP(kern_dev *d, const kern_matmul_args *a, px_err *e)
 {
     static const kern_mm_table table = { {
         [KERN_Q4_0] = q4_0, [KERN_Q4_1] = q4_1, [KERN_Q8_0] = q8_0, [KERN_Q8_M] = q8_m, [KERN_Q8_H] = q8_h,
-        [KERN_W8] = w8, [KERN_W4] = w4, [KERN_BF16] = bf16, [KERN_F16] = f16, [KERN_F32] = f32,
+        [KERN_W8] = w8, [KERN_W4] = w4, [KERN_BF16] = bf16, [KERN_F16] = f16, [KERN_FP8] = fp8,
+        [KERN_F32] = f32,
     } };
 
     return kern_cpu_matmul_run(d, a, &table, e);

@@ -67,7 +67,7 @@ static void die(px_code rc, const px_err *e)
 static void fill(const job *j, kern_dtype t, uint32_t cols)
 {
     const kern_dtype_info *f = kern_dtype_get(t);
-    size_t row = cols / f->block * f->block_bytes, stride = kern_panel_stride(t, cols);
+    size_t head = t == KERN_FP8 ? 4 : 0, row = head + cols / f->block * f->block_bytes, stride = kern_panel_stride(t, cols);
     uint8_t *rows = malloc(16 * row);
     const void *src[16];
     uint64_t x = 1;
@@ -76,7 +76,11 @@ static void fill(const job *j, kern_dtype t, uint32_t cols)
         x = x * 6364136223846793005u + 1442695040888963407u;
         rows[i] = (uint8_t)(x >> 56);
     }
-    for (size_t i = 0; i < 16 * row; i += f->block_bytes) {
+    for (size_t i = 0; head && i < 16 * row; i += row) {
+        const float d = 1e-4f;
+        memcpy(rows + i, &d, 4);
+    }
+    for (size_t i = 0; !head && i < 16 * row; i += f->block_bytes) {
         uint16_t h = 0x2345;
         float v = 0.01f * (float)(i % 7);
         if (f->block == 1) kern_row_from_f32(t, &v, 1, rows + i);
@@ -189,7 +193,7 @@ static void layers(const job *j, kern_dtype t, uint32_t rows)
 
 int main(int argc, char **argv)
 {
-    static const kern_dtype types[] = { KERN_Q4_1, KERN_Q4_0, KERN_Q8_0, KERN_Q8_M, KERN_Q8_H, KERN_W4, KERN_W8, KERN_BF16, KERN_F16, KERN_F32 };
+    static const kern_dtype types[] = { KERN_Q4_1, KERN_Q4_0, KERN_Q8_0, KERN_Q8_M, KERN_Q8_H, KERN_W4, KERN_W8, KERN_FP8, KERN_BF16, KERN_F16, KERN_F32 };
     job j = { .threads = argc > 1 ? (uint32_t)atoi(argv[1]) : 1, .bytes = (size_t)(argc > 2 ? atoi(argv[2]) : 512) << 20 };
     px_heap heap;
     px_err e = {0};

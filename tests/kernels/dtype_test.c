@@ -80,6 +80,7 @@ static void names_and_numbers_that_do_not_exist(void **state)
     assert_string_equal(kern_arith_id(KERN_Q8_M, KERN_KV_F16), "q12-f16-tree-1");
     assert_string_equal(kern_arith_id(KERN_Q8_H, KERN_KV_F16), "q12-f16-tree-1");
     assert_string_equal(kern_arith_id(KERN_BF16, KERN_KV_F32), "bf16-f32-tree-1");
+    assert_string_equal(kern_arith_id(KERN_FP8, KERN_KV_F16), "f16-f16-tree-1");
     assert_string_equal(kern_arith_id(KERN_Q6_K, KERN_KV_F32), "none");
 }
 
@@ -176,7 +177,7 @@ static void halves_round_to_even_and_saturate(void **state)
 
 static void panels_hold_what_was_packed(void **state)
 {
-    static const kern_dtype types[] = { KERN_F32, KERN_F16, KERN_BF16, KERN_Q8_0, KERN_Q8_M, KERN_Q8_H, KERN_Q4_0, KERN_Q4_1, KERN_W8, KERN_W4 };
+    static const kern_dtype types[] = { KERN_F32, KERN_F16, KERN_BF16, KERN_FP8, KERN_Q8_0, KERN_Q8_M, KERN_Q8_H, KERN_Q4_0, KERN_Q4_1, KERN_W8, KERN_W4 };
     uint64_t seed = 1;
 
     (void)state;
@@ -201,6 +202,7 @@ static void panels_hold_what_was_packed(void **state)
                             row[r][k + 1] &= 0xbb;
                             if (t == KERN_Q4_1 || t == KERN_Q8_M || t == KERN_Q8_H) row[r][k + 3] &= 0xbb;
                         } else if (t == KERN_F16) row[r][k + 1] &= 0xbb;
+                    if (t == KERN_FP8) row[r][3] &= 0xbf;
                 }
                 memset(panel, 0xa5, stride + 64);
                 kern_panel_pack(t, src, rows, n, panel);
@@ -339,6 +341,57 @@ static const char *weights(void)
     return list;
 }
 
+/* What OCP says of e4m3: 4 bits of exponent, whose bias is 7, and 3 digits; exponent 0: without the leading one. */
+static double e4m3(uint8_t q)
+{
+    int e = q >> 3 & 15, m = q & 7;
+
+    return (q & 0x80 ? -1.0 : 1.0) * ldexp(e ? 8 + m : m, (e ? e : 1) - 10);
+}
+
+/* FP8 has one scale a row in plain order, sixteen behind a panel's columns; every byte has its value. */
+static void fp8_lies_as_the_text_says(void **state)
+{
+    enum { N = 256 + 3 * 32 + 21 };
+    uint8_t row[16][4 + N], *panel = malloc(kern_panel_stride(KERN_FP8, N));
+    const void *src[16];
+    float plain[N], packed[N];
+    uint64_t seed = 16;
+
+    (void)state;
+    for (uint32_t n = 3; n <= 16; n += 13) {
+        memset(panel, 0xa5, kern_panel_stride(KERN_FP8, N));
+        for (uint32_t r = 0; r < n; r++) {
+            const float d = ldexpf(1, -(int)r);
+            src[r] = row[r];
+            for (uint32_t k = 0; k < N; k++) row[r][4 + k] = k < 256 ? (uint8_t)(k + r) : (uint8_t)(test_rand(&seed) >> 8);
+            memcpy(row[r], &d, 4);
+        }
+        kern_panel_pack(KERN_FP8, src, n, N, panel);
+        for (uint32_t r = 0; r < n; r++) {
+            kern_row_to_f32(KERN_FP8, row[r], N, plain);
+            kern_panel_row_to_f32(KERN_FP8, panel, r, N, packed);
+            for (uint32_t c = 0; c < N; c++) {
+                const uint8_t q = row[r][4 + c];
+                /* of 16 columns: 0 8 1 9 | 2 10 3 11 | 4 12 5 13 | 6 14 7 15 */
+                const uint32_t vector = c % 8 / 2, byte = c % 2 * 2 + c / 8 % 2;
+
+                assert_int_equal(panel[c / 16 * 256 + 64 * vector + 4 * r + byte], q);
+                assert_true((double)plain[c] * ldexp(1, (int)r) == e4m3(q));            /* 0x7f and 0xff: 480 */
+                assert_true(packed[c] == plain[c]);
+            }
+            assert_memory_equal(panel + (N + 31) / 32 * 512 + 4 * r, row[r], 4);
+        }
+        for (uint32_t r = n; r < 16; r++) {                     /* a missing row is zeros, and so is what pads the columns */
+            kern_panel_row_to_f32(KERN_FP8, panel, r, N, packed);
+            for (uint32_t c = 0; c < N; c++) assert_true(packed[c] == 0);
+        }
+        for (uint32_t c = N; c < (N + 31) / 32 * 32; c++)
+            for (uint32_t r = 0; r < 16; r++) assert_int_equal(panel[c / 16 * 256 + 64 * (c % 8 / 2) + 4 * r + c % 2 * 2 + c / 8 % 2], 0);
+    }
+    free(panel);
+}
+
 static void panels_lie_as_described(void **state)
 {
     uint64_t bytes;
@@ -362,6 +415,8 @@ static void panels_lie_as_described(void **state)
     assert_int_equal(bytes, 2048);
     assert_int_equal(kern_panel_bytes(KERN_F32, 1, 33, &bytes, &e), PX_OK);
     assert_int_equal(bytes, 64 * 64);
+    assert_int_equal(kern_panel_bytes(KERN_FP8, 17, 33, &bytes, &e), PX_OK);
+    assert_int_equal(bytes, 2 * (2 * 512 + 64));
     assert_int_equal(kern_block_find(KERN_Q8_0, 3, 1).scales, 1024 + 32);
     assert_int_equal(kern_block_find(KERN_Q8_0, 3, 2).scales, 1088 + 512);
 
@@ -402,6 +457,7 @@ int main(void)
         cmocka_unit_test(groups_of_128_lie_as_the_text_says),
         cmocka_unit_test(bytes_with_a_minimum_lie_as_the_text_says),
         cmocka_unit_test(bytes_with_a_scale_a_half_lie_as_the_text_says),
+        cmocka_unit_test(fp8_lies_as_the_text_says),
         cmocka_unit_test(panels_lie_as_described),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const kern_dtype types[] = { KERN_F32, KERN_F16, KERN_BF16, KERN_Q8_0, KERN_Q8_M, KERN_Q8_H, KERN_Q4_0, KERN_Q4_1, KERN_W8, KERN_W4 };
+static const kern_dtype types[] = { KERN_F32, KERN_F16, KERN_BF16, KERN_FP8, KERN_Q8_0, KERN_Q8_M, KERN_Q8_H, KERN_Q4_0, KERN_Q4_1, KERN_W8, KERN_W4 };
 #define N_TYPES (sizeof types / sizeof *types)
 
 static uint32_t pick(uint64_t *seed, uint32_t n) { return (uint32_t)(test_rand(seed) % n); }
@@ -82,7 +82,11 @@ static weights weights_random(kern_dtype t, uint32_t rows, uint32_t cols, int st
             if (style == EXTREME && !pick(seed, 4))              /* full range: where 16-bit sums would saturate */
                 set_block(&w, r, b, extreme(t, pick(seed, 2)));
         }
-    for (size_t i = 0; f->block == 1 && i < n; i += f->block_bytes) {
+    for (uint32_t r = 0; t == KERN_FP8 && r < rows; r++) {
+        float d = style == PLAIN ? 1e-4f * (1 + (float)pick(seed, 8)) : ldexpf(test_rand_normal(seed), (int)pick(seed, 160) - 140);
+        memcpy(w.plain + r * w.row_bytes, &d, 4);
+    }
+    for (size_t i = 0; f->block == 1 && t != KERN_FP8 && i < n; i += f->block_bytes) {
         float x = 0.05f * test_rand_normal(seed);
         if (style == EXTREME) x = ldexpf(x, (int)pick(seed, 160) - 140);      /* subnormal ones, too */
         if (t == KERN_F16) half_random(w.plain + i, style, seed);
@@ -377,6 +381,13 @@ static void three_weights_at_once(void **state)
         compare_paths(w, 3, x, rows, 210);
         free(x);
         for (int i = 0; i < 3; i++) weights_drop(&w[i]);
+        weights flat[3] = { weights_random(KERN_FP8, 90, 50, PLAIN, &seed), weights_random(KERN_F16, 40, 50, PLAIN, &seed),
+                            weights_random(KERN_FP8, 17, 50, PLAIN, &seed) };
+        x = malloc((size_t)rows * 50 * 4);
+        fill(x, (size_t)rows * 50, PLAIN, &seed);
+        compare_paths(flat, 3, x, rows, 95);
+        free(x);
+        for (int i = 0; i < 3; i++) weights_drop(&flat[i]);
     }
 }
 

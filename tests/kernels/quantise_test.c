@@ -150,7 +150,7 @@ static void what_cannot_be_held_is_refused(void **state)
         { KERN_F16, 65519 }, { KERN_Q4_1, 65504 }, { KERN_Q4_0, 7.0f * 65504 }, { KERN_W4, 7.0f * 65504 }, { KERN_Q8_0, 127.0f * 65504 },
         { KERN_W8, 127.0f * 65504 }, { KERN_Q8_M, 65504 }, { KERN_Q8_H, 127.0f * 65504 },
     };
-    static const kern_dtype other[] = { KERN_F32, KERN_BF16, KERN_Q6_K, KERN_FP8, KERN_W4Z, KERN_N_DTYPES };
+    static const kern_dtype other[] = { KERN_F32, KERN_BF16, KERN_Q6_K, KERN_W4Z, KERN_N_DTYPES };
     float x[MOST] = { 0 };
     uint8_t out[MOST * 2];
 
@@ -168,6 +168,79 @@ static void what_cannot_be_held_is_refused(void **state)
         if (LIMIT[k].t != KERN_F16) assert_false(kern_row_quantise(LIMIT[k].t, x, 33, out));
     }
     for (size_t k = 0; k < sizeof other / sizeof *other; k++) assert_false(kern_row_quantise(other[k], x, 32, out));
+}
+
+/* The finite values of e4m3, ascending from 0, as OCP defines them; the last is 448. */
+enum { E4M3 = 127 };
+static double e4m3_of(int i) { return ldexp(i < 8 ? i : 8 + i % 8, (i < 8 ? 1 : i / 8) - 10); }
+
+/* The nearest; of two as near the one whose last digit is even. */
+static double nearest_e4m3(double x)
+{
+    int best = 0;
+
+    for (int i = 1; i < E4M3; i++) {
+        double is = fabs(fabs(x) - e4m3_of(i)), was = fabs(fabs(x) - e4m3_of(best));
+        if (is < was || (is == was && i % 2 == 0)) best = i;
+    }
+    return copysign(e4m3_of(best), x);
+}
+
+static void fp8_is_the_nearest_of_its_values(void **state)
+{
+    uint64_t seed = 7;
+
+    (void)state;
+    for (int round = 0; round < 200; round++) {
+        const size_t n = 1 + (size_t)round;
+        uint8_t q[4 + MOST + 1];
+        float x[MOST], got[MOST], d = ldexpf(1, round % 40 - 30);
+        for (size_t i = 0; i < n; i++) {
+            double a = e4m3_of((int)(test_rand(&seed) % E4M3)), b = e4m3_of((int)(test_rand(&seed) % E4M3)), tie = (a + e4m3_of(0)) / 2;
+            x[i] = d * (float)(i % 3 == 0 ? a : i % 3 == 1 ? (a + b) / 2 : i % 2 ? tie : 448.0 * (double)uniform(&seed) * (double)uniform(&seed));
+            if (i % 5 == 0) x[i] = d * (float)((e4m3_of((int)(i / 5) % (E4M3 - 1)) + e4m3_of((int)(i / 5) % (E4M3 - 1) + 1)) / 2);    /* every tie */
+            if (test_rand(&seed) >> 8 & 1) x[i] = -x[i];
+        }
+        x[test_rand(&seed) % n] = -448 * d;                          /* so the scale is d */
+        assert_true(back(KERN_FP8, x, n, got));
+        for (size_t i = 0; i < n; i++)
+            if ((double)got[i] != nearest_e4m3((double)x[i] / (double)d) * (double)d)
+                fail_msg("%a times %a came back as %a", (double)x[i] / (double)d, (double)d, (double)got[i]);
+        assert_true(kern_fp8_scale(kern_row_magnitude(x, n)) == d);
+        q[4 + n] = 0xa5;
+        kern_row_to_fp8(x, n, d / 2, q);                             /* a scale that is too small: the largest stay at 448 */
+        kern_row_to_f32(KERN_FP8, q, n, got);
+        for (size_t i = 0; i < n; i++) assert_true((double)got[i] == nearest_e4m3((double)x[i] / (double)d * 2) * (double)d / 2);
+        assert_int_equal(q[4 + n], 0xa5);
+    }
+}
+
+/* Whatever the largest magnitude is, it comes back within a rounding, and nothing else is off by more than a 16th, or half of the
+ * smallest step; what is nearly nothing is zeros, what is not finite refused. */
+static void fp8_scales_reach_from_nothing_to_the_largest_float(void **state)
+{
+    static const float most[] = { 0x1.fffffep127f, 1e30f, 3, 1e-20f, 0x1p-100f };
+    float x[MOST], got[MOST];
+    uint64_t seed = 8;
+
+    (void)state;
+    for (size_t k = 0; k < sizeof most / sizeof *most; k++) {
+        for (size_t i = 0; i < MOST; i++) x[i] = most[k] * uniform(&seed) * ldexpf(1, -(int)(i % 20));
+        x[7] = -most[k];
+        assert_true(back(KERN_FP8, x, MOST, got));
+        assert_true(fabs((double)got[7] / (double)x[7] - 1) < 1e-6);
+        for (size_t i = 0; i < MOST; i++) assert_true(fabsf(got[i] - x[i]) <= fabsf(x[i]) * 0.0626f + most[k] * (0x1.001p-10f / 448));
+    }
+    for (size_t i = 0; i < MOST; i++) x[i] = 0x1.fp-101f;
+    assert_true(back(KERN_FP8, x, MOST, got));
+    for (size_t i = 0; i < MOST; i++) assert_true(got[i] == 0);
+    for (size_t at = 0; at < MOST; at += 45)
+        for (int k = 0; k < 3; k++) {
+            x[at] = k == 0 ? NAN : k == 1 ? INFINITY : -INFINITY;
+            assert_true(isnan(kern_row_magnitude(x, MOST)));
+            assert_false(back(KERN_FP8, x, MOST, got));
+            x[at] = 0;
+        }
 }
 
 /* No value of Q8_M is off by more than half its scale, also where scales are subnormal, or a minimum's fp16 is coarse beside the range:
@@ -248,6 +321,8 @@ static void odd_levels_do_no_harm(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(fp8_is_the_nearest_of_its_values),
+        cmocka_unit_test(fp8_scales_reach_from_nothing_to_the_largest_float),
         cmocka_unit_test(what_a_type_holds_comes_back),
         cmocka_unit_test(rounding_is_half_a_step),
         cmocka_unit_test(nibbles_take_the_better_scale),

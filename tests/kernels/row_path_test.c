@@ -97,8 +97,8 @@ static float value(uint64_t *seed, int round)
 
 static void rows_are_quantised_alike(void **state)
 {
-    enum { N_TYPES = 8 };
-    static const kern_dtype type[N_TYPES] = { KERN_F16, KERN_Q8_0, KERN_Q4_0, KERN_Q4_1, KERN_Q8_M, KERN_Q8_H, KERN_W8, KERN_W4 };
+    enum { N_TYPES = 9 };
+    static const kern_dtype type[N_TYPES] = { KERN_F16, KERN_FP8, KERN_Q8_0, KERN_Q4_0, KERN_Q4_1, KERN_Q8_M, KERN_Q8_H, KERN_W8, KERN_W4 };
     kern_path path[2] = { 0 };
     size_t n_paths = others(path), held = 0, refused = 0;
     uint64_t seed = 22;

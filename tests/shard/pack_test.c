@@ -559,7 +559,7 @@ static void policies_and_types_that_do_not_go_together(void **state)
     (void)state;
 
     assert_int_equal(shard_types_format(&t, &heap.a, m, "f32", NULL), PX_OK);
-    t.layer[SHARD_N_ROLES + SHARD_FFN_UP] = KERN_FP8;
+    t.layer[SHARD_N_ROLES + SHARD_FFN_UP] = KERN_W4Z;
     assert_int_equal(shard_types_stored(&stored, &heap.a, m, &t, SHARD_AS_FILE, &e), PX_EUNSUP);
     assert_string_equal(e.field, "blk.1.ffn_up.weight");
     px_err_clear(&e);
