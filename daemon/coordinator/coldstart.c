@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "daemon/coordinator/adopted.h"
 #include "daemon/rank/contract.h"
 #include "daemon/rank/convert.h"
 #include "daemon/rank/fields.h"
@@ -21,6 +22,7 @@ static const struct { const char *name; px_time_us limit; } phases[DAEMON_N_PHAS
 };
 
 #define SPARE ((px_time_us)20000000)        /* what a step that refuses by itself may take to do so */
+#define REAP  ((px_time_us)5000000)         /* what killed ranks may take to be gone: a device's needs its time */
 
 const char *daemon_phase_name(daemon_phase p) { return phases[p].name; }
 
@@ -347,6 +349,11 @@ void daemon_coldstart_end_job(daemon_coldstart *c, bool clean)
         char how[64];
         poll(&p, 1, 1000);
         if (!daemon_job_ended(&c->job, how, sizeof how)) daemon_job_end(&c->job, true, 1000000);
+    }
+    if (c->job.session) {
+        pid_t left = daemon_adopted_end(c->job.session, c->watcher->pid, REAP);
+        if (left) px_log_line(c->args->log, PX_WARN, "job_left", "pid=%d session=%d", (int)left, (int)c->job.session);
+        c->job.session = 0;
     }
     daemon_links_close(&c->links);
     if (c->job_dir[0]) px_remove_tree(c->job_dir, &e);

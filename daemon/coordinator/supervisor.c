@@ -16,6 +16,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "daemon/coordinator/adopted.h"
 #include "daemon/rank/fields.h"
 
 /* ---- the watcher ---- */
@@ -201,6 +202,7 @@ px_code daemon_job_spawn(daemon_job *j, const daemon_job_args *args, px_err *e)
     *j = (daemon_job){ .pidfd = -1 };
     if ((rc = make_argv(&l, args, count, sizeof count, e))) return rc;
     if (args->launcher && (rc = check_room(args, e))) return rc;
+    if ((rc = daemon_adopted_begin(e))) return rc;
     if (pipe2(report, O_CLOEXEC)) return px_fail_errno(e, "launcher", "pipe");
     pid_t parent = getpid(), pid = fork();
     if (pid < 0) {
@@ -211,7 +213,7 @@ px_code daemon_job_spawn(daemon_job *j, const daemon_job_args *args, px_err *e)
         /* mpirun gets SIGTERM at our death, so that it takes its folder with it; a rank on its own gets SIGKILL. */
         prctl(PR_SET_PDEATHSIG, args->launcher ? SIGTERM : SIGKILL);
         if (getppid() != parent) _exit(1);
-        setpgid(0, 0);                                    /* a terminal's ^C is for the coordinator alone */
+        setsid();                                         /* a terminal's ^C is for the coordinator alone; and see adopted.h */
         sigset_t none;
         sigemptyset(&none);
         sigprocmask(SIG_SETMASK, &none, NULL);
@@ -235,7 +237,7 @@ px_code daemon_job_spawn(daemon_job *j, const daemon_job_args *args, px_err *e)
         px_err_set_file(e, l.v[0]);
         return rc;
     }
-    *j = (daemon_job){ pid, pidfd_open(pid, 0) };
+    *j = (daemon_job){ pid, pidfd_open(pid, 0), pid };
     if (j->pidfd < 0) {
         rc = px_fail_errno(e, "launcher", "pidfd_open");
         daemon_job_end(j, false, 0);
@@ -253,7 +255,7 @@ bool daemon_job_ended(daemon_job *j, char *text, size_t cap)
     if (WIFSIGNALED(status)) snprintf(text, cap, "signal %d", WTERMSIG(status));
     else snprintf(text, cap, "exit status %d", WEXITSTATUS(status));
     if (j->pidfd >= 0) close(j->pidfd);
-    *j = (daemon_job){ .pidfd = -1 };
+    *j = (daemon_job){ .pidfd = -1, .session = j->session };
     return true;
 }
 
@@ -277,7 +279,7 @@ void daemon_job_end(daemon_job *j, bool gently, px_time_us patience)
         while (waitpid(j->pid, NULL, 0) < 0 && errno == EINTR) continue;
         if (j->pidfd >= 0) close(j->pidfd);
     }
-    *j = (daemon_job){ .pidfd = -1 };
+    *j = (daemon_job){ .pidfd = -1, .session = j->session };
 }
 
 px_code daemon_job_dir_make(char *out, size_t cap, px_err *e)

@@ -20,18 +20,23 @@ STEPS = ["parse", "manifest", "plan", "spawn", "hello", "compare", "agree", "map
 
 
 def stage(fault):
-    """A folder with phalanxd, and the faulty rank in the place of phalanx-rank."""
+    """A folder with phalanxd in bin, and the faulty rank in the place of phalanx-rank."""
     d = tempfile.mkdtemp(dir=harness._tmp)
-    shutil.copy(job.PHALANXD, d)
-    shutil.copy(os.environ["PHALANX_FAULTY_RANK"], os.path.join(d, "phalanx-rank"))
-    with open(os.path.join(d, "phalanx-rank.fault"), "w") as f:
-        f.write(fault + "\n")
+    os.mkdir(os.path.join(d, "bin"))
+    shutil.copy(job.PHALANXD, os.path.join(d, "bin"))
+    shutil.copy(os.environ["PHALANX_FAULTY_RANK"], os.path.join(d, "bin", "phalanx-rank"))
+    choose(d, fault)
     return d
+
+
+def choose(d, fault):
+    with open(os.path.join(d, "bin", "phalanx-rank.fault"), "w") as f:
+        f.write(fault + "\n")
 
 
 def start(d, *flags):
     began = time.monotonic()
-    p = subprocess.run([os.path.join(d, "phalanxd"), "--set", make_set(TINY, 2), "--listen", "127.0.0.1:0"] + list(flags),
+    p = subprocess.run([os.path.join(d, "bin", "phalanxd"), "--set", make_set(TINY, 2), "--listen", "127.0.0.1:0"] + list(flags),
                        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
     return p, time.monotonic() - began
 
@@ -68,15 +73,11 @@ def stopped_while_serving(rank, ranks, transport):
     """A rank that stops in the middle of a stream: found at step_s, restarted, and the same call gives the same tokens."""
     d = stage("-1 none")
     prompt, n = PROMPT, 60
-    os.makedirs(os.path.join(d, "bin"))
-    for name in ("phalanxd", "phalanx-rank"):
-        os.rename(os.path.join(d, name), os.path.join(d, "bin", name))
     shard_set = make_set(TINY, ranks)
     whole = Daemon(shard_set, "--transport", transport, build=d)
     expected, _ = ids_of(whole.inference.Generate(greedy(prompt, n), timeout=30))
     job.end_and_clean(whole)
-    with open(os.path.join(d, "bin", "phalanx-rank.fault"), "w") as f:
-        f.write("%d serve\n" % rank)
+    choose(d, "%d serve" % rank)
     served = Daemon(shard_set, "--transport", transport, "--step_s", "1", build=d)
     health = Health(served)
     health.wait([SERVING], 5)
@@ -134,9 +135,6 @@ def steps_when_ready():
 def step_that_runs():
     """While a step waits its state, deadline and progress can be asked; a rank that has done its half counts half."""
     d = stage("1 map")
-    os.makedirs(os.path.join(d, "bin"))
-    for name in ("phalanxd", "phalanx-rank", "phalanx-rank.fault"):
-        os.rename(os.path.join(d, name), os.path.join(d, "bin", name))
     served = Daemon(make_set(TINY, 2), "--coldstart_s", "4", wait=False, build=d)
 
     def half():
