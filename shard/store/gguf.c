@@ -13,7 +13,8 @@ static const uint8_t type_bytes[N_T] = { 1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8 }
 static const char *const type_name[N_T] = { "uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "bool",
                                             "string", "array", "uint64", "int64", "float64" };
 
-#define MAX_COUNT      (1u << 24)     /* keys, tensors; the largest models have some thousands */
+#define MAX_COUNT      (1u << 24)     /* keys, tensors, elements of an array; the largest models have some hundred thousand, of merges.
+                                       * A hole in a file is read as zeros, which are empty strings, by the thousand million. */
 #define MAX_KEY_BYTES  65535u         /* of the specification */
 #define MAX_NAME_BYTES 255u
 #define MIN_ALIGN      8u
@@ -95,7 +96,7 @@ static px_code take_str(cursor *c, const uint8_t **s, uint64_t *bytes, const cha
 static px_code check_bools(const uint8_t *p, uint64_t n, const char *field, px_err *e)
 {
     for (uint64_t i = 0; i < n; i++)
-        if (p[i] > 1) return px_fail(e, PX_ECORRUPT, field, "a bool of value %u", p[i]);
+        if (p[i] > 1) return px_fail(e, PX_ECORRUPT, field, "a bool of value %u; 0 or 1 is expected", p[i]);
     return PX_OK;
 }
 
@@ -108,12 +109,13 @@ static px_code take_array(cursor *c, kv *v, const char *field, px_err *e)
 
     if ((rc = take_u32(c, &item, field, e)) || (rc = take_u64(c, &v->n, field, e))) return rc;
     if (item == T_ARRAY) return px_fail(e, PX_EUNSUP, field, "arrays of arrays are not read");
-    if (item >= N_T) return px_fail(e, PX_ECORRUPT, field, "an array of the unknown type %u", item);
+    if (item >= N_T) return px_fail(e, PX_ECORRUPT, field, "an array of the unknown type %u; 0 to %d are known", item, N_T - 1);
     v->item = (uint8_t)item;
     v->value = c->at;
     /* Every element takes bytes of the file, so a count that lies is found before anything is walked. */
     if (v->n > left(c) / (item == T_STR ? 8u : type_bytes[item]))
         return px_fail(e, PX_ECORRUPT, field, "an array of %" PRIu64 " elements where %zu bytes are left", v->n, left(c));
+    if (v->n > MAX_COUNT) return px_fail(e, PX_ERANGE, field, "an array of %" PRIu64 " elements; at most %u are read", v->n, MAX_COUNT);
     if (item != T_STR) {
         if ((rc = take(c, (size_t)v->n * type_bytes[item], &p, field, e))) return rc;
         return item == T_BOOL ? check_bools(p, v->n, field, e) : PX_OK;
@@ -135,13 +137,13 @@ static px_code take_kv(cursor *c, kv *v, px_err *e)
     if ((rc = take_str(c, &key, &key_bytes, "metadata key", e))) return rc;
     l = label_of(key, (size_t)key_bytes);
     if (!key_bytes || key_bytes > MAX_KEY_BYTES)
-        return px_fail(e, PX_ECORRUPT, "metadata key", "a key of %" PRIu64 " bytes", key_bytes);
+        return px_fail(e, PX_ECORRUPT, "metadata key", "a key of %" PRIu64 " bytes; 1 to %u are expected", key_bytes, MAX_KEY_BYTES);
     if (!px_utf8_valid((const char *)key, (size_t)key_bytes))
         return px_fail(e, PX_ECORRUPT, "metadata key", "a key that is not UTF-8");
     v->key = (const char *)key;
     v->key_bytes = (uint32_t)key_bytes;
     if ((rc = take_u32(c, &type, l.s, e))) return rc;
-    if (type >= N_T) return px_fail(e, PX_ECORRUPT, l.s, "metadata of the unknown type %u", type);
+    if (type >= N_T) return px_fail(e, PX_ECORRUPT, l.s, "metadata of the unknown type %u; 0 to %d are known", type, N_T - 1);
     v->type = (uint8_t)type;
     if (type == T_ARRAY) return take_array(c, v, l.s, e);
     if (type == T_STR) return take_str(c, &v->value, &v->n, l.s, e);
@@ -172,17 +174,17 @@ static px_code take_tensor(cursor *c, shard_gguf_tensor *t, uint64_t *offset, px
     *t = (shard_gguf_tensor){0};
     if ((rc = take_str(c, &name, &name_bytes, "tensor name", e))) return rc;
     if (!name_bytes || name_bytes > MAX_NAME_BYTES)
-        return px_fail(e, PX_ECORRUPT, "tensor name", "a name of %" PRIu64 " bytes", name_bytes);
+        return px_fail(e, PX_ECORRUPT, "tensor name", "a name of %" PRIu64 " bytes; 1 to %u are expected", name_bytes, MAX_NAME_BYTES);
     if (!px_utf8_valid((const char *)name, (size_t)name_bytes))
         return px_fail(e, PX_ECORRUPT, "tensor name", "a name that is not UTF-8");
     l = label_of(name, (size_t)name_bytes);
     t->name = (const char *)name;
     t->name_bytes = (size_t)name_bytes;
     if ((rc = take_u32(c, &n_dims, l.s, e))) return rc;
-    if (n_dims < 1 || n_dims > 4) return px_fail(e, PX_ECORRUPT, l.s, "a tensor of %u dimensions", n_dims);
+    if (n_dims < 1 || n_dims > 4) return px_fail(e, PX_ECORRUPT, l.s, "a tensor of %u dimensions; 1 to 4 are expected", n_dims);
     for (uint32_t i = 0; i < n_dims; i++) {
         if ((rc = take_u64(c, &dim[i], l.s, e))) return rc;
-        if (!dim[i]) return px_fail(e, PX_ECORRUPT, l.s, "dimension %u is 0", i);
+        if (!dim[i]) return px_fail(e, PX_ECORRUPT, l.s, "dimension %u is 0; 1 or more is expected", i);
     }
     if ((rc = take_u32(c, &t->type, l.s, e)) || (rc = take_u64(c, offset, l.s, e))) return rc;
     if (dim[3] != 1)
@@ -440,9 +442,16 @@ static px_code wrong_type(const shard_gguf *g, const char *key, uint8_t found, c
     return rc;
 }
 
-static px_code out_of_range(const shard_gguf *g, const char *key, px_err *e)
+static px_code negative_number(const shard_gguf *g, const char *key, uint64_t bits, px_err *e)
 {
-    px_code rc = px_fail(e, PX_ERANGE, key, "a negative or too large number, or no such element");
+    px_code rc = px_fail(e, PX_ERANGE, key, "%" PRId64 " is negative; 0 or more is expected", (int64_t)bits);
+    px_err_set_file(e, g->map.path);
+    return rc;
+}
+
+static px_code no_element(const shard_gguf *g, const char *key, size_t i, uint64_t n, px_err *e)
+{
+    px_code rc = px_fail(e, PX_ERANGE, key, "there is no element %zu of %" PRIu64, i, n);
     px_err_set_file(e, g->map.path);
     return rc;
 }
@@ -493,7 +502,7 @@ px_code shard_gguf_u64(const shard_gguf *g, const char *key, uint64_t *out, px_e
     px_code rc = find(g, key, &v, e);
     if (rc) return rc;
     if (!integer_at(v->type, v->value, &negative, out)) return wrong_type(g, key, v->type, "an integer", e);
-    return negative ? out_of_range(g, key, e) : PX_OK;
+    return negative ? negative_number(g, key, *out, e) : PX_OK;
 }
 
 px_code shard_gguf_f64(const shard_gguf *g, const char *key, double *out, px_err *e)
@@ -547,10 +556,14 @@ px_code shard_gguf_array_i64(const shard_gguf *g, const char *key, size_t i, int
     uint64_t bits;
     px_code rc = find_array(g, key, &v, e);
     if (rc) return rc;
-    if (i >= v->n) return out_of_range(g, key, e);
+    if (i >= v->n) return no_element(g, key, i, v->n, e);
     if (!integer_at(v->item, v->value + i * type_bytes[v->item], &negative, &bits))
         return wrong_type(g, key, v->item, "an array of integers", e);
-    if (!negative && bits > INT64_MAX) return out_of_range(g, key, e);
+    if (!negative && bits > INT64_MAX) {
+        rc = px_fail(e, PX_ERANGE, key, "element %zu is %" PRIu64 "; at most %" PRId64 " is expected", i, bits, INT64_MAX);
+        px_err_set_file(e, g->map.path);
+        return rc;
+    }
     *out = (int64_t)bits;
     return PX_OK;
 }
@@ -560,7 +573,7 @@ px_code shard_gguf_array_f64(const shard_gguf *g, const char *key, size_t i, dou
     const kv *v;
     px_code rc = find_array(g, key, &v, e);
     if (rc) return rc;
-    if (i >= v->n) return out_of_range(g, key, e);
+    if (i >= v->n) return no_element(g, key, i, v->n, e);
     if (!real_at(v->item, v->value + i * type_bytes[v->item], out))
         return wrong_type(g, key, v->item, "an array of numbers", e);
     return PX_OK;

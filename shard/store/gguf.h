@@ -1,6 +1,6 @@
 /* gguf.h - a GGUF file (v2, v3), mapped and checked once, then read without copies.
  * Layer: shard/store.  Immutable after open.  All returned pointers lie in the mapping and live until close.
- * Everything is checked at open: counts against the file's size, nested arrays refused, duplicate keys and tensor
+ * Everything is checked at open: counts against the file's size and 2^24, nested arrays refused, duplicate keys and tensor
  * names refused, extents inside the file, aligned, without overlap; memory is a small multiple of the file's header. */
 #ifndef SHARD_GGUF_H
 #define SHARD_GGUF_H

@@ -224,6 +224,32 @@ static void refuses_bad_metadata(void **state)
     }
 }
 
+/* Zeros that take no place on a disk are as many empty strings, or numbers that are all the same, as one likes. */
+static void refuses_a_hole_full_of_elements(void **state)
+{
+    static const uint32_t items[] = { GG_U8, GG_BOOL, GG_STR };
+    px_err e;
+    const char *path;
+    shard_gguf *g;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof items / sizeof *items; i++)
+        for (uint32_t more = 0; more < 2; more++) {
+            gguf_head(&m, 3, 0, 1);
+            gguf_key(&m, "list", GG_ARRAY); image_u32(&m, items[i]); image_u64(&m, (1u << 24) + more);
+            path = image_write(&m, "hole.gguf");
+            assert_int_equal(truncate(path, 256 << 20), 0);
+            px_err_clear(&e);
+            assert_int_equal(shard_gguf_open(&g, &heap.a, path, &e), more ? PX_ERANGE : PX_OK);
+            if (!more) {
+                shard_gguf_close(g);
+                continue;
+            }
+            assert_string_equal(e.field, "list");
+            assert_non_null(strstr(e.text, "16777217 elements; at most 16777216"));
+        }
+}
+
 static void refuses_bad_alignment(void **state)
 {
     static const uint32_t bad[] = { 0, 1, 4, 24, 33, 131072, UINT32_MAX };
@@ -468,6 +494,7 @@ int main(void)
         cmocka_unit_test(getters_say_what_is_wrong),
         cmocka_unit_test(refuses_bad_heads),
         cmocka_unit_test(refuses_bad_metadata),
+        cmocka_unit_test(refuses_a_hole_full_of_elements),
         cmocka_unit_test(refuses_bad_alignment),
         cmocka_unit_test(refuses_bad_tensors),
         cmocka_unit_test(takes_memory_for_what_is_there),
