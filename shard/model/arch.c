@@ -86,9 +86,13 @@ void shard_arch_shape(const shard_arch *m, shard_role r, uint64_t *rows, uint64_
 void shard_arch_set_name(shard_arch *m, const char *name, size_t n)
 {
     memset(m->name, 0, sizeof m->name);
-    if (n && !px_utf8_valid(name, n)) return;
-    if (n >= sizeof m->name) n = sizeof m->name - 1;
-    while (n && !px_utf8_valid(name, n)) n--;          /* at most three: the character that the cut split */
+    if (n < sizeof m->name) {
+        if (!px_utf8_valid(name, n)) return;
+    } else {                                           /* cut, and what is behind the cut not read: it may be any gigabytes */
+        n = sizeof m->name - 1;
+        for (int k = 0; k < 3 && !px_utf8_valid(name, n); k++) n--;                /* the character that the cut split */
+        if (!px_utf8_valid(name, n)) return;
+    }
     memcpy(m->name, name, n);
 }
 

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "proto/base/log.h"
 #include "shard/model/family.h"
 
 typedef struct reader { const shard_gguf *g; char arch[32]; const shard_family *family; } reader;
@@ -26,6 +27,15 @@ static px_code refuse_real(const char *field, double found, const char *expected
     char s[32];
     snprintf(s, sizeof s, "%g", found);
     return refuse(field, s, expected, e);
+}
+
+/* A text of the file as a word that others are compared with; one that is none, for its length or a NUL, is quoted, and like no other. */
+static const char *word_of(char *word, size_t cap, const char *s, size_t n)
+{
+    if (n >= cap || memchr(s, 0, n)) return px_log_quote(s, (long)(n < cap ? n : cap), word, cap);
+    memcpy(word, s, n);
+    word[n] = 0;
+    return word;
 }
 
 /* One number, or a list of one for every layer that says the same for all. */
@@ -155,8 +165,7 @@ static px_code read_rope(const reader *r, shard_arch *m, px_err *e)
         (rc = opt_f64(r, "rope.scaling.factor", &factor, e)))
         return rc;
     if (shard_gguf_has(r->g, k.s) && (rc = shard_gguf_str(r->g, k.s, &type, &n, e))) return rc;
-    snprintf(word, sizeof word, "%.*s", n < sizeof word ? (int)n : (int)sizeof word - 1, type);
-    if (!strcmp(word, "linear")) {
+    if (!strcmp(word_of(word, sizeof word, type, n), "linear")) {
         if (factor != 0 && factor != 1) {
             m->rope_kind = KERN_ROPE_LINEAR;
             m->rope_factor = factor;
@@ -220,8 +229,7 @@ static px_code check_kind(const shard_gguf *g, bool served, px_err *e)
     if (parts > 1) return refuse_real("split.count", (double)parts, "1: the parts joined into one file", e);
     if (!shard_gguf_has(g, "general.type")) return PX_OK;
     if ((rc = shard_gguf_str(g, "general.type", &s, &n, e))) return rc;
-    snprintf(word, sizeof word, "%.*s", n < sizeof word ? (int)n : (int)sizeof word - 1, s);
-    return strcmp(word, "model") ? refuse("general.type", word, "model", e) : PX_OK;
+    return strcmp(word_of(word, sizeof word, s, n), "model") ? refuse("general.type", word, "model", e) : PX_OK;
 }
 
 px_code shard_gguf_arch(shard_arch *m, const shard_gguf *g, bool served, px_err *e)
@@ -234,8 +242,7 @@ px_code shard_gguf_arch(shard_arch *m, const shard_gguf *g, bool served, px_err 
 
     *m = (shard_arch){ .bos = UINT32_MAX };
     if ((rc = shard_gguf_str(g, "general.architecture", &s, &n, e))) goto out;
-    snprintf(r.arch, sizeof r.arch, "%.*s", n < sizeof r.arch ? (int)n : (int)sizeof r.arch - 1, s);
-    if (!(r.family = shard_family_find(SHARD_FAMILY_GGUF, r.arch, served))) {
+    if (!(r.family = shard_family_find(SHARD_FAMILY_GGUF, word_of(r.arch, sizeof r.arch, s, n), served))) {
         rc = refuse("general.architecture", r.arch, shard_family_list(SHARD_FAMILY_GGUF, served, known, sizeof known), e);
         goto out;
     }

@@ -172,6 +172,12 @@ static void cuts_a_name_at_a_character(void **state)
     memcpy(text + 94, "\xC3\xA9", 2);                   /* its second byte would be the 96th */
     shard_arch_set_name(&m, text, sizeof text);
     assert_int_equal(strlen(m.name), 94);
+    text[97] = (char)0xFF;                              /* behind the cut nothing is read */
+    shard_arch_set_name(&m, text, sizeof text);
+    assert_int_equal(strlen(m.name), 94);
+    text[40] = (char)0xFF;
+    shard_arch_set_name(&m, text, sizeof text);
+    assert_string_equal(m.name, "");
     shard_arch_set_name(&m, "a\xFF", 2);
     assert_string_equal(m.name, "");
     shard_arch_set_name(&m, "", 0);

@@ -325,8 +325,10 @@ static void k_bos(void)          { gguf_u32(&m, "tokenizer.ggml.bos_token_id", 4
 static void k_eos(void)          { gguf_key(&m, "tokenizer.ggml.eos_token_id", GG_I32); image_u32(&m, (uint32_t)-1); }
 static void k_theta(void)        { gguf_f32(&m, "llama.rope.freq_base", 0); }
 static void k_gemma(void)        { gguf_str(&m, "general.architecture", "gemma2"); }
+static void k_llama_nul(void)    { gguf_key(&m, "general.architecture", GG_STR); image_u64(&m, 6); image_text(&m, "llama"); image_u8(&m, 0); }
 static void k_moe(void)          { gguf_str(&m, "general.architecture", "qwen3moe"); }
 static void k_adapter(void)      { gguf_str(&m, "general.type", "adapter"); }
+static void k_behind(void)       { gguf_key(&m, "general.type", GG_STR); image_u64(&m, 6); image_text(&m, "model"); image_u8(&m, 0); }
 static void k_model(void)        { gguf_str(&m, "general.type", "model"); }
 static void k_parts(void)        { gguf_u32(&m, "split.count", 3); }
 static void k_one_part(void)     { gguf_u32(&m, "split.count", 1); }
@@ -349,8 +351,10 @@ static void reads_and_refuses_metadata(void **state)
         { "general.architecture", NULL, 0, PX_ENOTFOUND, "general.architecture" },
         { "general.architecture", k_gemma, 1, PX_EUNSUP, "general.architecture" },
         { "general.architecture", k_moe, 1, PX_EUNSUP, "general.architecture" },
+        { "general.architecture", k_llama_nul, 1, PX_EUNSUP, "general.architecture" },
         { NULL, k_adapter, 1, PX_EUNSUP, "general.type" },
         { NULL, k_model, 1, PX_OK, "" },
+        { NULL, k_behind, 1, PX_EUNSUP, "general.type" },
         { NULL, k_type, 1, PX_EMISMATCH, "general.type" },
         { NULL, k_parts, 1, PX_EUNSUP, "split.count" },
         { NULL, k_one_part, 1, PX_OK, "" },
