@@ -44,9 +44,9 @@ px_code daemon_draft_append(json_t *array, const char *key, size_t i, const char
 {
     char field[64];
 
-    if (!px_utf8_valid(s, bytes)) {
+    if (!bytes || !px_utf8_valid(s, bytes)) {
         snprintf(field, sizeof field, "%s[%zu]", key, i);
-        return px_fail(e, PX_ECORRUPT, field, "not UTF-8");
+        return px_fail(e, PX_ECORRUPT, field, bytes ? "not UTF-8" : "no text, of 0 bytes");
     }
     return json_array_append_new(array, json_stringn_nocheck(s, bytes)) ? daemon_draft_no_memory(e) : PX_OK;
 }

@@ -53,6 +53,24 @@ static px_code find_kind(const import *m, daemon_vocab_kind *kind, const daemon_
     return *pre ? PX_OK : px_err_set_mismatch(e, PX_EUNSUP, __FILE__, __LINE__, K "pre", quoted, names);
 }
 
+static px_code add_bytes(void *ctx, size_t i, const char *s, size_t bytes, px_err *e)
+{
+    (void)i, (void)s, (void)e;
+    *(size_t *)ctx += bytes;                           /* no more than the file has */
+    return PX_OK;
+}
+
+/* Before copies are made of them: where the file has a hole, a text can have any gigabytes. */
+static px_code check_texts(const import *m, const char *key, px_err *e)
+{
+    size_t bytes = 0;
+    px_code rc = shard_gguf_array_str(m->g, key, add_bytes, &bytes, e);
+
+    if (rc) return rc;
+    if (bytes > DAEMON_NORMAL_BYTES) return px_fail(e, PX_ECORRUPT, key, "texts of %zu bytes; at most %zu are possible", bytes, DAEMON_NORMAL_BYTES);
+    return PX_OK;
+}
+
 static px_code add_token(void *ctx, size_t i, const char *s, size_t bytes, px_err *e)
 {
     return daemon_draft_append(((import *)ctx)->d.tokens, K "tokens", i, s, bytes, e);
@@ -115,7 +133,8 @@ static px_code read_id(import *m, const char *key, uint64_t *id, px_err *e)
     *id = DAEMON_NO_ID64;
     if (!shard_gguf_has(m->g, key)) return PX_OK;
     if ((rc = shard_gguf_u64(m->g, key, id, e))) return rc;
-    if (*id >= m->d.n)
+    if (*id == UINT32_MAX) *id = DAEMON_NO_ID64;       /* how some files say "none" */
+    else if (*id >= m->d.n)
         return px_fail(e, PX_ECORRUPT, key, "id %llu of a vocabulary of %zu", (unsigned long long)*id, m->d.n);
     return PX_OK;
 }
@@ -176,10 +195,11 @@ static px_code build(import *m, px_err *e)
     }
     m->d.add_bos = pre ? pre->add_bos : true;
     if ((rc = read_flag(m, K "add_bos_token", &m->d.add_bos, e)) || (rc = read_types(m, e)) ||
-        (rc = shard_gguf_array_str(m->g, K "tokens", add_token, m, e)))
+        (rc = check_texts(m, K "tokens", e)) || (rc = shard_gguf_array_str(m->g, K "tokens", add_token, m, e)))
         return rc;
     if (!pre) rc = read_sentencepiece(m, e);
-    else if (!(rc = need(m, K "merges", e))) rc = shard_gguf_array_str(m->g, K "merges", add_merge, m, e);
+    else if (!(rc = need(m, K "merges", e)) && !(rc = check_texts(m, K "merges", e)))
+        rc = shard_gguf_array_str(m->g, K "merges", add_merge, m, e);
     return rc ? rc : read_ids(m, e);
 }
 

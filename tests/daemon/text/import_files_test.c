@@ -300,7 +300,7 @@ static void every_refusal_of_a_model_has_its_field(void **state)
         { not_finite, PX_ECORRUPT, "scores[300]" },
         { unused_made, PX_EUNSUP, "tokens[300]" },
         { unused_behind_a_space, PX_EUNSUP, "tokens[264]" },
-        { empty_piece, PX_ECORRUPT, "tokens[300]" },
+        { empty_piece, PX_ECORRUPT, "pieces[300]" },
     };
 
     (void)state;

@@ -2,6 +2,7 @@
 #include "tests/daemon/text/fixture.h"
 
 #include <string.h>
+#include <unistd.h>
 
 #include "shard/store/gguf.h"
 
@@ -59,7 +60,8 @@ static void refusals_name_the_key(void **state)
         { K "merges", 0, "x", 1, PX_ECORRUPT, K "merges", "" },
         { K "merges", AFTER(K "merges", 16 + 8), "XXXXX", 5, PX_ECORRUPT, "merges[0]", "" },
         { K "eos_token_id", AFTER(K "eos_token_id", 4), "\x00\x10", 2, PX_ECORRUPT, K "eos_token_id", "" },
-        { K "bos_token_id", AFTER(K "bos_token_id", 4), "\xff\xff\xff\xff", 4, PX_ECORRUPT, K "bos_token_id", "" },
+        { K "bos_token_id", AFTER(K "bos_token_id", 4), "\xfe\xff\xff\xff", 4, PX_ECORRUPT, K "bos_token_id", "" },
+        { K "bos_token_id", AFTER(K "bos_token_id", 4), "\xff\xff\xff\xff", 4, PX_OK, "", "" },                /* "none", as some files say it */
     };
 
     (void)state;
@@ -123,6 +125,58 @@ static void earlier_names_are_the_same_machinery(void **state)
         px_del(fixture_heap(), json, m + 1);
     }
     px_del(fixture_heap(), want, n + 1);
+}
+
+typedef struct image { size_t n; char b[1024]; } image;
+
+static void put(image *x, const void *p, size_t n) { memcpy(x->b + x->n, p, n), x->n += n; }
+static void put_u64(image *x, uint64_t v) { put(x, &v, 8); }
+static void put_text(image *x, const char *s) { put_u64(x, strlen(s)), put(x, s, strlen(s)); }
+static void put_key(image *x, const char *key, uint32_t type) { put_text(x, key), put(x, &type, 4); }
+static void put_array(image *x, const char *key, uint32_t item, uint64_t n) { put_key(x, key, 9), put(x, &item, 4), put_u64(x, n); }
+
+/* A GGUF without tensors that ends in an array of texts, whose bytes are for the caller to put. */
+static void begin_vocabulary(image *x, const char *last, uint64_t n)
+{
+    *x = (image){0};
+    put(x, "GGUF\3\0\0\0", 8);
+    put_u64(x, 0);
+    put_u64(x, strcmp(last, K "merges") ? 4 : 5);
+    put_key(x, K "model", 8), put_text(x, "gpt2");
+    put_key(x, K "pre", 8), put_text(x, "gpt-2");
+    put_array(x, K "token_type", 5, 2), put(x, "\1\0\0\0\1\0\0\0", 8);
+    if (!strcmp(last, K "merges")) put_array(x, K "tokens", 8, 2), put_text(x, "a"), put_text(x, "b");
+    put_array(x, last, 8, n);
+}
+
+/* Where a file has a hole there are zeros: any number of texts of no bytes, or one of any gigabytes.  No copy of them is made. */
+static void a_hole_is_no_vocabulary(void **state)
+{
+    image x;
+    char path[600];
+    px_debug d;
+    px_err e = {0};
+    shard_gguf *g;
+    char *json;
+    size_t n;
+
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        begin_vocabulary(&x, i == 2 ? K "tokens" : K "merges", i == 0 ? 1 << 24 : i == 1 ? 1 : 2);
+        if (i) put_u64(&x, (256u << 20) + 1);
+        snprintf(path, sizeof path, "%s/hole.gguf", test_tmpdir());
+        px_err_clear(&e);
+        assert_int_equal(px_write_file(path, x.b, x.n, false, &e), PX_OK);
+        assert_int_equal(truncate(path, 320 << 20), 0);
+        assert_int_equal(shard_gguf_open(&g, fixture_heap(), path, &e), PX_OK);
+        px_debug_init(&d, "hole", -1);
+        assert_int_equal(daemon_tokenizer_from_gguf(&d.a, g, &json, &n, &e), PX_ECORRUPT);
+        assert_true(d.count.peak < 65536);
+        assert_int_equal(px_debug_deinit(&d), 0);
+        assert_string_equal(e.field, i == 0 ? K "merges[0]" : i == 1 ? K "merges" : K "tokens");
+        assert_non_null(strstr(e.text, i == 0 ? "of 0 bytes" : "texts of 268435457 bytes; at most 268435456"));
+        shard_gguf_close(g);
+    }
 }
 
 static void sentencepieces_refusals_name_the_key(void **state)
@@ -245,6 +299,7 @@ int main(void)
         cmocka_unit_test(refusals_name_the_key),
         cmocka_unit_test(other_models_are_refused_by_name),
         cmocka_unit_test(earlier_names_are_the_same_machinery),
+        cmocka_unit_test(a_hole_is_no_vocabulary),
         cmocka_unit_test(sentencepieces_refusals_name_the_key),
         cmocka_unit_test(the_file_decides_about_bos),
         cmocka_unit_test(gpt2_keeps_digits_together),
