@@ -157,7 +157,9 @@ static px_code read_template(daemon_model_assets *x, const shard_checkpoint *c, 
                                                           : PX_ENOTFOUND;
     }
     if (rc == PX_ENOMEM) return px_fail(e, rc, "chat_template", "reading it");
-    if (rc) x->why_no_template = rc == PX_ENOTFOUND ? "the checkpoint has none" : "the checkpoint's is no text";
+    if (!rc && bytes > DAEMON_TEMPLATE_BYTES) rc = PX_ERANGE;
+    if (rc) x->why_no_template = rc == PX_ENOTFOUND ? "the checkpoint has none" : rc == PX_ERANGE ? "the checkpoint's has more than 16 MiB"
+                                                                                              : "the checkpoint's is no text";
     else x->list[x->n++] = (shard_asset){ "chat_template.txt", text, bytes };
     x->unknown_template = !rc && !daemon_template_by_text(text, bytes);
     return PX_OK;

@@ -6,7 +6,7 @@
 #include "daemon/text/hints.h"
 #include "proto/base/io.h"
 
-enum { CONFIG_BYTES = 16 << 20 };
+enum { CONFIG_BYTES = DAEMON_TEMPLATE_BYTES };          /* of what may hold one */
 #define TOKENIZER_BYTES ((size_t)256 << 20)
 #define CONFIG_FILE "tokenizer_config.json"
 #define ADDED_FILE "added_tokens.json"
