@@ -131,7 +131,7 @@ static int parse(asked *q, int argc, char **argv)
     const daemon_option options[] = {
         { "ranks", DAEMON_OPT_U32, "N", "ranks to cut for; a set's own number if not given", &q->ranks, &q->has_ranks },
         { "hosts", DAEMON_OPT_U32, "N", "hosts that the ranks are dealt to (default 1)", &q->hosts, NULL },
-        { "format", DAEMON_OPT_TEXT, "FORMAT", "as_file (default), F32, BF16, w8a16, w4a16, Q8_0, Q4_0, Q4_1: what shard stores, or a named format: q4_k_m, fp8 ...",
+        { "format", DAEMON_OPT_TEXT, "FORMAT", "as_file (default), F32, BF16, FP8, w8a16, w4a16, Q8_0, Q4_0, Q4_1: what shard stores, or a named format: q4_k_m, fp8 ...",
           &q->format, &q->has_format },
         { "split", DAEMON_OPT_TEXT, "HOW", "balanced (default) or even: how FFN columns are dealt; aligned: eight leaves (planned, not served yet)", &q->split, &q->has_split },
         { "vocab", DAEMON_OPT_TEXT, "HOW", "padded64 (default, as sets are) or unpadded", &q->vocab, &q->has_vocab },

@@ -43,7 +43,7 @@ static int parse(job *j, int argc, char **argv)
     const daemon_option options[] = {
         { "ranks", DAEMON_OPT_U32, "N", "ranks to cut for, 1 to 64", &j->ranks, &j->has_ranks },
         { "out", DAEMON_OPT_TEXT, "DIR", "folder to make; an existing one is never written over", &j->out, NULL },
-        { "format", DAEMON_OPT_TEXT, "FORMAT", "as_file (default), F32, BF16, or quantised: w8a16, w4a16, Q8_0, Q4_0, Q4_1; norms are F32 always",
+        { "format", DAEMON_OPT_TEXT, "FORMAT", "as_file (default), F32, BF16, or quantised: FP8, w8a16, w4a16, Q8_0, Q4_0, Q4_1; norms are F32 always",
           &j->format, NULL },
         { "split", DAEMON_OPT_TEXT, "HOW", "balanced (default) or even: how FFN columns are dealt", &j->split, NULL },
         { "digest", DAEMON_OPT_TEXT, "KIND", "xxh3 (default) or sha256", &j->digest, NULL },

@@ -13,7 +13,8 @@
 /* A policy and the planner's format that says which types it stores; NULL: the same for every tensor. */
 static const struct { const char *name, *format; } POLICY[SHARD_N_POLICIES] = {
     [SHARD_AS_FILE]  = { "as_file", NULL },        [SHARD_TO_F32]   = { "F32", NULL },
-    [SHARD_TO_BF16]  = { "BF16", NULL },           [SHARD_TO_W8A16] = { "w8a16", "w8a16_g128" },
+    [SHARD_TO_BF16]  = { "BF16", NULL },           [SHARD_TO_FP8]   = { "FP8", "fp8" },
+    [SHARD_TO_W8A16] = { "w8a16", "w8a16_g128" },
     [SHARD_TO_W4A16] = { "w4a16", "w4a16_g128" },  [SHARD_TO_Q8_0]  = { "Q8_0", "q8_0" },
     [SHARD_TO_Q4_0]  = { "Q4_0", "pure_q4_0" },    [SHARD_TO_Q4_1]  = { "Q4_1", "pure_q4_1" },
 };
@@ -167,11 +168,22 @@ static bool convert(shard_pack_room *r, const float *x, const float *step, size_
 {
     if (type == KERN_Q8_0 && !step) return kern_row_to_bytes(x, n, out, sums);
     if (type == KERN_F32 || type == KERN_BF16) kern_row_from_f32(type, x, n, out);
+    else if (type == KERN_FP8) kern_row_to_fp8(x, n, r->scale, out);
     else if (!(step ? kern_row_requantise(x, step, n, out) : kern_row_quantise(type, x, n, out))) return false;
     if (type == KERN_F32) return true;
     kern_row_to_f32(type, out, n, r->back);
     kern_row_distance(x, r->back, n, &sums[0], &sums[1]);
     return true;
+}
+
+/* One row's columns as fp32; whole blocks are read, also where the cut goes through one. */
+static const float *wide(shard_pack_room *r, const shard_source *src, uint64_t row, const shard_extent *x)
+{
+    const kern_dtype_info *f = kern_dtype_get(src->dtype);
+    uint64_t first = x->col0 / f->block, last = (x->col0 + x->cols + f->block - 1) / f->block;
+
+    kern_row_to_f32(src->dtype, src->data + (row * (src->cols / f->block) + first) * f->block_bytes, (size_t)((last - first) * f->block), r->wide);
+    return r->wide + (x->col0 - first * f->block);
 }
 
 /* One row's columns as `type`: a pointer into the source where nothing changes, else converted into `out`; NULL: it holds a value
@@ -181,16 +193,13 @@ static const void *fetch(shard_pack_room *r, const shard_source *src, uint64_t r
 {
     const kern_dtype_info *f = kern_dtype_get(src->dtype);
     const uint8_t *at = src->data + row * (src->cols / f->block * f->block_bytes);
-    uint64_t first = x->col0 / f->block, last = (x->col0 + x->cols + f->block - 1) / f->block;
     bool whole = f->block > 1 && x->col0 % 32 == 0 && x->cols % 32 == 0, again = whole && type == KERN_Q8_0 && kern_reblock_to(src->dtype) < KERN_N_DTYPES;
 
-    if (type == src->dtype && x->col0 % f->block == 0) return at + first * f->block_bytes;
+    if (type == src->dtype && x->col0 % f->block == 0) return at + x->col0 / f->block * f->block_bytes;
     if (whole && kern_reblock_to(src->dtype) == type) return kern_row_reblock(src->dtype, at, x->col0, x->cols, out, sums) ? out : NULL;
-    /* whole blocks, also where the cut goes through one */
-    kern_row_to_f32(src->dtype, at + first * f->block_bytes, (size_t)((last - first) * f->block), r->wide);
     if (again)
         for (uint64_t i = 0; i < x->cols; i += 32) r->step[i / 32] = kern_row_step(src->dtype, at, x->col0 + i);
-    return convert(r, r->wide + (x->col0 - first * f->block), again ? r->step : NULL, (size_t)x->cols, type, out, sums) ? out : NULL;
+    return convert(r, wide(r, src, row, x), again ? r->step : NULL, (size_t)x->cols, type, out, sums) ? out : NULL;
 }
 
 /* One matrix: threads take chunks of panels and fill them beside each other, then hand them to the sink, one at a time, in order;
@@ -210,30 +219,45 @@ typedef struct job {
     pthread_mutex_t     lock;
     pthread_cond_t      turned;
     uint64_t            turn;                 /* the chunk that the sink waits for */
+    float               largest;              /* magnitude of all rows; written with the lock */
+    uint64_t            bad;                  /* the first row with a value that is not finite */
 } job;
+
+/* Rows of panel `index` that the source has. */
+static uint32_t rows_of(const job *b, uint64_t index)
+{
+    uint64_t row = index * KERN_PANEL_ROWS, end = b->src->rows > b->x->row0 ? b->src->rows - b->x->row0 : 0;
+
+    if (end > b->x->rows) end = b->x->rows;
+    return row >= end ? 0 : end - row < KERN_PANEL_ROWS ? (uint32_t)(end - row) : KERN_PANEL_ROWS;
+}
 
 /* false: row *bad holds a value that the type does not. */
 static bool pack_panel(const job *b, shard_pack_room *r, uint64_t index, uint8_t *panel, double sums[2], uint64_t *bad)
 {
     const void *from[KERN_PANEL_ROWS];
-    uint64_t row = index * KERN_PANEL_ROWS;
-    uint32_t have = 0;
+    const uint32_t have = rows_of(b, index);
 
     sums[0] = sums[1] = 0;
-    for (; have < KERN_PANEL_ROWS && row + have < b->x->rows && b->x->row0 + row + have < b->src->rows; have++) {
-        *bad = source_row(b->src, b->x->row0 + row + have, b->head_dim);
-        if (!(from[have] = fetch(r, b->src, *bad, b->x, b->type, r->rows + have * b->row_bytes, sums))) return false;
+    for (uint32_t i = 0; i < have; i++) {
+        *bad = source_row(b->src, b->x->row0 + index * KERN_PANEL_ROWS + i, b->head_dim);
+        if (!(from[i] = fetch(r, b->src, *bad, b->x, b->type, r->rows + i * b->row_bytes, sums))) return false;
     }
     if (have) kern_panel_pack(b->type, from, have, b->x->cols, panel);
     else memset(panel, 0, (size_t)b->stride);     /* padding of the vocabulary */
     return true;
 }
 
+static px_code refuse_row(job *b, uint64_t row)
+{
+    return px_fail(b->e, PX_ERANGE, "", "row %llu has a value that %s does not hold", (unsigned long long)row, kern_dtype_get(b->type)->name);
+}
+
 static px_code hand_over(job *b, uint32_t who, uint64_t n, const uint64_t *bad)
 {
     const shard_pack_room *r = &b->p->room[who];
 
-    if (bad) return px_fail(b->e, PX_ERANGE, "", "row %llu has a value that %s does not hold", (unsigned long long)*bad, kern_dtype_get(b->type)->name);
+    if (bad) return refuse_row(b, *bad);
     for (uint64_t k = 0; k < n; k++) {
         b->p->error += r->sums[2 * k];
         b->p->size += r->sums[2 * k + 1];
@@ -280,18 +304,57 @@ static void *pack_chunks(void *ctx)
     return NULL;
 }
 
-static px_code pack_all(job *b)
+/* The first of two passes over a matrix that has one scale. */
+static void *measure_chunks(void *ctx)
+{
+    job *b = ctx;
+    shard_pack_room *r = &b->p->room[atomic_fetch_add(&b->rooms, 1)];
+    float largest = 0;
+    uint64_t bad = UINT64_MAX;
+
+    for (uint64_t chunk; (chunk = atomic_fetch_add(&b->next, 1)) <= (b->n_panels - 1) / b->most;)
+        for (uint64_t panel = chunk * b->most; panel < b->n_panels && panel < (chunk + 1) * b->most; panel++)
+            for (uint32_t i = 0, n = rows_of(b, panel); i < n; i++) {
+                uint64_t row = source_row(b->src, b->x->row0 + panel * KERN_PANEL_ROWS + i, b->head_dim);
+                float most = kern_row_magnitude(wide(r, b->src, row, b->x), (size_t)b->x->cols);
+                if (most > largest) largest = most;
+                if (!(most >= 0) && row < bad) bad = row;
+            }
+    pthread_mutex_lock(&b->lock);
+    if (largest > b->largest) b->largest = largest;
+    if (bad < b->bad) b->bad = bad;
+    pthread_mutex_unlock(&b->lock);
+    return NULL;
+}
+
+/* As many threads as there are chunks for, or the packer has; fewer do, too. */
+static void in_threads(job *b, void *(*work)(void *))
 {
     pthread_t t[SHARD_PACK_THREADS];
     uint32_t n = 0;
+
+    atomic_store(&b->next, 0);
+    atomic_store(&b->rooms, 0);
+    while (n + 1 < b->p->threads && n + 1 <= (b->n_panels - 1) / b->most && !pthread_create(&t[n], NULL, work, b)) n++;
+    work(b);
+    while (n) pthread_join(t[--n], NULL);
+}
+
+static px_code pack_all(job *b)
+{
     px_code rc = PX_OK;
 
     pthread_mutex_init(&b->lock, NULL);
     pthread_cond_init(&b->turned, NULL);
-    while (n + 1 < b->p->threads && n + 1 <= (b->n_panels - 1) / b->most && !pthread_create(&t[n], NULL, pack_chunks, b)) n++;      /* fewer do, too */
-    pack_chunks(b);
-    while (n) pthread_join(t[--n], NULL);
-    rc = (px_code)atomic_load(&b->rc);
+    if (b->type == KERN_FP8) {
+        in_threads(b, measure_chunks);
+        for (uint32_t i = 0; i < b->p->threads; i++) b->p->room[i].scale = kern_fp8_scale(b->largest);
+        if (b->bad < UINT64_MAX) rc = refuse_row(b, b->bad);
+    }
+    if (!rc) {
+        in_threads(b, pack_chunks);
+        rc = (px_code)atomic_load(&b->rc);
+    }
     pthread_cond_destroy(&b->turned);
     pthread_mutex_destroy(&b->lock);
     return rc;
@@ -324,7 +387,7 @@ px_code shard_packer_matrix(shard_packer *p, const shard_source *src, const shar
     }
 
     b = (job){ .p = p, .src = src, .x = x, .type = type, .head_dim = head_dim, .stride = stride, .row_bytes = row_bytes,
-               .n_panels = n_panels, .most = most, .sink = sink, .e = e };
+               .n_panels = n_panels, .most = most, .sink = sink, .e = e, .bad = UINT64_MAX };
     return pack_all(&b);
 }
 

@@ -7,10 +7,10 @@
 
 #define SHARD_LAYOUT "cpu-panel16-v1"
 
-const char *shard_policy_name(shard_policy p);                       /* "as_file" "F32" "BF16" "w8a16" "w4a16" "Q8_0" "Q4_0" "Q4_1" */
+const char *shard_policy_name(shard_policy p);                       /* "as_file" "F32" "BF16" "FP8" "w8a16" "w4a16" "Q8_0" "Q4_0" "Q4_1" */
 px_code     shard_policy_parse(const char *word, shard_policy *out, px_err *e);   /* field "format" */
 
-#define SHARD_POLICIES "as_file, F32, BF16, w8a16, w4a16, Q8_0, Q4_0 or Q4_1"
+#define SHARD_POLICIES "as_file, F32, BF16, FP8, w8a16, w4a16, Q8_0, Q4_0 or Q4_1"
 
 /* What as_file makes of a readable type of `cols` columns: itself where the kernels multiply with it; else the type that has its levels
  * (kernels/reblock.h), or Q8_0, or BF16 where columns are no multiple of 32. */
@@ -42,6 +42,7 @@ typedef struct shard_pack_room {              /* of one thread; all owned */
     float    *wide;    size_t wide_n;         /* one source row in fp32 */
     float    *back;    size_t back_n;         /* a row as its quants say */
     float    *step;    size_t step_n;         /* kern_row_step of each 32 columns */
+    float     scale;                          /* of the whole matrix (FP8) */
 } shard_pack_room;
 
 typedef struct shard_packer {

@@ -6,10 +6,11 @@
 #include "shard/store/checkpoint.h"
 
 typedef enum shard_digest_kind { SHARD_XXH3_128, SHARD_SHA256 } shard_digest_kind;
-/* What the matrices of a set are stored as.  The last five quantise F32, F16 and BF16 sources (kern_row_quantise); w8a16 and w4a16
- * are mixtures: matrices of the layers in groups of 128, the table (tied or not) in F16, the head in W8 or F16. */
+/* What the matrices of a set are stored as.  The last six quantise F32, F16 and BF16 sources (kern_row_quantise); w8a16 and w4a16
+ * are mixtures: matrices of the layers in groups of 128, the table (tied or not) in F16, the head in W8 or F16; and FP8: matrices of
+ * the layers in FP8, table and head in BF16. */
 typedef enum shard_policy {
-    SHARD_AS_FILE, SHARD_TO_F32, SHARD_TO_BF16, SHARD_TO_W8A16, SHARD_TO_W4A16, SHARD_TO_Q8_0, SHARD_TO_Q4_0, SHARD_TO_Q4_1,
+    SHARD_AS_FILE, SHARD_TO_F32, SHARD_TO_BF16, SHARD_TO_FP8, SHARD_TO_W8A16, SHARD_TO_W4A16, SHARD_TO_Q8_0, SHARD_TO_Q4_0, SHARD_TO_Q4_1,
     SHARD_N_POLICIES
 } shard_policy;
 

@@ -37,15 +37,16 @@ static const uint8_t *source_row(const shard_source *s, uint64_t row, uint32_t h
 }
 
 /* A row as the set should hold it: what the cut's columns are worth as type t.  The quantisers have tests of their own. */
-static void as_stored(kern_dtype t, const shard_source *s, const uint8_t *from, float *row, uint64_t col0, uint64_t cols)
+static void as_stored(kern_dtype t, const shard_source *s, const uint8_t *from, float *row, uint64_t col0, uint64_t cols, float scale)
 {
-    uint8_t quants[4096];
+    uint8_t quants[4100];
     float step[128];
 
     if (t == s->dtype || t == KERN_F32) return;
     row += col0;
     for (uint64_t i = 0; i < cols; i += 32) step[i / 32] = kern_row_step(s->dtype, from, col0 + i);
     if (t == KERN_BF16) kern_row_from_f32(t, row, cols, quants);
+    else if (t == KERN_FP8) kern_row_to_fp8(row, cols, scale, quants);
     else if (t == kern_reblock_to(s->dtype)) assert_true(kern_row_reblock(s->dtype, from, col0, cols, quants, (double[2]){ 0 }));
     else if (t == KERN_Q8_0 && kern_dtype_get(s->dtype)->block > 1) assert_true(kern_row_requantise(row, step, cols, quants));
     else assert_true(kern_row_quantise(t, row, cols, quants));
@@ -76,11 +77,16 @@ static void compare_tensor(const shard_checkpoint *c, const shard_file *f, const
         assert_memory_equal(data, want + x.col0, cols * sizeof(float));
         for (size_t i = cols * sizeof(float); i < bytes; i++) assert_int_equal(((const uint8_t *)data)[i], 0);
     } else {
+        float largest = 0;                   /* of the cut */
+        for (uint64_t i = 0; i < rows && x.row0 + i < src->rows; i++) {
+            source_row(src, x.row0 + i, m->arch.head_dim, want);
+            for (uint64_t k = x.col0; k < x.col0 + cols; k++) largest = fmaxf(largest, fabsf(want[k]));
+        }
         for (uint64_t i = 0; i < rows; i++) {
             const uint8_t *panel = (const uint8_t *)data + i / KERN_PANEL_ROWS * kern_panel_stride(t, cols);
             kern_panel_row_to_f32(t, panel, i % KERN_PANEL_ROWS, cols, found);
             if (x.row0 + i < src->rows) {
-                as_stored(t, src, source_row(src, x.row0 + i, m->arch.head_dim, want), want, x.col0, cols);
+                as_stored(t, src, source_row(src, x.row0 + i, m->arch.head_dim, want), want, x.col0, cols, largest / 448);
                 assert_memory_equal(found, want + x.col0, cols * sizeof(float));
             } else {
                 assert_int_equal(shard_role_get(r)->cut, SHARD_CUT_VOCAB_ROWS);
@@ -163,7 +169,8 @@ static void round_trips_of_other_policies(void **state)
     round_trip(test_golden("tiny/arch/llama"), 2, SHARD_TO_F32, SHARD_SHA256);
     round_trip(test_golden("tiny/gguf/smollm_like_f16/model.gguf"), 2, SHARD_TO_BF16, SHARD_XXH3_128);
     round_trip(test_golden("tiny/gguf/smollm_like_f16/model.gguf"), 3, SHARD_TO_F32, SHARD_XXH3_128);
-    for (shard_policy p = SHARD_TO_W8A16; p < SHARD_N_POLICIES; p++)
+    round_trip(test_golden("tiny/gguf/smollm_like_f16/model.gguf"), 3, SHARD_TO_FP8, SHARD_XXH3_128);
+    for (shard_policy p = SHARD_TO_FP8; p < SHARD_N_POLICIES; p++)
         for (uint32_t ranks = 1; ranks <= 2; ranks++) {
             bool groups = p == SHARD_TO_W8A16 || p == SHARD_TO_W4A16;         /* of 128: all six heads are one group */
             if (!groups || ranks == 1) round_trip(test_golden("tiny/arch/llama"), ranks, p, SHARD_XXH3_128);

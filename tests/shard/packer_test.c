@@ -65,7 +65,7 @@ static taken room(void) { return (taken){ .bytes = malloc(sizeof(float) * ROWS *
 
 static void threads_change_nothing(void **state)
 {
-    static const kern_dtype type[] = { KERN_F32, KERN_BF16, KERN_Q8_0, KERN_Q4_0, KERN_W8 };
+    static const kern_dtype type[] = { KERN_F32, KERN_BF16, KERN_Q8_0, KERN_Q4_0, KERN_W8, KERN_FP8 };
     taken one = room(), many = room();
 
     (void)state;
@@ -99,8 +99,43 @@ static void the_first_bad_row_is_named(void **state)
         assert_int_equal(pack(threads[i], KERN_Q8_0, &t, sums, &e), PX_ERANGE);
         assert_string_equal(e.text, "row 700 has a value that Q8_0 does not hold");
         assert_true(t.calls > 0 && t.n <= kern_panel_stride(KERN_Q8_0, part.cols) * 697 / 16);
+        px_err_clear(&e);
+        assert_int_equal(pack(threads[i], KERN_FP8, &t, sums, &e), PX_ERANGE);
+        assert_string_equal(e.text, "row 700 has a value that FP8 does not hold");
+        assert_int_equal(t.calls, 0);                    /* found before the first is written */
     }
     for (size_t k = 0; k < 4; k++) value[bad[k] * COLS + 64] = 0;
+    free(t.bytes);
+}
+
+/* One scale, of the largest value of the cut: what lies beside the cut has no say. */
+static void a_cut_has_one_scale(void **state)
+{
+    static const int inside[] = { 3 * COLS + 32, (ROWS - 1) * COLS + COLS - 33, 800 * COLS + 500 };
+    static const int outside[] = { 2 * COLS + 500, 3 * COLS + 31, 900 * COLS + COLS - 32 };
+    taken t = room();
+    const uint64_t stride = kern_panel_stride(KERN_FP8, part.cols);
+    double sums[2];
+
+    (void)state;
+    for (size_t k = 0; k < 3; k++) {
+        const float was[2] = { value[inside[k]], value[outside[k]] };
+        px_err e = { 0 };
+        value[inside[k]] = -448 * 8;
+        value[outside[k]] = 1e30f;
+        assert_int_equal(pack(3, KERN_FP8, &t, sums, &e), PX_OK);
+        assert_int_equal(t.n, (part.rows + 15) / 16 * stride);
+        for (size_t r = 0; r < (part.rows + 15) / 16 * 16; r++) {
+            float d, row[COLS];
+            memcpy(&d, t.bytes + (r / 16 + 1) * stride - 64 + r % 16 * 4, 4);
+            assert_true(d == (r < part.rows ? 8 : 0));
+            if (r != ((size_t)inside[k] / COLS - part.row0)) continue;
+            kern_panel_row_to_f32(KERN_FP8, t.bytes + r / 16 * stride, r % 16, part.cols, row);
+            assert_true(row[(size_t)inside[k] % COLS - part.col0] == -448 * 8);
+        }
+        value[inside[k]] = was[0];
+        value[outside[k]] = was[1];
+    }
     free(t.bytes);
 }
 
@@ -133,6 +168,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(threads_change_nothing),
         cmocka_unit_test(the_first_bad_row_is_named),
+        cmocka_unit_test(a_cut_has_one_scale),
         cmocka_unit_test(a_sink_that_fails_ends_it),
     };
     uint64_t seed = 31;

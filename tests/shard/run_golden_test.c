@@ -11,6 +11,7 @@
 typedef struct bound { double worst, kl, margin; bool greedy; } bound;
 static const bound exact = { 1e-3, 1e-6, 0.001, true };        /* fp32 activations and KV */
 static const bound bf16 = { 0.4, 8e-4, 0.2, false };
+static const bound fp8 = { 5, 0.15, 2, false };             /* a weight has 3 digits: random models, which depend on each */
 static const bound q12 = { 0.1, 5e-5, 0.05, false };           /* 12-bit activations, f16 KV */
 
 static void check(const char *name, const char *source, shard_policy policy, kern_kv_dtype kv, uint32_t world,
@@ -76,6 +77,19 @@ static void a_gguf_of_f16_meets_the_exact_bound(void **state)
     }
 }
 
+/* What is read and what is multiplied with are the same numbers: as far from the reference as rounding to 3 digits is, at any number of
+ * ranks, each of which has scales of its own. */
+static void fp8_sets_meet_their_bound(void **state)
+{
+    (void)state;
+    for (uint32_t world = 1; world <= 3; world++) {
+        check("arch/llama", "tiny/arch/llama", SHARD_TO_FP8, KERN_KV_F16, world, &fp8);
+        check("arch/qwen3", "tiny/arch/qwen3", SHARD_TO_FP8, KERN_KV_F32, world, &fp8);
+        check("arch/mistral", "tiny/arch/mistral", SHARD_TO_FP8, KERN_KV_F16, world, &fp8);
+        check("gguf/smollm_like_f16", "tiny/gguf/smollm_like_f16/model.gguf", SHARD_TO_FP8, KERN_KV_F16, world, &fp8);
+    }
+}
+
 /* Q5_1 is stored as Q8_M, which has its values. */
 static void a_gguf_of_a_type_that_is_only_read_meets_its_bound(void **state)
 {
@@ -106,6 +120,7 @@ int main(void)
         cmocka_unit_test(f32_sets_meet_the_exact_bound),
         cmocka_unit_test(bf16_sets_meet_their_bound),
         cmocka_unit_test(a_gguf_of_f16_meets_the_exact_bound),
+        cmocka_unit_test(fp8_sets_meet_their_bound),
         cmocka_unit_test(a_gguf_of_a_type_that_is_only_read_meets_its_bound),
         cmocka_unit_test(ggufs_of_qwen_meet_their_bounds),
     };
