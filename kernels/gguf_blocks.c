@@ -63,6 +63,19 @@ static const uint64_t iq2_row[512] = {
 #undef L
 #undef R
 
+/* Bytes of all bits where seven bits of signs, and the eighth that makes their number even, are set. */
+#define P(s) (((s) ^ (s) >> 1 ^ (s) >> 2 ^ (s) >> 3 ^ (s) >> 4 ^ (s) >> 5 ^ (s) >> 6) & 1)
+#define B(s, i) ((uint64_t)((s) >> (i) & 1) * 255 << 8 * (i))
+#define M(s) B(s, 0) | B(s, 1) | B(s, 2) | B(s, 3) | B(s, 4) | B(s, 5) | B(s, 6) | (uint64_t)P(s) * 255 << 56
+#define M8(s) M(s), M((s) + 1), M((s) + 2), M((s) + 3), M((s) + 4), M((s) + 5), M((s) + 6), M((s) + 7)
+static const uint64_t iq2_minus[128] = {
+    M8(0), M8(8), M8(16), M8(24), M8(32), M8(40), M8(48), M8(56), M8(64), M8(72), M8(80), M8(88), M8(96), M8(104), M8(112), M8(120),
+};
+#undef P
+#undef B
+#undef M
+#undef M8
+
 static uint32_t u32(const uint8_t *p) { return p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24; }
 
 void kern_k_scale_and_min(const uint8_t *s, int g, int *scale, int *min)
@@ -83,19 +96,21 @@ int kern_iq4_xs_scale(const uint8_t *p, int g)
     return ((p[4 + g / 2] >> g % 2 * 4 & 15) | (int)(high >> 2 * g & 3) << 4) - 32;
 }
 
+/* Eight levels with their signs; no byte is 0, so none carries. */
+static int64_t iq2_eight(const uint8_t *p)
+{
+    uint32_t word = p[0] | (uint32_t)p[1] << 8;
+    uint64_t minus = iq2_minus[word >> 9];
+
+    return (int64_t)((iq2_row[word & 511] ^ minus) + (minus & 0x0101010101010101ull));
+}
+
 /* IQ2_XS: d, 32 words (nine bits: a row of eight levels; seven bits: signs, of which the eighth makes their number even), 16 scales in
  * nibbles, each of two words.  The levels with their signs; apart, as vectors are slower at this. */
 __attribute__((noinline)) void kern_iq2_levels(const uint8_t *p, int8_t q[256])
 {
-    for (int w = 0; w < 32; w++) {
-        uint32_t word = p[2 + 2 * w] | (uint32_t)p[3 + 2 * w] << 8, signs = word >> 9;
-        uint64_t bits, minus, level = iq2_row[word & 511];
-        signs |= (0x6996u >> ((signs ^ signs >> 4) & 15) & 1) << 7;             /* the parity of seven bits */
-        bits = signs * 0x0101010101010101ull & 0x8040201008040201ull;           /* byte i keeps bit i, which goes to its top and down */
-        minus = (bits + 0x7f7f7f7f7f7f7f7full) >> 7 & 0x0101010101010101ull;
-        level = (level ^ minus * 255) + minus;                                  /* no byte is 0, so none carries */
-        memcpy(q + 8 * w, &level, 8);
-    }
+    for (int w = 0; w < 32; w += 2)
+        _mm_storeu_si128((__m128i *)(q + 8 * w), _mm_set_epi64x(iq2_eight(p + 4 + 2 * w), iq2_eight(p + 2 + 2 * w)));
 }
 
 #define ROW_PATH 0
