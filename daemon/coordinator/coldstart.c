@@ -267,8 +267,7 @@ static px_code run(daemon_coldstart *c, daemon_phase p, px_err *errs, size_t cap
         break;
     case DAEMON_COMPARE: rc = *n ? errs[0].code : PX_OK; break;
     case DAEMON_AGREE:
-        if ((rc = daemon_coldstart_fit(c, detail, sizeof detail, &e)) || (rc = daemon_coldstart_fit_devices(c, detail, sizeof detail, &e))) break;
-        if (!c->dry) rc = agree(c, &e);
+        if (!(rc = daemon_coldstart_fit(c, detail, sizeof detail, &e)) && !c->dry) rc = agree(c, &e);
         break;
     case DAEMON_MAP:     rc = stage(c, p, PHALANX__WIRE__STAGE__MAP, errs, cap, n, &e); break;
     case DAEMON_MPI:     rc = stage(c, p, PHALANX__WIRE__STAGE__MPI, errs, cap, n, &e); break;

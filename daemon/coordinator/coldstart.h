@@ -78,7 +78,7 @@ px_code daemon_coldstart_verify(daemon_coldstart *c, px_err *e);
 void    daemon_coldstart_end_job(daemon_coldstart *c, bool clean);
 void    daemon_coldstart_close(daemon_coldstart *c);
 
-/* ---- between coldstart.c, model.c, hello.c, devices.c and status.c ---- */
+/* ---- between coldstart.c, model.c, hello.c, devices.c, fit.c and status.c ---- */
 /* A step, into the status and under its deadline; its end also into the log.  detail: what it found, or why it failed. */
 void    daemon_coldstart_begin(daemon_coldstart *c, daemon_phase p);
 void    daemon_coldstart_end(daemon_coldstart *c, daemon_phase p, px_code rc, const char *detail);
@@ -90,14 +90,16 @@ px_code daemon_coldstart_hello(daemon_coldstart *c, px_time_us deadline, px_err 
 void    daemon_coldstart_progress(daemon_coldstart *c, daemon_phase p, uint32_t percent);
 /* A frame of a rank that is no report: a second hello, or worse. */
 px_code daemon_coldstart_unexpected(const daemon_coldstart *c, const daemon_event *ev, px_err *e);
-/* Whether all blocks of the plan fit the free memory that the ranks told; a host's ranks share its memory.  The plan is
- * the allocation: fewer blocks are no answer, the most that would fit is told.  detail: how much is left. */
+/* Whether weights, buffers and all blocks of the plan fit the free memory that the ranks told: a host's ranks share its
+ * memory, those on one GPU the GPU's.  The plan is the allocation: fewer blocks are no answer, the most that would fit is
+ * told.  detail: how much is left.  fit.c */
 px_code daemon_coldstart_fit(const daemon_coldstart *c, char *detail, size_t cap, px_err *e);
+/* The first rank that shares with this one; its own number if none before it does. */
+uint32_t daemon_coldstart_first(const daemon_coldstart *c, uint32_t rank, bool (*share)(const daemon_rank_info *a, const daemon_rank_info *b));
 /* device: cuda, when all hellos are there: every rank's GPU, driver and NCCL held against rank 0's; then how sums are added.
  * devices.c */
 void daemon_coldstart_devices(daemon_coldstart *c, px_err *errs, size_t cap, size_t *n);
-/* Whether weights, buffers and all blocks fit the free memory of every GPU, ranks that share one taken together. */
-px_code daemon_coldstart_fit_devices(const daemon_coldstart *c, char *detail, size_t cap, px_err *e);
+bool daemon_rank_same_device(const daemon_rank_info *a, const daemon_rank_info *b);
 void    daemon_errors_add(const px_err *e, px_err *errs, size_t cap, size_t *n);      /* dropped when errs is full */
 
 /* A REPORT frame: into the status; errors to errs. */

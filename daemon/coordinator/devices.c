@@ -1,12 +1,9 @@
-/* devices.c - device: cuda: what the ranks say of their GPUs, held against each other; who shares one; what fits there. */
-#include <inttypes.h>
+/* devices.c - device: cuda: what the ranks say of their GPUs, held against each other; who shares one. */
 #include <stdio.h>
 #include <string.h>
 
 #include "daemon/coordinator/coldstart.h"
 #include "daemon/rank/fields.h"
-
-#define NCCL_PIECE (2u << 20)               /* to which it rounds the sums' buffers up */
 
 static void refuse(const daemon_coldstart *c, uint32_t rank, px_err *e, px_err *errs, size_t cap, size_t *n)
 {
@@ -24,17 +21,9 @@ static void same(const daemon_coldstart *c, uint32_t rank, daemon_field f, const
     refuse(c, rank, &e, errs, cap, n);
 }
 
-static bool one_device(const daemon_rank_info *a, const daemon_rank_info *b)
+bool daemon_rank_same_device(const daemon_rank_info *a, const daemon_rank_info *b)
 {
     return a->gpu.ordinal == b->gpu.ordinal && !strcmp(a->boot_id, b->boot_id);
-}
-
-/* The first rank that uses this rank's device; its own number if nobody does before it. */
-static uint32_t first_on(const daemon_coldstart *c, uint32_t rank)
-{
-    for (uint32_t r = 0; r < rank; r++)
-        if (one_device(&c->status->rank[r], &c->status->rank[rank])) return r;
-    return rank;
 }
 
 static void choose_sums(daemon_coldstart *c, px_err *errs, size_t cap, size_t *n)
@@ -47,7 +36,7 @@ static void choose_sums(daemon_coldstart *c, px_err *errs, size_t cap, size_t *n
     if (!c->nccl) return;
     for (uint32_t r = 0; r < c->world; r++) {
         const daemon_rank_info *i = &c->status->rank[r];
-        const uint32_t other = first_on(c, r);
+        const uint32_t other = daemon_coldstart_first(c, r, daemon_rank_same_device);
         px_err e = {0};
         if (other != r) {
             c->nccl = false;
@@ -82,47 +71,4 @@ void daemon_coldstart_devices(daemon_coldstart *c, px_err *errs, size_t cap, siz
     choose_sums(c, errs, cap, n);
     px_log_line(c->args->log, PX_INFO, "reduce", "asked=%s sums=%s", (const char *[]){ "auto", "nccl", "ordered" }[c->args->config->reduce],
                 c->world == 1 ? "none" : c->nccl ? "nccl" : "ordered");
-}
-
-px_code daemon_coldstart_fit_devices(const daemon_coldstart *c, char *detail, size_t cap, px_err *e)
-{
-    const proto_config *cfg = c->args->config;
-    uint64_t spare = UINT64_MAX;
-    char found[96], want[128];
-    px_code rc;
-
-    if (cfg->device != PROTO_DEVICE_CUDA) return PX_OK;
-    for (uint32_t first = 0; first < c->world; first++) {
-        const daemon_rank_info *i = &c->status->rank[first];
-        uint64_t fixed = 0, per_block = 0, free = UINT64_MAX, all, most;
-        if (first_on(c, first) != first) continue;
-        for (uint32_t r = first; r < c->world; r++) {
-            if (!one_device(i, &c->status->rank[r])) continue;
-            if (c->status->rank[r].gpu.free_bytes < free) free = c->status->rank[r].gpu.free_bytes;
-            fixed += c->plan[r].device_total - c->plan[r].kv_pool + (c->nccl ? NCCL_PIECE : 0);
-            per_block += c->plan[r].kv_block_bytes;
-        }
-        all = fixed + per_block * c->n_blocks;
-        if (all <= free) {
-            if (free - all < spare) spare = free - all;
-            continue;
-        }
-        most = free > fixed && per_block ? (free - fixed) / per_block : 0;
-        if (most) {
-            snprintf(found, sizeof found, "%u tokens", cfg->kv_tokens);
-            snprintf(want, sizeof want, "at most %" PRIu64 " tokens", most * cfg->kv_block);
-            rc = px_refuse(e, PX_ERANGE, daemon_field_name(DAEMON_FIELD_KV_TOKENS), found, want,
-                           "GPU %u of host %s needs %" PRIu64 " bytes, %" PRIu64 " of them for the KV cache, and %" PRIu64 " are free",
-                           i->gpu.ordinal, i->host, all, per_block * c->n_blocks, free);
-        } else {
-            snprintf(found, sizeof found, "%" PRIu64 " bytes free", free);
-            snprintf(want, sizeof want, "more than %" PRIu64 " bytes for weights and buffers", fixed);
-            rc = px_refuse(e, PX_ERANGE, daemon_field_name(DAEMON_FIELD_GPU_MEMORY), found, want,
-                           "weights and buffers do not fit GPU %u of host %s, whatever kv.tokens is", i->gpu.ordinal, i->host);
-        }
-        px_err_set_rank(e, (int)first, i->host);
-        return rc;
-    }
-    snprintf(detail, cap, "%u KV blocks, %" PRIu64 " bytes stay free on the fullest GPU", c->n_blocks, spare);
-    return PX_OK;
 }
