@@ -209,6 +209,12 @@ px_code daemon_draft_finish(daemon_draft *d, char **json, size_t *bytes, px_err 
         rc = daemon_draft_no_memory(e);
         goto done;
     }
+    /* opening reads them all again: one copy at a time */
+    json_decref(doc);
+    json_decref(ranks);
+    doc = ranks = NULL;
+    json_array_clear(d->tokens);
+    json_array_clear(d->merges);
     if ((rc = daemon_tokenizer_open(&t, d->a, text.p, text.n, e))) goto done;
     if (!(*json = px_new(d->a, char, text.n + 1))) {
         rc = daemon_draft_no_memory(e);

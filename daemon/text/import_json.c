@@ -153,29 +153,37 @@ static px_code put_tokens(import *m, px_err *e)
 }
 
 /* "a b", or ["a", "b"]: the first form cannot say a token with a space. */
+static px_code put_merge(import *m, size_t i, const json_t *x, daemon_bytes *both, px_err *e)
+{
+    px_code rc;
+    const json_t *left = json_array_get(x, 0), *right = json_array_get(x, 1);
+    char field[40];
+
+    if (json_is_string(x) && json_string_length(x))             /* as it is wanted: the same text, not a copy */
+        return json_array_append(m->d.merges, (json_t *)x) ? daemon_draft_no_memory(e) : PX_OK;
+    both->n = 0;
+    if (json_array_size(x) == 2 && json_is_string(left) && json_is_string(right)) {
+        if ((rc = daemon_bytes_put(both, json_string_value(left), json_string_length(left), e)) || (rc = daemon_bytes_put(both, " ", 1, e)) ||
+            (rc = daemon_bytes_put(both, json_string_value(right), json_string_length(right), e)))
+            return rc;
+    } else if (!json_is_string(x)) {
+        snprintf(field, sizeof field, "model.merges[%zu]", i);
+        return px_fail(e, PX_ECORRUPT, field, "neither \"a b\" nor [\"a\", \"b\"]");
+    }
+    return daemon_draft_append(m->d.merges, "model.merges", i, both->n ? both->p : "", both->n, e);
+}
+
 static px_code read_merges(import *m, px_err *e)
 {
     px_code rc;
     const json_t *list;
-    char field[40];
     daemon_bytes both;
 
     if ((rc = expect(m->model, "model", "merges", JSON_ARRAY, &list, e))) return rc;
+    if (json_array_size(list) > DAEMON_MAX_MERGES)
+        return px_fail(e, PX_ECORRUPT, "model.merges", "%zu merges; at most %u are possible", json_array_size(list), DAEMON_MAX_MERGES);
     daemon_bytes_init(&both, m->a);
-    for (size_t i = 0; i < json_array_size(list) && !rc; i++) {
-        const json_t *x = json_array_get(list, i), *left = json_array_get(x, 0), *right = json_array_get(x, 1);
-        both.n = 0;
-        if (json_is_string(x)) rc = daemon_bytes_put(&both, json_string_value(x), json_string_length(x), e);
-        else if (json_array_size(x) == 2 && json_is_string(left) && json_is_string(right)) {
-            if (!(rc = daemon_bytes_put(&both, json_string_value(left), json_string_length(left), e)) &&
-                !(rc = daemon_bytes_put(&both, " ", 1, e)))
-                rc = daemon_bytes_put(&both, json_string_value(right), json_string_length(right), e);
-        } else {
-            snprintf(field, sizeof field, "model.merges[%zu]", i);
-            rc = px_fail(e, PX_ECORRUPT, field, "neither \"a b\" nor [\"a\", \"b\"]");
-        }
-        if (!rc) rc = daemon_draft_append(m->d.merges, "model.merges", i, both.n ? both.p : "", both.n, e);
-    }
+    for (size_t i = 0; i < json_array_size(list) && !rc; i++) rc = put_merge(m, i, json_array_get(list, i), &both, e);
     daemon_bytes_deinit(&both);
     return rc;
 }
@@ -225,7 +233,10 @@ px_code daemon_tokenizer_from_json(px_alloc *a, const char *text, size_t n, cons
         goto done;
     }
     m.doc = doc;
-    if (!(rc = build(&m, hints, e))) rc = daemon_draft_finish(&m.d, json, bytes, e);
+    if (!(rc = build(&m, hints, e))) {
+        json_object_clear((json_t *)m.model);              /* copied; the expressions of the pipeline are not */
+        rc = daemon_draft_finish(&m.d, json, bytes, e);
+    }
 
 done:
     if (m.text) px_del(a, m.text, m.d.n);

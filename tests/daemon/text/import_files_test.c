@@ -151,6 +151,68 @@ static void merges_in_another_order_are_kept(void **state)
     px_del(fixture_heap(), data, n + 1);
 }
 
+/* The JSON library's own memory, which no allocator of ours sees. */
+static size_t json_live, json_peak;
+
+static void *count_malloc(size_t n)
+{
+    size_t *p = malloc(n + 16);
+    if (!p) return NULL;
+    *p = n;
+    if ((json_live += n) > json_peak) json_peak = json_live;
+    return p + 2;
+}
+
+static void count_free(void *p)
+{
+    size_t *at = p;
+    if (!p) return;
+    json_live -= at[-2];
+    free(at - 2);
+}
+
+/* Merges are most of a file, and small texts many times their bytes when they are read: there is one copy of them at a time. */
+static void held_once(bool pairs)
+{
+    enum { N = 100000 };
+    size_t n, bytes, once;
+    char *data = read_golden(JSON("smollm"), &n), *text, *out;
+    json_t *doc = json_loadb(data, n, 0, NULL), *merges, *pair, *more;
+    px_err e = {0};
+
+    px_del(fixture_heap(), data, n + 1);
+    merges = json_object_get(json_object_get(doc, "model"), "merges");
+    pair = json_array_get(merges, 0);
+    assert_int_equal(json_array_size(pair), 2);
+    more = pairs ? json_incref(pair) : json_sprintf("%s %s", json_string_value(json_array_get(pair, 0)), json_string_value(json_array_get(pair, 1)));
+    for (int i = 0; i < N; i++) json_array_append(merges, more);
+    json_decref(more);
+    text = json_dumps(doc, JSON_COMPACT);
+    json_decref(doc);
+
+    json_live = json_peak = 0;
+    json_set_alloc_funcs(count_malloc, count_free);
+    doc = json_loads(text, 0, NULL);
+    once = json_peak;
+    json_decref(doc);
+    json_peak = json_live;
+    px_code rc = daemon_tokenizer_from_json(fixture_heap(), text, strlen(text), NULL, &out, &bytes, &e);
+    json_set_alloc_funcs(malloc, free);
+    if (rc) fail_msg("%s: %s", e.field, e.text);
+    assert_int_equal(json_live, 0);
+    assert_true(once > 40 * N);
+    if (json_peak > once * 3 / 2) fail_msg("%zu bytes for a document of %zu", json_peak, once);
+    px_del(fixture_heap(), out, bytes + 1);
+    free(text);
+}
+
+static void merges_are_held_once(void **state)
+{
+    (void)state;
+    held_once(false);
+    held_once(true);
+}
+
 /* tokenizer_config.json decides about BOS and EOS; what it names must be there. */
 static void hints_decide(void **state)
 {
@@ -165,6 +227,8 @@ static void hints_decide(void **state)
         { "{\"added_tokens_decoder\":{\"0\":{\"content\":\"x\"},\"1000\":{\"content\":\"<|mine|>\"}}}", PX_EUNSUP,
           "tokenizer_config.json: added_tokens_decoder", 0, false, 0 },
         { "{\"added_tokens_decoder\":{\"999\":{\"content\":\"x\"},\"7\":7},\"bos_token\":\"<|im_start|>\"}", PX_OK, "", 1, false, 2 },
+        { "{\"added_tokens_decoder\":null}", PX_OK, "", DAEMON_NO_TOKEN, false, 2 },
+        { "{\"added_tokens_decoder\":[]}", PX_ECORRUPT, "tokenizer_config.json: added_tokens_decoder", 0, false, 0 },
         { "{\"added_tokens_decoder\":{\"1e3\":{}}}", PX_ECORRUPT, "tokenizer_config.json: added_tokens_decoder", 0, false, 0 },
         { "{\"added_tokens_decoder\":{\"-1\":{}}}", PX_ECORRUPT, "tokenizer_config.json: added_tokens_decoder", 0, false, 0 },
         { "{\"added_tokens_decoder\":{\"\":{}}}", PX_ECORRUPT, "tokenizer_config.json: added_tokens_decoder", 0, false, 0 },
@@ -500,6 +564,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_refusal_of_a_json_has_its_field),
         cmocka_unit_test(merges_in_another_order_are_kept),
+        cmocka_unit_test(merges_are_held_once),
         cmocka_unit_test(hints_decide),
         cmocka_unit_test(spaces_are_put_in_front_as_the_file_says),
         cmocka_unit_test(every_refusal_of_a_model_has_its_field),
