@@ -78,9 +78,11 @@ static px_code check_added(const daemon_draft *d, const json_t *config, const js
     px_code rc;
     const char *key;
     char said[48];
-    json_t *v;
+    json_t *list = json_object_get(config, "added_tokens_decoder"), *v;
 
-    json_object_foreach(json_object_get(config, "added_tokens_decoder"), key, v) {
+    if (list && !json_is_object(list) && !json_is_null(list))
+        return px_fail(e, PX_ECORRUPT, FILE_NAME ": added_tokens_decoder", "neither an object of tokens nor null");
+    json_object_foreach(list, key, v) {
         const char *content = json_string_value(json_object_get(v, "content"));
         const bool digits = *key && !key[strspn(key, "0123456789")];
         if ((rc = is_within(d, FILE_NAME ": added_tokens_decoder", content ? content : "", key, digits ? strtod(key, NULL) : -1, e))) return rc;
