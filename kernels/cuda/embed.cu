@@ -2,7 +2,7 @@
  * other ranks give rows of +0.
  *
  * A thread makes four neighbouring columns of one row.  In a panel they are one word (bytes; nibbles, whose other half is sixteen
- * columns further on), two (16-bit types) or four (F32), 64 bytes apart: of every sector that is read, an eighth is used.  A step
+ * columns further on), two (16-bit types, FP8) or four (F32), 64 bytes apart: of every sector that is read, an eighth is used.  A step
  * reads a row a token, so that costs less than a table in a layout of its own. */
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/panel.cuh"
@@ -43,6 +43,15 @@ static __device__ __forceinline__ cu_quad quad_at(const uint8_t *panel, unsigned
             const float2 f = D == KERN_F16 ? __half22float2(cu_as_half2(v)) : make_float2(__uint_as_float(v << 16), __uint_as_float(v & 0xffff0000u));
             q.x[2 * i] = f.x;
             q.x[2 * i + 1] = f.y;
+        }
+    } else if constexpr (P::FP8) {                       /* kern_fp8_column: two columns in each of two words, in every second byte */
+        const unsigned k = c % 16, at = c / 16 * 256 + k % 8 / 2 * 64 + 4 * r, high = k < 8 ? 8 : 0;
+        const float d = __uint_as_float(word(panel + blocks * 512 + 4 * r));
+        CU_UNROLL
+        for (unsigned i = 0; i < 2; i++) {
+            const float2 f = __half22float2(cu_as_half2(cu_fp8_to_half2(word(panel + at + 64 * i) << high)));
+            q.x[2 * i] = d * (f.x * 256.0f);
+            q.x[2 * i + 1] = d * (f.y * 256.0f);
         }
     } else {
         const uint8_t *const meta = panel + P::meta(blocks, block) + 2 * r + (P::HALVES && j >= 4 ? 32 : 0);
@@ -86,6 +95,7 @@ static cu_status launch(const embed_args &a, unsigned rows, cu_stream s)
 typedef cu_status launch_fn(const embed_args &a, unsigned rows, cu_stream s);
 static const struct { kern_dtype dtype; launch_fn *fn; } variant[] = {
     { KERN_F32, launch<KERN_F32> },   { KERN_F16, launch<KERN_F16> },   { KERN_BF16, launch<KERN_BF16> }, { KERN_Q8_0, launch<KERN_Q8_0> },
+    { KERN_FP8, launch<KERN_FP8> },
     { KERN_Q8_M, launch<KERN_Q8_M> }, { KERN_Q8_H, launch<KERN_Q8_H> }, { KERN_Q4_0, launch<KERN_Q4_0> }, { KERN_Q4_1, launch<KERN_Q4_1> },
     { KERN_W8, launch<KERN_W8> },     { KERN_W4, launch<KERN_W4> },
 };

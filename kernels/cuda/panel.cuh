@@ -7,7 +7,7 @@
  * mma take 16 bytes of every lane as they are, without a shuffle.
  *
  * So lane t of four holds, of a block of 32 columns, the 8 columns
- *   16-bit types     8i + 2t, 8i + 2t + 1   for i = 0..3
+ *   16-bit, FP8      8i + 2t, 8i + 2t + 1   for i = 0..3
  *   bytes, nibbles   4t, 4t + 2, 4t + 1, 4t + 3, and 16 further on the same   (so paired because nibbles are cheap to get so)
  * and activations are kept in this order (cu_act_column): what a lane needs of a block is 16 bytes in one piece.  Sums over K
  * do not see it, as long as weights and activations agree.  Of bytes and nibbles an mma of 16 columns takes a half of the block, not a
@@ -18,7 +18,7 @@
 #include "kernels/cuda/ptx.h"
 #include "kernels/dtype.h"
 
-/* Column within a block of 32 of value s (0..7) of lane t. */
+/* Column within a block of 32 of value s (0..7) of lane t.  The bytes of FP8 lie so in their words that they are in the order of pairs. */
 template <bool PAIRS>
 __host__ __device__ constexpr unsigned cu_act_column(unsigned t, unsigned s)
 {
@@ -28,17 +28,19 @@ __host__ __device__ constexpr unsigned cu_act_column(unsigned t, unsigned s)
 template <kern_dtype D>
 struct cu_panel {
     static constexpr bool PAIRS = D == KERN_BF16 || D == KERN_F16;
+    static constexpr bool FP8 = D == KERN_FP8;                                        /* scales behind all columns */
+    static constexpr bool FLAT = PAIRS || FP8;                                        /* no scales between blocks */
     static constexpr bool UNSIGNED = D == KERN_Q8_M;                                  /* bytes of 0..255 */
     static constexpr bool HALVES = D == KERN_Q8_H;                                    /* two scales, of columns 0..15 and 16..31 */
     static constexpr bool BYTES = D == KERN_Q8_0 || D == KERN_W8 || UNSIGNED || HALVES;
     static constexpr bool MINIMA = D == KERN_Q4_1 || D == KERN_Q8_M;
     static constexpr bool TWO = MINIMA || HALVES;                                     /* 16 minima or scales behind 16 scales */
-    static constexpr unsigned QUANTS = PAIRS ? 1024 : BYTES ? 512 : 256;              /* bytes of a block of 32 columns */
+    static constexpr unsigned QUANTS = PAIRS ? 1024 : BYTES || FP8 ? 512 : 256;              /* bytes of a block of 32 columns */
     static constexpr unsigned VECS = QUANTS / 256;                                    /* 16-byte vectors a lane and block */
     static constexpr unsigned GROUP = D == KERN_W8 || D == KERN_W4 ? 4 : 1;           /* blocks that share a scale */
-    static constexpr unsigned GROUP_META = PAIRS ? 0 : TWO ? 64 : 32;                 /* scales, minima of a group */
-    static constexpr unsigned UNIT = PAIRS || TWO ? 1 : 2 * GROUP;                    /* blocks between two lots of scales */
-    static constexpr unsigned UNIT_META = PAIRS ? 0 : 64;
+    static constexpr unsigned GROUP_META = FLAT ? 0 : TWO ? 64 : 32;                 /* scales, minima of a group */
+    static constexpr unsigned UNIT = FLAT || TWO ? 1 : 2 * GROUP;                    /* blocks between two lots of scales */
+    static constexpr unsigned UNIT_META = FLAT ? 0 : 64;
     static constexpr unsigned UNIT_BYTES = UNIT * QUANTS + UNIT_META;
 
     /* Quants of block b. */
@@ -74,6 +76,9 @@ __device__ __forceinline__ unsigned cu_nibbles_to_half2(unsigned v)
     return cu_bits(cu_fma2(biased, cu_as_half2(0x3c003c00u), cu_as_half2(LESS ? 0xe408e408u : 0xe400e400u)));            /* - 1024 - LESS */
 }
 
+/* The high bytes of two 16-bit halves, e4m3, as two fp16 of 2^-8 of their values: exact, subnormal or not (kern_fp8_half). */
+__device__ __forceinline__ unsigned cu_fp8_to_half2(unsigned v) { return cu_lop3<0xea>(v, 0x80008000u, v >> 1 & 0x3f803f80u); }
+
 /* A block's vectors of this lane as four rows of 8 values in the order of activations: value[row][word]. */
 template <kern_dtype D>
 __device__ __forceinline__ void cu_panel_values(const uint4 (&v)[cu_panel<D>::VECS], unsigned (&value)[4][4])
@@ -86,6 +91,12 @@ __device__ __forceinline__ void cu_panel_values(const uint4 (&v)[cu_panel<D>::VE
         if constexpr (P::PAIRS) {
             CU_UNROLL
             for (int i = 0; i < 4; i++) value[r][i] = cu_word(v[i], r);
+        } else if constexpr (P::FP8) {
+            CU_UNROLL
+            for (int i = 0; i < 2; i++) {
+                value[r][2 * i] = cu_fp8_to_half2(cu_word(v[i], r) << 8);
+                value[r][2 * i + 1] = cu_fp8_to_half2(cu_word(v[i], r));
+            }
         } else if constexpr (P::BYTES) {
             CU_UNROLL
             for (int i = 0; i < 2; i++) {
@@ -110,6 +121,15 @@ __device__ __forceinline__ void cu_four_halves(const void *p, float (&f)[4])
     const float2 a = __half22float2(cu_as_half2(v.x)), b = __half22float2(cu_as_half2(v.y));
 
     f[0] = a.x, f[1] = a.y, f[2] = b.x, f[3] = b.y;
+}
+
+/* The scales of an FP8 panel's rows 4 r4 .. 4 r4 + 3, for values that are 2^-8 of theirs; end: of the panel. */
+__device__ __forceinline__ void cu_fp8_scales(const uint8_t *end, unsigned r4, float (&f)[4])
+{
+    const uint4 v = cu_load16(end - 64 + 16 * r4);
+
+    CU_UNROLL
+    for (int i = 0; i < 4; i++) f[i] = __uint_as_float(cu_word(v, i)) * 256.0f;
 }
 
 #endif

@@ -8,7 +8,7 @@
  * is exact: fp16 holds every quant.  Per group of columns with one scale (Q8_H: 16, one mma):
  *     acc = fmaf(sum of w * x, d, acc)                 the sum by mma, from zero, in fp32
  *     acc = fmaf(sum of x, m, acc)                     Q4_1, Q8_M; the sum by mma with ones
- * and a row's scale, a power of two, at the end.  BF16 and F16: acc is mma's own.
+ * and a row's scale, a power of two, at the end.  BF16, F16 and FP8: acc is mma's own, FP8's times the scale of its row of weights.
  *
  * Order of a sum over K, whatever the number of rows: a split has a contiguous run of chunks, of which warp j of wk takes
  * chunks j, j + wk, ...; the warps' sums are added in ascending order, then the splits' (cu_skinny_combine). */
@@ -100,7 +100,7 @@ static __device__ __forceinline__ void skinny_multiply(const cu_place &at, const
         for (unsigned i = 0; i < P::VECS; i++)
             v[i] = cu_load16(from + ((at.warp * SKINNY_VECS + j * P::VECS + i) * 32 + at.lane) * 16);
         cu_panel_values<D>(v, w);
-        if constexpr (!P::PAIRS) {
+        if constexpr (!P::FLAT) {
             const uint8_t *meta = from + SKINNY_QUANTS + (at.warp * 2 + at.lane / 16) * R::META + j / P::GROUP * P::GROUP_META + 8 * (at.lane / 4 % 4);
             cu_four_halves(meta, d);
             if (P::TWO) cu_four_halves(meta + 32, m);
@@ -117,7 +117,7 @@ static __device__ __forceinline__ void skinny_multiply(const cu_place &at, const
                     const unsigned f[4] = { w[2 * i][2 * k], w[2 * i + 1][2 * k], w[2 * i][2 * k + 1], w[2 * i + 1][2 * k + 1] };
 
                     if constexpr (D == KERN_BF16) cu_mma_bf16(acc[i][n], f, b[k]);
-                    else if constexpr (D == KERN_F16) cu_mma_f16(acc[i][n], f, b[k]);
+                    else if constexpr (P::FLAT) cu_mma_f16(acc[i][n], f, b[k]);
                     else {
                         if (P::HALVES || (first && k == 0)) sum[i][n][0] = sum[i][n][1] = sum[i][n][2] = sum[i][n][3] = 0.0f;
                         cu_mma_f16(sum[i][n], f, b[k]);
@@ -131,7 +131,7 @@ static __device__ __forceinline__ void skinny_multiply(const cu_place &at, const
                     }
                 }
             }
-            if constexpr (!P::PAIRS && !P::HALVES) {
+            if constexpr (!P::FLAT && !P::HALVES) {
                 if (last) {
                     CU_UNROLL
                     for (int e = 0; e < 8; e++) {
@@ -243,6 +243,12 @@ static __global__ void __launch_bounds__(SKINNY_WARPS * 32, NT <= 2 ? 2 : 1) ski
 
     if (at.wk == 0 && at.exists) {
         const unsigned column = panel * 16 + at.lane / 4 % 4 * 4;
+        if constexpr (cu_panel<D>::FP8) {
+            float d[4];
+            cu_fp8_scales(at.panel + w.stride, at.lane / 4 % 4, d);
+            CU_UNROLL
+            for (int e = 0; e < 8 * NT; e++) acc[e / (4 * NT)][e / 4 % NT][e % 4] *= d[e / (4 * NT) * 2 + e % 4 / 2];
+        }
         CU_UNROLL
         for (int e = 0; e < 2 * NT; e++) {
             const int n = e / 2, h = e % 2;

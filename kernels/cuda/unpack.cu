@@ -41,7 +41,8 @@ static __global__ void __launch_bounds__(THREADS) unpack(const uint8_t *panels, 
     if (block >= blocks) return;
     CU_UNROLL
     for (unsigned i = 0; i < P::VECS; i++) v[i] = cu_load16_stream(panel + P::quants(block) + 256 * i + 64 * t + 16 * r4);
-    if constexpr (!P::PAIRS) {
+    if constexpr (P::FP8) cu_fp8_scales(panel + stride, r4, d);
+    else if constexpr (!P::PAIRS) {
         cu_four_halves(panel + P::meta(blocks, block) + 8 * r4, d);
         if (P::TWO) cu_four_halves(panel + P::meta(blocks, block) + 32 + 8 * r4, m);
     }
@@ -66,6 +67,7 @@ static cu_status unpack_of(const uint8_t *panels, size_t stride, uint32_t n, uin
     }
 UNPACK(bf16, KERN_BF16)
 UNPACK(f16, KERN_F16)
+UNPACK(fp8, KERN_FP8)
 UNPACK(q8_0, KERN_Q8_0)
 UNPACK(q8_m, KERN_Q8_M)
 UNPACK(q8_h, KERN_Q8_H)

@@ -4,7 +4,7 @@
 
 #include "tests/kernels/cuda/row_bench.h"
 
-static const kern_dtype types[] = { KERN_F32, KERN_F16, KERN_BF16, KERN_Q8_0, KERN_Q4_0, KERN_Q4_1, KERN_W8, KERN_W4, KERN_Q8_M, KERN_Q8_H };
+static const kern_dtype types[] = { KERN_F32, KERN_F16, KERN_BF16, KERN_Q8_0, KERN_Q4_0, KERN_Q4_1, KERN_W8, KERN_W4, KERN_Q8_M, KERN_Q8_H, KERN_FP8 };
 enum { TYPES = sizeof types / sizeof *types };
 
 /* Panels of any bytes: every quant, every scale that fp16 has, rubbish in the padding. */
@@ -98,7 +98,7 @@ static void wrong_arguments_are_named(void **state)
     (void)state;
 #define REFUSED(op, code, name, change) CUDA_REFUSED(b, op, op, code, name, change)
     REFUSED(embed, PX_EUNSUP, "embed.table", a.table.dtype = KERN_Q6_K);
-    REFUSED(embed, PX_EUNSUP, "embed.table", a.table.dtype = KERN_FP8);
+    REFUSED(embed, PX_EUNSUP, "embed.table", a.table.dtype = KERN_W4Z);
     REFUSED(embed, PX_EINTERNAL, "embed.table", a.table.panels.bytes--);
     REFUSED(embed, PX_ERANGE, "cols", a.table.dtype = KERN_Q4_0; a.table.cols = 31);
     REFUSED(embed, PX_EINTERNAL, "embed.ids", a.ids.bytes = 4);

@@ -14,7 +14,7 @@ enum { SLOW = EFFORT_TSAN };                    /* every kernel of few rows, few
 /* quant has 256 threads a row. */
 static uint32_t at_most(uint32_t rows) { return SLOW && rows > 13 ? 13 : rows; }
 
-static const kern_dtype types[] = { KERN_F32, KERN_BF16, KERN_F16, KERN_Q8_0, KERN_Q4_0, KERN_Q4_1, KERN_W8, KERN_W4, KERN_Q8_M, KERN_Q8_H };
+static const kern_dtype types[] = { KERN_F32, KERN_BF16, KERN_F16, KERN_Q8_0, KERN_Q4_0, KERN_Q4_1, KERN_W8, KERN_W4, KERN_Q8_M, KERN_Q8_H, KERN_FP8 };
 #define N_TYPES (sizeof types / sizeof *types)
 
 static uint32_t pick(uint64_t *seed, uint32_t n) { return (uint32_t)(test_rand(seed) % n); }
@@ -24,12 +24,13 @@ static kern_shape shape_of(uint32_t rows, uint32_t cols, uint32_t out)
     return (kern_shape){ .rows = rows, .threads = 1, .n_head = 1, .n_kv_head = 1, .head_dim = 2, .max_cols = cols, .max_out = out, .n_ctx = 1 };
 }
 
-static bool is_bytes(kern_dtype t) { return t == KERN_Q8_0 || t == KERN_Q8_M || t == KERN_Q8_H || t == KERN_W8; }
+static bool is_bytes(kern_dtype t) { return t == KERN_Q8_0 || t == KERN_Q8_M || t == KERN_Q8_H || t == KERN_W8 || t == KERN_FP8; }
 
 static uint32_t quantum(kern_dtype t) { return kern_act_of(t) == KERN_ACT_Q12 ? 32 : 1; }
 
-/* A weight that the path of many rows rounds to fp16. */
-static double rounded(kern_dtype t, double v) { return kern_act_of(t) == KERN_ACT_Q12 ? kern_f16_to_f32(kern_f32_to_f16((float)v)) : v; }
+/* Weights that the path of many rows rounds to fp16. */
+static bool are_rounded(kern_dtype t) { return kern_act_of(t) == KERN_ACT_Q12 || t == KERN_FP8; }
+static double rounded(kern_dtype t, double v) { return are_rounded(t) ? kern_f16_to_f32(kern_f32_to_f16((float)v)) : v; }
 
 /* Every sum has at most cols + 48 additions and roundings (warps, splits, minima and scales included), each within
  * 2^-24 of a partial sum, which is at most the sum of magnitudes; tensor cores, which align and cut, within 2^-23.  A wrong, lost or
@@ -131,7 +132,7 @@ static void a_cut_sum_is_added_up(void **state)
 
     (void)state;
     for (size_t i = 1; i < (SLOW ? 2 : N_TYPES); i++) {
-        const uint32_t rows[2] = { 9, 18 }, cols = quantum(types[i]) == 1 ? 1050 : is_bytes(types[i]) ? 2080 : 4224;
+        const uint32_t rows[2] = { 9, 18 }, cols = is_bytes(types[i]) ? 2080 - (quantum(types[i]) == 1 ? 9 : 0) : quantum(types[i]) == 1 ? 1050 : 4224;
         one_call(types[i], 18, 17, cols, rows, 2, i % 2, &seed);
     }
 }
@@ -235,7 +236,7 @@ static void near_the_definition_of_the_cpu(void **state)
                         size += s * fabs(row[k]);
                         if (act == KERN_ACT_Q12) bound += s * (block / 4063 + fabs(row[k]) * 0x1p-11 + 0x1p-25 * fmax(1, most / 16384));
                         if (act == KERN_ACT_F16) bound += s * (fabs(row[k]) * 0x1p-11 + 0x1p-25 * fmax(1, most / 16384));
-                        if (act == KERN_ACT_Q12 && many) bound += (s * 0x1p-11 + 0x1p-25) * fabs(row[k]) * 1.001;
+                        if (are_rounded(types[i]) && many) bound += (s * 0x1p-11 + 0x1p-25) * fabs(row[k]) * 1.001;
                     }
                     bound += 2 * allowed(cols, size);
                     const double off = fabs((double)out[0][(size_t)t * n + r] - want[(size_t)t * n + r]);

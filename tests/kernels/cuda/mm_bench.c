@@ -110,7 +110,8 @@ static void half_random(uint8_t *p, uint64_t *seed)
 /* Element k of a plain row: by the format's own text. */
 static void element(kern_dtype t, const uint8_t *row, uint32_t k, double *value, double *size)
 {
-    const uint32_t block = k / 32, i = k % 32;
+    const uint32_t block = k / 32;
+    uint32_t i = k % 32;
     const uint8_t *p;
     float f;
     uint16_t h;
@@ -119,6 +120,11 @@ static void element(kern_dtype t, const uint8_t *row, uint32_t k, double *value,
     case KERN_F32: memcpy(&f, row + 4 * (size_t)k, 4); *value = f; break;
     case KERN_F16: *value = half_at(row + 2 * (size_t)k); break;
     case KERN_BF16: memcpy(&h, row + 2 * (size_t)k, 2); *value = kern_bf16_to_f32(h); break;
+    case KERN_FP8:                     /* e4m3, behind the row's scale; 0x7f is 480 here */
+        memcpy(&f, row, 4);
+        i = row[4 + (size_t)k];
+        *value = (double)f * (i & 0x80 ? -1 : 1) * ldexp(i & 0x78 ? 8 + i % 8 : i % 8, (i & 0x78 ? (int)(i / 8 % 16) : 1) - 10);
+        break;
     case KERN_Q8_0: p = row + (size_t)block * 34; *value = (double)half_at(p) * (int8_t)p[2 + i]; break;
     case KERN_Q8_H:
         p = row + (size_t)block * 36;
@@ -151,7 +157,7 @@ mm_weights mm_weights_random(kern_dtype t, uint32_t rows, uint32_t cols, uint64_
     mm_weights w = { .t = t, .rows = rows, .cols = cols };
     /* A last group of W8 and W4 may be short. */
     const uint32_t heads = f->block == 128 ? (cols + 127) / 128 : 0;
-    const size_t row_bytes = heads ? 2 * (size_t)heads + (t == KERN_W8 ? cols : cols / 2) : (size_t)cols / f->block * f->block_bytes;
+    const size_t row_bytes = heads ? 2 * (size_t)heads + (t == KERN_W8 ? cols : cols / 2) : (size_t)cols / f->block * f->block_bytes + (t == KERN_FP8 ? 4 : 0);
     const size_t n = rows * row_bytes;
     px_err e = {0};
 
@@ -167,7 +173,11 @@ mm_weights mm_weights_random(kern_dtype t, uint32_t rows, uint32_t cols, uint64_
         if (t == KERN_Q4_1 || t == KERN_Q8_M || t == KERN_Q8_H) half_random(w.plain + i + 2, seed);
     }
     for (size_t i = 0; i < (size_t)rows * heads; i++) half_random(w.plain + i / heads * row_bytes + i % heads * f->block_bytes, seed);
-    for (size_t i = 0; f->block == 1 && i < n; i += f->block_bytes) {
+    for (uint32_t r = 0; t == KERN_FP8 && r < rows; r++) {
+        const float d = 1e-4f * (1 + (float)(test_rand(seed) % 100));
+        memcpy(w.plain + r * row_bytes, &d, 4);
+    }
+    for (size_t i = 0; f->block == 1 && t != KERN_FP8 && i < n; i += f->block_bytes) {
         const float x = 0.05f * test_rand_normal(seed);
         const uint16_t h = kern_f32_to_f16(x);
         if (t == KERN_F16) memcpy(w.plain + i, &h, 2);
