@@ -125,7 +125,7 @@ int daemon_cli_score(px_alloc *a, int argc, char **argv)
     daemon_prompt_init(&j->prompt, a);
     const daemon_option options[] = {
         { "prompt-ids", DAEMON_OPT_TEXT, "1,2,3", "token ids instead of TEXT", &j->prompt.ids_text, NULL },
-        { "top", DAEMON_OPT_U32, "K", "the K best of every position, up to the vocabulary (default: 0)", &j->top, NULL },
+        { "top", DAEMON_OPT_U32, "K", "the K best of every position, up to the vocabulary, and to 2^20 (default: 0)", &j->top, NULL },
         { "address", DAEMON_OPT_ADDRESS, "HOST:PORT", "of the server (default: 127.0.0.1:50051)", &j->address, NULL },
         { "model", DAEMON_OPT_TEXT, "NAME", "refuse a server of another model", &j->model, NULL },
         { "request-id", DAEMON_OPT_TEXT, "ID", "default: the server makes one", &j->request_id, NULL },

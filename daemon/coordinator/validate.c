@@ -5,6 +5,8 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "shard/plan/bytes.h"
+
 typedef Phalanx__V1__Sampling        sampling_msg;
 typedef Phalanx__V1__Decoding        decoding_msg;
 typedef Phalanx__V1__Stopping        stopping_msg;
@@ -287,12 +289,14 @@ px_code daemon_ask_chat(daemon_ask *q, px_alloc *a, const Phalanx__V1__ChatReque
 
 px_code daemon_ask_score(daemon_ask *q, const Phalanx__V1__ScoreRequest *m, const daemon_model *model, px_err *e)
 {
+    const uint32_t n_vocab = model->manifest.arch.n_vocab;
     px_code rc;
 
     *q = (daemon_ask){ .in = { .kind = DAEMON_SCORE, .deadline = PX_NEVER, .logprobs = true, .top = m->top,
                                .sampling = { .top_p = 1 } } };
     if ((rc = daemon_check_request_id(&m->request_id, q->in.id, e)) || (rc = daemon_check_model(&m->model, model, e))) return rc;
-    if (m->top > model->manifest.arch.n_vocab) return too_many(e, "top", m->top, model->manifest.arch.n_vocab, "ids: the vocabulary is smaller");
+    if (m->top > n_vocab) return too_many(e, "top", m->top, n_vocab, "ids: the vocabulary is smaller");
+    if (m->top > SHARD_MAX_RESULT_TOPS) return too_many(e, "top", m->top, SHARD_MAX_RESULT_TOPS, "ids: no step's answer holds more");
     return prompt(q, m->prompt, model, e);
 }
 

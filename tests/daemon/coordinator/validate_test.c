@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "daemon/coordinator/validate.h"
+#include "shard/plan/bytes.h"
 #include "tests/testlib.h"
 
 #define N_VOCAB 100u
@@ -325,6 +326,14 @@ static void score(void **state)
     px_err_clear(&e);
     assert_int_equal(daemon_ask_score(&q, &m, &f.model, &e), PX_ERANGE);
     assert_string_equal(e.field, "top");
+    f.model.manifest.arch.n_vocab = 2 * SHARD_MAX_RESULT_TOPS;   /* a position whose alternatives fit no step would wait for ever */
+    m.top = SHARD_MAX_RESULT_TOPS;
+    px_err_clear(&e);
+    assert_int_equal(daemon_ask_score(&q, &m, &f.model, &e), PX_OK);
+    m.top++;
+    assert_int_equal(daemon_ask_score(&q, &m, &f.model, &e), PX_ERANGE);
+    assert_string_equal(e.field, "top");
+    assert_string_equal(e.expected, "at most 1048576");
 }
 
 static px_code ask_chat(px_alloc *a, px_err *e)
