@@ -18,7 +18,8 @@ static px_code bad(px_err *e, px_code code, const char *path, const char *key, c
 
 static px_code member(const json_t *o, const char *path, const char *key, const json_t **v, px_err *e)
 {
-    if (!(*v = json_object_get(o, key))) return bad(e, PX_ENOTFOUND, path, key, "is missing");
+    if (!json_is_object(o)) return px_fail(e, PX_EINVAL, path, "is no object");
+    if (!(*v = json_object_get(o, key))) return bad(e, PX_EINVAL, path, key, "is missing");     /* a damaged file: PX_ENOTFOUND is for one that is not there */
     return PX_OK;
 }
 

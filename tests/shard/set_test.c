@@ -289,6 +289,8 @@ static const struct { const char *was, *is, *field; } EDIT[] = {
     { "\"temperature\": null", "\"temperature\": 0.5", "manifest" },
     { "\"temperature\": null", "\"temperature\": -3", "generation.temperature" },
     { "\"builder\": ", "\"builder\":  ", "manifest" },
+    { "\"builder\": ", "\"bilder\": ", "builder" },
+    { "\"assets\": [", "\"assets\": [5, ", "assets.0" },
     { "{", "{{", "manifest.json" },
 };
 
@@ -310,6 +312,7 @@ static void edited_manifests(void **state)
         if (!shard_manifest_read(&m, &heap.a, dir, &e)) fail_msg("%s goes unnoticed", EDIT[i].is);
         if (strcmp(e.field, EDIT[i].field)) fail_msg("%s: field \"%s\", expected \"%s\" (%s)", EDIT[i].is, e.field, EDIT[i].field, e.text);
         assert_true(e.file[0] && !m.rank);
+        assert_int_not_equal(e.code, PX_ENOTFOUND);              /* the file is there, and damaged */
     }
     px_del(&heap.a, text, bytes + 1);
 }

@@ -555,9 +555,10 @@ class Verify(Case):
     def test_no_set(self):
         self.expect(run("verify", self.path("none")), FAILURE, "none")
         self.expect(run("verify", LLAMA), FAILURE, "manifest.json")
-        with open(os.path.join(self.set, "manifest.json"), "w") as f:
-            f.write("{")
-        self.expect(run("verify", self.set), REFUSED, "manifest.json")
+        for damaged in ("{", "{}", "[]"):
+            with open(os.path.join(self.set, "manifest.json"), "w") as f:
+                f.write(damaged)
+            self.expect(run("verify", self.set), REFUSED, "manifest.json")
 
 
 class Tokenize(Case):
