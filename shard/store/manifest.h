@@ -30,7 +30,7 @@ json_t *shard_types_to_json(const shard_arch *m, const shard_types *t);
 px_code shard_arch_from_json(const json_t *o, shard_arch *m, px_err *e);
 px_code shard_types_from_json(const json_t *o, px_alloc *a, const shard_arch *m, shard_types *t, px_err *e);
 
-/* Members of a JSON object; path is what errors call them.  PX_ENOTFOUND, PX_EINVAL (type), PX_ERANGE. */
+/* Members of a JSON object; path is what errors call them.  PX_EINVAL (none, or of another type), PX_ERANGE. */
 px_code shard_json_u64(const json_t *o, const char *path, const char *key, uint64_t max, uint64_t *out, px_err *e);
 px_code shard_json_number(const json_t *o, const char *path, const char *key, double *out, px_err *e);
 px_code shard_json_bool(const json_t *o, const char *path, const char *key, bool *out, px_err *e);
