@@ -15,6 +15,7 @@ from harness import pb
 
 TINY = os.path.join(h.GOLDEN, "tiny")
 EXACT, Q12, BF16 = (1e-3, 1e-6, 0.001), (0.1, 5e-5, 0.05), (0.4, 8e-4, 0.2)      # log-probability, mean KL, margin of a flip
+FP8 = (5, 0.15, 2)                                    # three digits of every weight; these models are random, and lean on each
 ARCH = ["llama", "llama3", "llama_linear", "mistral", "mqa", "qwen2", "qwen3", "smollm_like"]
 GGUF = {"smollm_like_f16/model.gguf": Q12, "qwen2_q8_0/model.gguf": Q12, "qwen3_q4_0/model.gguf": Q12, "qwen3_q4_0/model.v2.gguf": Q12,
         "llama3_q5_1/model.gguf": Q12}
@@ -74,6 +75,12 @@ class Models(unittest.TestCase):
         for name in ARCH:
             folder = os.path.join(TINY, "arch", name)
             self.every("arch/" + name, folder, folder, BF16)
+
+    def test_e4m3(self):
+        """A set is not the nearest to its model, but served as it is; each rank has scales of its own."""
+        for name, ranks in (("llama", 1), ("qwen3", 3)):
+            folder = os.path.join(TINY, "arch", name)
+            self.check("arch/" + name, folder, folder, "FP8", ranks, FP8)
 
     def test_ggufs(self):
         for name, bound in GGUF.items():
