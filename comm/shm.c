@@ -60,7 +60,7 @@ static px_code shm_open_rank(comm *c, const comm_args *args, px_err *e)
     px_code rc;
 
     if ((rc = check_size(args->shm_fd, bytes, e))) return rc;
-    if ((rc = px_map_fd(args->shm_fd, bytes, true, false, &map, e))) return rc;
+    if ((rc = px_map_fd("shm_fd", args->shm_fd, bytes, true, false, &map, e))) return rc;
     shm_head *h = map;
     if ((rc = agree(&h->world, c->world, "world", e)) ||
         (rc = agree(&h->partial_bytes, c->partial_bytes, "partial_bytes", e)) ||

@@ -72,6 +72,10 @@ const daemon_refusable daemon_refusables[] = {
     { "frame", "a connection ended inside its first message", "look for lines of the rank that is missing; did it crash?" },
     { "frame.<part>", "a first message of another protocol version, or none of ours", "install one build on all hosts" },
     { "selftest", "a processor's or a transport's result is not what the definition gives", "take the host out of service; with cpu: scalar the fast kernels are left out" },
+    { "setup.kv_bytes", "the memory file for the KV cache that a rank was handed cannot be mapped, or has another size",
+        "its words say why: without memory, lower kv.tokens or raise ulimit -v; else report it, with the line" },
+    { "shm_fd", "the memory file through which the ranks add cannot be mapped, or has another size",
+        "its words say why: without memory, raise ulimit -v; else report it, with the line" },
     /* files of a set */
     { "file", "a file of the set is missing, unreadable, or no regular file", "look at the path and its permissions; " SAMESET },
     { "manifest.json", "there is no manifest, it is cut off, or no JSON", RESHARD },

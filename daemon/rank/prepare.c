@@ -30,7 +30,7 @@ static px_code take_setup(daemon_rank *r, const proto_frame *f, px_err *e)
     else if ((uint64_t)st.st_size < r->setup.kv_bytes)
         rc = px_fail(e, PX_EMISMATCH, "setup.kv_bytes", "the KV memory file has %lld bytes, not %llu", (long long)st.st_size,
                      (unsigned long long)r->setup.kv_bytes);
-    else if (!(rc = px_map_fd(fd[0], r->setup.kv_bytes, true, false, &r->kv, e))) r->kv_bytes = r->setup.kv_bytes;
+    else if (!(rc = px_map_fd("setup.kv_bytes", fd[0], r->setup.kv_bytes, true, false, &r->kv, e))) r->kv_bytes = r->setup.kv_bytes;
     close(fd[0]);
     return rc;
 }

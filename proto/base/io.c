@@ -381,22 +381,22 @@ fail:
     return rc;
 }
 
-px_code px_map_fd(int fd, size_t bytes, bool write, bool populate, void **out, px_err *e)
+px_code px_map_fd(const char *name, int fd, size_t bytes, bool write, bool populate, void **out, px_err *e)
 {
     struct stat st;
 
     *out = NULL;
-    if (!bytes) return px_fail(e, PX_EINVAL, "", "a mapping of 0 bytes");
-    if (fstat(fd, &st)) return px_fail_errno(e, "", "stat");
+    if (!bytes) return px_fail(e, PX_EINVAL, name, "a mapping of 0 bytes");
+    if (fstat(fd, &st)) return px_fail_errno(e, name, "stat");
     if (st.st_size < 0 || (uint64_t)st.st_size < bytes) {
         char found[32], expected[32];
         snprintf(found, sizeof found, "%lld bytes", (long long)st.st_size);
         snprintf(expected, sizeof expected, "%zu bytes", bytes);
-        return px_refuse(e, PX_ERANGE, "", found, expected, "the file is shorter than the mapping");
+        return px_refuse(e, PX_ERANGE, name, found, expected, "the file is shorter than the mapping");
     }
     void *p = mmap(NULL, bytes, write ? PROT_READ | PROT_WRITE : PROT_READ,
                    MAP_SHARED | (populate ? MAP_POPULATE : 0), fd, 0);
-    if (p == MAP_FAILED) return px_fail_errno(e, "", "mmap");
+    if (p == MAP_FAILED) return px_fail_errno(e, name, "mmap");
     *out = p;
     return PX_OK;
 }

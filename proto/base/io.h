@@ -45,8 +45,8 @@ px_code px_recv_fds(int sock, int *fds, size_t n, px_time_us deadline, px_err *e
  * Errors (e->field is the name): PX_ERANGE, PX_EIO, PX_ENOMEM; *fd is then -1. */
 px_code px_memfd(const char *name, size_t bytes, int *fd, px_err *e);
 /* Map the first `bytes` of fd, shared; PROT_READ, or read-write when `write`.  populate: MAP_POPULATE.  munmap it.
- * Errors: PX_EINVAL (0 bytes), PX_ERANGE (the file is shorter: found, expected), PX_EIO, PX_ENOMEM. */
-px_code px_map_fd(int fd, size_t bytes, bool write, bool populate, void **out, px_err *e);
+ * Errors (e->field is the name): PX_EINVAL (0 bytes), PX_ERANGE (the file is shorter: found, expected), PX_EIO, PX_ENOMEM. */
+px_code px_map_fd(const char *name, int fd, size_t bytes, bool write, bool populate, void **out, px_err *e);
 
 /* True if n bytes at s are valid UTF-8 (no surrogates, no overlong forms). */
 bool px_utf8_valid(const char *s, size_t n);

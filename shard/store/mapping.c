@@ -24,7 +24,7 @@ px_code shard_mapping_open(shard_mapping *m, px_alloc *a, const char *path, px_e
     if (fstat(fd, &st)) { rc = px_fail_errno(e, "", "fstat"); goto fail; }
     if (!S_ISREG(st.st_mode)) { rc = px_fail(e, PX_EINVAL, "", "is not a regular file"); goto fail; }
     if (st.st_size <= 0) { rc = px_fail(e, PX_ECORRUPT, "", "the file is empty"); goto fail; }
-    if ((rc = px_map_fd(fd, (size_t)st.st_size, false, false, &p, e))) goto fail;
+    if ((rc = px_map_fd("file", fd, (size_t)st.st_size, false, false, &p, e))) goto fail;
     madvise(p, (size_t)st.st_size, MADV_HUGEPAGE);    /* what must come from disk comes in huge pages; a kernel without them says no */
     m->data = p;
     m->bytes = (size_t)st.st_size;

@@ -26,7 +26,7 @@ static void make(file *f, const char *name)
     snprintf(f->path, sizeof f->path, "%s/%s", test_tmpdir(), name);
     assert_true((f->fd = open(f->path, O_RDWR | O_CREAT | O_TRUNC, 0600)) >= 0);
     assert_int_equal(ftruncate(f->fd, (off_t)f->bytes), 0);
-    assert_int_equal(px_map_fd(f->fd, f->bytes, false, false, &p, &e), PX_OK);
+    assert_int_equal(px_map_fd("file", f->fd, f->bytes, false, false, &p, &e), PX_OK);
     f->at = p;
 }
 
