@@ -12,7 +12,7 @@ import unittest
 PHALANX, ROOT = sys.argv[1], sys.argv[2]
 FOLDER = os.path.join(ROOT, "configs", "cuda")
 README = os.path.join(ROOT, "configs", "README.md")
-FORMATS = {"bf16": "bf16", "w8a16": "w8a16_g128", "w4a16": "w4a16_g128"}
+FORMATS = {"bf16": "bf16", "fp8": "fp8", "w8a16": "w8a16_g128", "w4a16": "w4a16_g128"}
 LARGE = ("llama-1-65b", "llama-2-70b", "llama-3-70b")
 SHIPPED = [(m, g, f) for ms, gs in ((("llama-3-8b",), ("1gpu",)), (LARGE, ("2gpu", "4gpu", "8gpu", "2x8gpu")))
            for m, g, f in itertools.product(ms, gs, FORMATS)]
