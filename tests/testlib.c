@@ -29,6 +29,15 @@ void test_oom_sweep(px_code (*build_and_drop)(px_alloc *a, px_err *e))
     fail_msg("the sweep does not end");
 }
 
+int test_heap_end(px_heap *h, int failed)
+{
+    size_t live = h->count.live;
+
+    px_heap_deinit(h);
+    if (live) print_error("%zu bytes leaked\n", live);
+    return failed || live ? 1 : 0;
+}
+
 static char tmpdir[256];
 static pid_t tmpdir_owner;
 

@@ -16,6 +16,9 @@
  * Every failing run must return PX_ENOMEM (or succeed without the allocation), and leave no fault and no leak. */
 void test_oom_sweep(px_code (*build_and_drop)(px_alloc *a, px_err *e));
 
+/* The end of a program whose tests share a heap: its exit code, 1 if tests failed or bytes of the heap are live, and says so. */
+int test_heap_end(px_heap *h, int failed);
+
 /* A fresh folder under the temporary folder, removed at exit, also when the test fails. */
 const char *test_tmpdir(void);
 

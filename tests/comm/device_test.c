@@ -271,9 +271,5 @@ int main(void)
         cmocka_unit_test(sizes_are_bounded),
     };
     px_heap_init(&heap, "test");
-    int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    size_t live = heap.count.live;
-    px_heap_deinit(&heap);
-    if (live) print_error("%zu bytes leaked\n", live);
-    return failed || live ? 1 : 0;
+    return test_heap_end(&heap, cmocka_run_group_tests(tests, NULL, NULL));
 }

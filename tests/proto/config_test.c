@@ -660,7 +660,5 @@ int main(void)
         cmocka_unit_test(reading_survives_every_oom),
     };
     px_heap_init(&heap, "config");
-    int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    px_heap_deinit(&heap);
-    return failed;
+    return test_heap_end(&heap, cmocka_run_group_tests(tests, NULL, NULL));
 }

@@ -482,9 +482,7 @@ static int up(void **state) { (void)state; px_heap_init(&heap, "test"); return 0
 static int down(void **state)
 {
     (void)state;
-    size_t live = heap.count.live;
-    px_heap_deinit(&heap);
-    return live != 0;
+    return test_heap_end(&heap, 0);
 }
 
 int main(void)

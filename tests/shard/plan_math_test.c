@@ -247,10 +247,6 @@ int main(void)
         cmocka_unit_test(capacity_of_classes), cmocka_unit_test(activations), cmocka_unit_test(estimates_have_bounds),
         cmocka_unit_test(hosts_and_starts), cmocka_unit_test(fine_tunes),
     };
-    int rc;
-
     px_heap_init(&heap, "test");
-    rc = cmocka_run_group_tests(tests, NULL, NULL);
-    px_heap_deinit(&heap);
-    return rc;
+    return test_heap_end(&heap, cmocka_run_group_tests(tests, NULL, NULL));
 }

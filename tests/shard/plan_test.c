@@ -409,11 +409,6 @@ int main(void)
         cmocka_unit_test(measures_what_is_resident),
         cmocka_unit_test(measures_what_is_free), cmocka_unit_test(survives_every_oom),
     };
-    int rc;
-
     px_heap_init(&heap, "test");
-    rc = cmocka_run_group_tests(tests, NULL, NULL);
-    rc += heap.count.live != 0;
-    px_heap_deinit(&heap);
-    return rc;
+    return test_heap_end(&heap, cmocka_run_group_tests(tests, NULL, NULL));
 }

@@ -245,10 +245,6 @@ int main(void)
         cmocka_unit_test(extents_cover),            cmocka_unit_test(bad_kv_requests),
         cmocka_unit_test(a_rank_outside_and_types_of_another_model),
     };
-    int rc;
-
     px_heap_init(&heap, "test");
-    rc = cmocka_run_group_tests(tests, NULL, NULL);
-    px_heap_deinit(&heap);
-    return rc;
+    return test_heap_end(&heap, cmocka_run_group_tests(tests, NULL, NULL));
 }
