@@ -134,7 +134,7 @@ static void start(daemon_stream *t)
         tokenize(t);
         tokenized(t);
     } else {
-        t->job = (daemon_job){ .run = run_job, .ctx = t, .bytes = t->ask.text_bytes };
+        t->job = (daemon_task){ .run = run_job, .ctx = t, .bytes = t->ask.text_bytes };
         daemon_call_ref(t->c);
         if (!daemon_work_put(&t->s->work, &t->job, &e)) return;
         daemon_service_refuse(t->c, &e, false, true);

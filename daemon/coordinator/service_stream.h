@@ -12,7 +12,7 @@ typedef struct daemon_stream {
     const daemon_model *model;
     bool            streaming;               /* else it is being tokenized */
     daemon_ask      ask;                     /* borrows from the call's arena, until the request is open */
-    daemon_job      job;
+    daemon_task     job;
     _Atomic bool    ids_known;               /* job is done: ids, e */
     daemon_ids      ids;
     px_err          e;

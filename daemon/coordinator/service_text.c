@@ -11,7 +11,7 @@ typedef struct text_call {
     daemon_encode_args args;
     const char     *text; size_t bytes;      /* Tokenize; in the call's arena, like ids */
     const uint32_t *ids; size_t n_ids;       /* Detokenize */
-    daemon_job      job;
+    daemon_task     job;
     _Atomic bool    done;
     /* the answer */
     daemon_ids      out_ids;
@@ -77,7 +77,7 @@ static void start(daemon_call *c, text_call *t, size_t bytes)
         answer(t);
         return;
     }
-    t->job = (daemon_job){ .run = run_job, .ctx = t, .bytes = bytes };
+    t->job = (daemon_task){ .run = run_job, .ctx = t, .bytes = bytes };
     daemon_call_ref(c);
     if (!daemon_work_put(&t->s->work, &t->job, &e)) return;
     daemon_service_refuse(c, &e, false, true);

@@ -7,7 +7,7 @@ static void *work(void *ctx)
     pthread_mutex_lock(&w->lock);
     for (;;) {
         while (!w->first && !w->stop) pthread_cond_wait(&w->some, &w->lock);
-        daemon_job *j = w->first;
+        daemon_task *j = w->first;
         if (!j) break;
         if (!(w->first = j->next)) w->last = NULL;
         w->n_jobs--;
@@ -33,7 +33,7 @@ px_code daemon_work_init(daemon_work *w, px_err *e)
     return PX_OK;
 }
 
-px_code daemon_work_put(daemon_work *w, daemon_job *j, px_err *e)
+px_code daemon_work_put(daemon_work *w, daemon_task *j, px_err *e)
 {
     px_code rc = PX_OK;
 

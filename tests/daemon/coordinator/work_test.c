@@ -16,7 +16,7 @@ static void wait_at(void *ctx)
 
 static void bounds_and_end(void **state)
 {
-    static daemon_job job[DAEMON_WORK_JOBS + DAEMON_WORK_THREADS + 1];
+    static daemon_task job[DAEMON_WORK_JOBS + DAEMON_WORK_THREADS + 1];
     daemon_work w;
     gate g;
     px_err e = {0};
@@ -27,7 +27,7 @@ static void bounds_and_end(void **state)
     atomic_init(&g.ran, 0);
     assert_int_equal(daemon_work_init(&w, &e), PX_OK);
     for (; taken < n; taken++) {
-        job[taken] = (daemon_job){ .run = wait_at, .ctx = &g, .bytes = 10 };
+        job[taken] = (daemon_task){ .run = wait_at, .ctx = &g, .bytes = 10 };
         if (daemon_work_put(&w, &job[taken], &e)) break;
     }
     assert_int_equal(e.code, PX_EBUSY);
@@ -45,7 +45,7 @@ static void bytes_are_bounded_but_one_is_taken(void **state)
     daemon_work w;
     gate g;
     px_err e = {0};
-    daemon_job job[DAEMON_WORK_THREADS + 2];
+    daemon_task job[DAEMON_WORK_THREADS + 2];
     size_t taken = 0;
     (void)state;
 
@@ -54,7 +54,7 @@ static void bytes_are_bounded_but_one_is_taken(void **state)
     assert_int_equal(daemon_work_init(&w, &e), PX_OK);
     /* As many as are being run do not wait; of those that wait the second is one too many. */
     for (; taken < DAEMON_WORK_THREADS + 2; taken++) {
-        job[taken] = (daemon_job){ .run = wait_at, .ctx = &g, .bytes = DAEMON_WORK_BYTES };
+        job[taken] = (daemon_task){ .run = wait_at, .ctx = &g, .bytes = DAEMON_WORK_BYTES };
         if (daemon_work_put(&w, &job[taken], &e)) break;
     }
     assert_int_equal(e.code, PX_EBUSY);
