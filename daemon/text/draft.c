@@ -188,25 +188,31 @@ static json_t *document(const daemon_draft *d, json_t *ranks)
         "types", d->types, "tokens", d->tokens, "merges", d->merges, "ranks", ranks);
 }
 
+struct written { daemon_bytes text; bool full; };
+
 static int put_chunk(const char *p, size_t n, void *out)
 {
-    return daemon_bytes_put(out, p, n, NULL) ? -1 : 0;
+    struct written *to = out;
+
+    if (n > DAEMON_NORMAL_BYTES - to->text.n) to->full = true;
+    return to->full || daemon_bytes_put(&to->text, p, n, NULL) ? -1 : 0;
 }
 
 px_code daemon_draft_finish(daemon_draft *d, char **json, size_t *bytes, px_err *e)
 {
     px_code rc;
     json_t *doc = NULL, *ranks = NULL;
-    daemon_bytes text;
+    struct written to = {0};
     daemon_tokenizer *t = NULL;
 
     *json = NULL;
     *bytes = 0;
-    daemon_bytes_init(&text, d->a);
+    daemon_bytes_init(&to.text, d->a);
     mark_eog(d);
     if ((rc = make_ranks(d, &ranks, e))) goto done;
-    if (!(doc = document(d, ranks)) || json_dump_callback(doc, put_chunk, &text, JSON_COMPACT | JSON_PRESERVE_ORDER)) {
-        rc = daemon_draft_no_memory(e);
+    if (!(doc = document(d, ranks)) || json_dump_callback(doc, put_chunk, &to, JSON_COMPACT | JSON_PRESERVE_ORDER)) {
+        rc = to.full ? px_fail(e, PX_ERANGE, "tokenizer", "its normal form has more than %zu bytes", DAEMON_NORMAL_BYTES)
+                     : daemon_draft_no_memory(e);
         goto done;
     }
     /* opening reads them all again: one copy at a time */
@@ -215,17 +221,17 @@ px_code daemon_draft_finish(daemon_draft *d, char **json, size_t *bytes, px_err 
     doc = ranks = NULL;
     json_array_clear(d->tokens);
     json_array_clear(d->merges);
-    if ((rc = daemon_tokenizer_open(&t, d->a, text.p, text.n, e))) goto done;
-    if (!(*json = px_new(d->a, char, text.n + 1))) {
+    if ((rc = daemon_tokenizer_open(&t, d->a, to.text.p, to.text.n, e))) goto done;
+    if (!(*json = px_new(d->a, char, to.text.n + 1))) {
         rc = daemon_draft_no_memory(e);
         goto done;
     }
-    memcpy(*json, text.p, text.n);
-    *bytes = text.n;
+    memcpy(*json, to.text.p, to.text.n);
+    *bytes = to.text.n;
 
 done:
     daemon_tokenizer_close(t);
-    daemon_bytes_deinit(&text);
+    daemon_bytes_deinit(&to.text);
     json_decref(doc);
     json_decref(ranks);
     return rc;

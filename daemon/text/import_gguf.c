@@ -53,21 +53,32 @@ static px_code find_kind(const import *m, daemon_vocab_kind *kind, const daemon_
     return *pre ? PX_OK : px_err_set_mismatch(e, PX_EUNSUP, __FILE__, __LINE__, K "pre", quoted, names);
 }
 
+/* Of a token or a merge, many times what the longest have; of all, so that all fit into a normal form, where a NUL has six. */
+#define TEXT_BYTES  ((size_t)64 << 10)
+#define TEXTS_BYTES (DAEMON_NORMAL_BYTES / 6)
+
+struct texts { const char *key; size_t bytes; };
+
 static px_code add_bytes(void *ctx, size_t i, const char *s, size_t bytes, px_err *e)
 {
-    (void)i, (void)s, (void)e;
-    *(size_t *)ctx += bytes;                           /* no more than the file has */
-    return PX_OK;
+    struct texts *x = ctx;
+    char field[64];
+
+    (void)s;
+    x->bytes += bytes;                                 /* no more than the file has */
+    if (bytes <= TEXT_BYTES) return PX_OK;
+    snprintf(field, sizeof field, "%s[%zu]", x->key, i);
+    return px_fail(e, PX_ECORRUPT, field, "a text of %zu bytes; at most %zu are possible", bytes, TEXT_BYTES);
 }
 
 /* Before copies are made of them: where the file has a hole, a text can have any gigabytes. */
 static px_code check_texts(const import *m, const char *key, px_err *e)
 {
-    size_t bytes = 0;
-    px_code rc = shard_gguf_array_str(m->g, key, add_bytes, &bytes, e);
+    struct texts x = { .key = key };
+    px_code rc = shard_gguf_array_str(m->g, key, add_bytes, &x, e);
 
     if (rc) return rc;
-    if (bytes > DAEMON_NORMAL_BYTES) return px_fail(e, PX_ECORRUPT, key, "texts of %zu bytes; at most %zu are possible", bytes, DAEMON_NORMAL_BYTES);
+    if (x.bytes > TEXTS_BYTES) return px_fail(e, PX_ECORRUPT, key, "texts of %zu bytes; at most %zu are possible", x.bytes, TEXTS_BYTES);
     return PX_OK;
 }
 

@@ -161,20 +161,29 @@ static void a_hole_is_no_vocabulary(void **state)
     size_t n;
 
     (void)state;
-    for (int i = 0; i < 3; i++) {
-        begin_vocabulary(&x, i == 2 ? K "tokens" : K "merges", i == 0 ? 1 << 24 : i == 1 ? 1 : 2);
-        if (i) put_u64(&x, (256u << 20) + 1);
+    for (int i = 0; i < 4; i++) {
+        begin_vocabulary(&x, i == 2 ? K "tokens" : K "merges", i == 0 ? 1 << 24 : i == 3 ? 684 : i == 1 ? 1 : 2);
+        if (i == 3) put_text(&x, "a b");
+        if (i) put_u64(&x, (64u << 10) + (i < 3));
         snprintf(path, sizeof path, "%s/hole.gguf", test_tmpdir());
         px_err_clear(&e);
         assert_int_equal(px_write_file(path, x.b, x.n, false, &e), PX_OK);
         assert_int_equal(truncate(path, 320 << 20), 0);
+        if (i == 3) {                                  /* many behind each other, together too many bytes */
+            FILE *f = fopen(path, "r+b");
+            uint64_t n_bytes = 64 << 10;
+            assert_non_null(f);
+            for (long k = 1; k < 683; k++)
+                assert_true(!fseek(f, (long)x.n + k * (65536 + 8) - 8, SEEK_SET) && fwrite(&n_bytes, 8, 1, f) == 1);
+            assert_int_equal(fclose(f), 0);
+        }
         assert_int_equal(shard_gguf_open(&g, fixture_heap(), path, &e), PX_OK);
         px_debug_init(&d, "hole", -1);
         assert_int_equal(daemon_tokenizer_from_gguf(&d.a, g, &json, &n, &e), PX_ECORRUPT);
         assert_true(d.count.peak < 65536);
         assert_int_equal(px_debug_deinit(&d), 0);
-        assert_string_equal(e.field, i == 0 ? K "merges[0]" : i == 1 ? K "merges" : K "tokens");
-        assert_non_null(strstr(e.text, i == 0 ? "of 0 bytes" : "texts of 268435457 bytes; at most 268435456"));
+        assert_string_equal(e.field, i == 3 ? K "merges" : i == 2 ? K "tokens[0]" : K "merges[0]");
+        assert_non_null(strstr(e.text, i == 0 ? "of 0 bytes" : i < 3 ? "a text of 65537 bytes; at most 65536" : "; at most 44739242"));
         shard_gguf_close(g);
     }
 }
