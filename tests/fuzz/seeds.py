@@ -66,6 +66,18 @@ def vocabulary():
             ("llama.rope.freq_base", 1e4), ("llama.rope.scaling.type", "linear"), ("llama.rope.scaling.factor", 4.0)]
 
 
+def pieces():
+    """The same of SentencePiece: its control tokens, a token a byte, and a few that are merged."""
+    names = ["<unk>", "<s>", "</s>"] + ["<0x%02X>" % i for i in range(256)] + ["\u2581", "a", "b", "ab", "\u2581ab"]
+    kinds = [2, 3, 3] + [6] * 256 + [1] * 5
+    text = [x.encode() for x in names]
+    return [("tokenizer.ggml.model", "llama"), ("tokenizer.ggml.tokens", array(8, [struct.pack("<Q", len(x)) + x for x in text])),
+            ("tokenizer.ggml.token_type", array(5, [struct.pack("<i", k) for k in kinds])),
+            ("tokenizer.ggml.scores", array(6, [struct.pack("<f", -i) for i in range(len(names))])), ("tokenizer.ggml.bos_token_id", 1),
+            ("tokenizer.ggml.eos_token_id", 2), ("tokenizer.ggml.unknown_token_id", 0), ("tokenizer.ggml.add_bos_token", b"\7\0\0\0\1"),
+            ("tokenizer.ggml.add_space_prefix", b"\7\0\0\0\1"), ("tokenizer.ggml.remove_extra_whitespaces", b"\7\0\0\0\0")]
+
+
 def safetensors(kind="F32", size=4, tied=True):
     h, f, v = SHAPE["hidden"], SHAPE["ffn"], SHAPE["vocab"]
     p = "model.layers.0."
@@ -134,6 +146,12 @@ def tokenizers(root):
     return out + [json.dumps(normal).encode()]
 
 
+def with_hints(models):
+    config = {"bos_token": "<s>", "eos_token": {"content": "</s>"}, "unk_token": "<unk>", "pad_token": None, "add_bos_token": True,
+              "added_tokens_decoder": {"0": {"content": "<unk>"}}, "model_max_length": 1e30}
+    return models + [b"\n@@\n".join((m, json.dumps(config).encode(), b'{"<s>": 1, "</s>": 2}')) for m in models]
+
+
 def make(target, root, folder, work, phalanx_shard):
     index = {"metadata": {"total_size": 8}, "weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}
     makers = {
@@ -145,8 +163,8 @@ def make(target, root, folder, work, phalanx_shard):
         "manifest": lambda: manifests(phalanx_shard, work),
         "yaml": lambda: files(root, "configs/*.yaml", "configs/cuda/*2gpu*.yaml", "configs/models/*.yaml"),
         "tokenizer_json": lambda: tokenizers(root) + files(root, "tests/daemon/text/templates/*.json"),
-        "tokenizer_model": lambda: files(root, TINY + "/tokenizers/llama2/tokenizer.model"),
-        "tokenizer_gguf": lambda: files(root, TINY + "/tokenizers/*/vocab.gguf") + [gguf(more=vocabulary())],
+        "tokenizer_model": lambda: with_hints(files(root, TINY + "/tokenizers/llama2/tokenizer.model")),
+        "tokenizer_gguf": lambda: files(root, TINY + "/tokenizers/*/vocab.gguf") + [gguf(more=vocabulary()), gguf(more=pieces())],
     }
     for i, data in enumerate(makers[target]()):
         with open(os.path.join(folder, "seed-%02d" % i), "wb") as f:
