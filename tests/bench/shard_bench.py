@@ -131,7 +131,7 @@ def main():
     a.add_argument("--layers", type=int, default=LAYERS)
     a.add_argument("--ranks", type=int, default=2)
     a.add_argument("--types", default="F32,F16,BF16,Q8_0,Q4_0,Q4_1,Q5_0,Q5_1,Q2_K,Q3_K,Q4_K,Q5_K,Q6_K,IQ4_NL,IQ4_XS,IQ2_XS")
-    a.add_argument("--formats", default="as_file,Q8_0,Q4_0,Q4_1,w8a16,w4a16")
+    a.add_argument("--formats", default="as_file,FP8,Q8_0,Q4_0,Q4_1,w8a16,w4a16")
     a.add_argument("--folder")
     a = a.parse_args()
     folder = tempfile.mkdtemp(prefix="shard-bench-", dir=a.folder)

@@ -97,13 +97,14 @@ static void generate_in_a_crowd(test_cluster *c, const test_tiny *t, const shard
     for (uint32_t s = 0; s <= OTHERS; s++) test_close_slot(c, s);
 }
 
-/* The models: an exact one, bf16, one cut unevenly, one with a window, one with biases in 12 bits, one with norms of heads. */
+/* The models: an exact one, bf16, one cut unevenly, one with a window, one with biases in 12 bits, one with norms of heads, one of FP8. */
 static const struct { const char *name, *source; shard_policy policy; } model[] = {
     { "arch/llama3", "tiny/arch/llama3", SHARD_TO_F32 },
     { "arch/smollm_like", "tiny/arch/smollm_like", SHARD_AS_FILE },
     { "arch/mistral", "tiny/arch/mistral", SHARD_AS_FILE },
     { "gguf/qwen2_q8_0", "tiny/gguf/qwen2_q8_0/model.gguf", SHARD_AS_FILE },
     { "arch/qwen3", "tiny/arch/qwen3", SHARD_TO_F32 },
+    { "arch/llama", "tiny/arch/llama", SHARD_TO_FP8 },
 };
 #define N_MODELS (sizeof model / sizeof *model)
 
