@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "shard/store/pack.h"
+#include "tests/shard/blocks.h"
 #include "tests/shard/cuda_run.h"
 #include "tests/shard/golden.h"
 #include "tests/testlib.h"
@@ -47,12 +48,28 @@ static void hold(const char *name, const char *against, const float *lp, const f
     assert_true(d.flipped <= b->margin);
 }
 
+/* The set's answers to N ids on the CPU and on CUDA, log-probabilities. */
+static void answer(const char *name, test_cluster_args *args, kern_kv_dtype kv, const uint32_t *prompt, float *cpu, float *cuda)
+{
+    px_err e = {0};
+
+    for (int on_cuda = 0; on_cuda < 2; on_cuda++) {
+        if (on_cuda) assert_non_null(args->ops = test_cuda_ops(NULL));
+        args->demand.kv_dtype = on_cuda || kv == KERN_KV_F32 ? kv : KERN_KV_F16;      /* the CPU keeps no other */
+        test_cluster *c = test_cluster_open(args, &e);
+        if (!c) fail_msg("%s %s: %s", name, e.field, e.text);
+        test_cuda_score(c, 0, prompt, N, on_cuda ? N - 4 : N, 16, on_cuda ? cuda : cpu);
+        test_cluster_close(c);
+    }
+}
+
+static const test_cluster_args plain = { .demand = { .token_budget = 16, .max_sequences = 16, .kv_tokens = 512 } };
+
 static void one(const check *k)
 {
     char name[96], source[96];
-    test_cluster_args args = { .demand = { .kv_dtype = k->kv, .token_budget = 16, .max_sequences = 16, .kv_tokens = 512 } };
+    test_cluster_args args = plain;
     test_tiny t;
-    px_err e = {0};
 
     snprintf(source, sizeof source, "tiny/%s", k->source);
     test_tiny_read(&t, k->source);
@@ -62,14 +79,7 @@ static void one(const check *k)
     args.set = test_set(test_golden(source), k->policy, k->world);
     float *cpu = malloc(2 * (size_t)N * t.n_vocab * sizeof *cpu), *cuda = cpu + (size_t)N * t.n_vocab;
     assert_non_null(cpu);
-    for (int on_cuda = 0; on_cuda < 2; on_cuda++) {
-        if (on_cuda) assert_non_null(args.ops = test_cuda_ops(NULL));
-        args.demand.kv_dtype = on_cuda || k->kv == KERN_KV_F32 ? k->kv : KERN_KV_F16;      /* the CPU keeps no other */
-        test_cluster *c = test_cluster_open(&args, &e);
-        if (!c) fail_msg("%s %s: %s", name, e.field, e.text);
-        test_cuda_score(c, 0, t.prompt, N, on_cuda ? N - 4 : N, 16, on_cuda ? cuda : cpu);
-        test_cluster_close(c);
-    }
+    answer(name, &args, k->kv, t.prompt, cpu, cuda);
     hold(name, "CPU", cuda, cpu, N, t.n_vocab, k->cpu);
     if (k->reference) hold(name, "reference", cuda, t.logits, N, t.n_vocab, k->reference);
     free(cpu);
@@ -109,10 +119,32 @@ static void every_type_of_weights_and_cache_meets_the_cpu_and_the_reference(void
     for (size_t i = 0; i < sizeof list / sizeof *list; i += STEP) one(&list[i]);
 }
 
+/* Blocks of GGUF that are stored as Q8_H, Q8_M and Q4_1, cut through with three ranks. */
+static void every_type_that_blocks_become_meets_the_cpu(void **state)
+{
+    static const struct { kern_dtype type; uint32_t world; } list[] = { { KERN_Q6_K, 2 }, { KERN_Q2_K, 3 }, { KERN_Q5_K, 3 }, { KERN_Q4_K, 1 } };
+    uint32_t prompt[N];
+    float *cpu = malloc(2 * (size_t)N * TEST_BLOCKS_VOCAB * sizeof *cpu), *cuda = cpu + (size_t)N * TEST_BLOCKS_VOCAB;
+
+    (void)state;
+    assert_non_null(cpu);
+    for (uint32_t i = 0; i < N; i++) prompt[i] = i * 37 % TEST_BLOCKS_VOCAB;
+    for (size_t i = 0; i < sizeof list / sizeof *list; i += STEP) {
+        test_cluster_args args = plain;
+        char name[64];
+        snprintf(name, sizeof name, "%s, %u ranks:", kern_dtype_get(list[i].type)->name, list[i].world);
+        args.set = test_set(test_blocks_model(list[i].type), SHARD_AS_FILE, list[i].world);
+        answer(name, &args, KERN_KV_F16, prompt, cpu, cuda);
+        hold(name, "CPU", cuda, cpu, N, TEST_BLOCKS_VOCAB, &near);
+    }
+    free(cpu);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_type_of_weights_and_cache_meets_the_cpu_and_the_reference),
+        cmocka_unit_test(every_type_that_blocks_become_meets_the_cpu),
     };
     return cuda_ops_main(tests, sizeof tests / sizeof *tests, NULL);
 }
