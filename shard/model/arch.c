@@ -114,7 +114,7 @@ static px_code check_sizes(const shard_arch *m, px_err *e)
 {
     /* Wide enough for any model, and tight enough that no product of two overflows 64 bits and no row of heads 32. */
     static const struct { const char *field; size_t at; uint32_t lo, hi; } range[] = {
-        { "n_layer",   offsetof(shard_arch, n_layer),   1, 1u << 16 },
+        { "n_layer",   offsetof(shard_arch, n_layer),   1, SHARD_MAX_LAYERS },
         { "d_model",   offsetof(shard_arch, d_model),   1, 1u << 20 },
         { "d_ff",      offsetof(shard_arch, d_ff),      1, 1u << 24 },
         { "n_head",    offsetof(shard_arch, n_head),    1, 1u << 16 },

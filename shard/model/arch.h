@@ -8,6 +8,7 @@
 #include "proto/base/alloc.h"
 
 #define SHARD_MAX_HEAD_DIM 512u
+#define SHARD_MAX_LAYERS   65536u
 
 typedef struct shard_arch {
     char     name[96];            /* what the checkpoint calls itself, "" if nothing */

@@ -49,6 +49,7 @@ static px_code need_u32(const reader *r, const char *tail, uint32_t *out, px_err
 
     if (!shard_gguf_array_len(r->g, k.s, &len, NULL)) {
         if (!len) return px_fail(e, PX_EINVAL, k.s, "an empty list");
+        if (len > SHARD_MAX_LAYERS) return px_fail(e, PX_ERANGE, k.s, "a list for %zu layers; at most %u are read", len, SHARD_MAX_LAYERS);
         for (size_t i = 0; i < len; i++) {
             if ((rc = shard_gguf_array_i64(r->g, k.s, i, &item, e))) return rc;
             if (!i) first = item;

@@ -303,6 +303,7 @@ static void refuses_types_by_name(void **state)
 static void k_heads_same(void)   { gguf_key(&m, "llama.attention.head_count_kv", GG_ARRAY); image_u32(&m, GG_U32); image_u64(&m, 2); image_u32(&m, 1); image_u32(&m, 1); }
 static void k_heads_differ(void) { gguf_key(&m, "llama.attention.head_count_kv", GG_ARRAY); image_u32(&m, GG_U32); image_u64(&m, 2); image_u32(&m, 1); image_u32(&m, 2); }
 static void k_heads_none(void)   { gguf_key(&m, "llama.attention.head_count_kv", GG_ARRAY); image_u32(&m, GG_U32); image_u64(&m, 0); }
+static void k_heads_many(void)   { gguf_key(&m, "llama.attention.head_count_kv", GG_ARRAY); image_u32(&m, GG_U8); image_u64(&m, 65537); image_zeros(&m, 65537); }
 static void k_heads_text(void)   { gguf_str(&m, "llama.attention.head_count_kv", "1"); }
 static void k_layers(void)       { gguf_u32(&m, "llama.block_count", 60000); }
 static void k_layers_wide(void)  { gguf_key(&m, "llama.block_count", GG_U64); image_u64(&m, UINT64_C(1) << 40); }
@@ -341,6 +342,7 @@ static void reads_and_refuses_metadata(void **state)
         { "llama.attention.head_count_kv", k_heads_same, 1, PX_OK, "" },
         { "llama.attention.head_count_kv", k_heads_differ, 1, PX_EUNSUP, "llama.attention.head_count_kv" },
         { "llama.attention.head_count_kv", k_heads_none, 1, PX_EINVAL, "llama.attention.head_count_kv" },
+        { "llama.attention.head_count_kv", k_heads_many, 1, PX_ERANGE, "llama.attention.head_count_kv" },
         { "llama.attention.head_count_kv", k_heads_text, 1, PX_EMISMATCH, "llama.attention.head_count_kv" },
         { "llama.attention.head_count_kv", NULL, 0, PX_EMISMATCH, "blk.0.attn_k.weight" },       /* then as many as heads */
         { "llama.block_count", k_layers, 1, PX_EMISMATCH, "n_layer" },
