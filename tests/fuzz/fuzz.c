@@ -1,6 +1,7 @@
 #include "tests/fuzz/fuzz.h"
 
 #include <fcntl.h>
+#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -45,6 +46,11 @@ const char *fuzz_file(const char *name, const void *data, size_t n)
     return path;
 }
 
+void fuzz_lengthen(size_t bytes)
+{
+    if (truncate(path, (off_t)bytes)) finding("the input could not be lengthened");
+}
+
 /* ---- memory ---- */
 
 static px_heap heap;
@@ -75,12 +81,34 @@ static void put(px_alloc *a, void *p, size_t bytes)
     heap.a.put(&heap.a, p, bytes + 64);
 }
 
+/* What the JSON library takes, with its own size in front. */
+static size_t json_live, json_limit;
+
+static void *json_get(size_t bytes)
+{
+    size_t *p = malloc(bytes + 16);
+
+    if (!p) return NULL;
+    if ((json_live += bytes) > json_limit) finding("more JSON than a small multiple of the input");
+    *p = bytes;
+    return p + 2;
+}
+
+static void json_put(void *p)
+{
+    if (!p) return;
+    json_live -= ((size_t *)p)[-2];
+    free((size_t *)p - 2);
+}
+
 px_alloc *fuzz_begin(size_t n)
 {
     static bool up;
 
     if (!up) px_heap_init(&heap, "fuzz");
+    if (!up) json_set_alloc_funcs(json_get, json_put);
     up = true;
+    json_limit = FUZZ_ROOM + FUZZ_JSON_MULTIPLE * n;
     bounded = (px_alloc){ .get = get, .put = put };
     live = 0;
     limit = FUZZ_ROOM + FUZZ_MULTIPLE * n;
@@ -89,7 +117,7 @@ px_alloc *fuzz_begin(size_t n)
 
 void fuzz_end(void)
 {
-    if (live) finding("memory that was not given back");
+    if (live || json_live) finding("memory that was not given back");
 }
 
 /* ---- judging ---- */

@@ -78,6 +78,20 @@ def pieces():
             ("tokenizer.ggml.add_space_prefix", b"\7\0\0\0\1"), ("tokenizer.ggml.remove_extra_whitespaces", b"\7\0\0\0\0")]
 
 
+def hollow(last, value):
+    """A GGUF of keys alone that ends in an array of texts which the hole behind the input goes on with; of odd length, which makes the hole."""
+    def key(name, v):
+        name = name.encode()
+        return struct.pack("<Q", len(name)) + name + (v if isinstance(v, bytes) else struct.pack("<IQ", 8, len(v)) + v.encode())
+
+    keys = [(k, v) for k, v in vocabulary() if isinstance(v, (bytes, str)) and k != last]
+    for pad in ("", "x"):
+        out = b"".join(key(k, v) for k, v in keys + [("pad", pad), (last, value)])
+        out = b"GGUF" + struct.pack("<IQQ", 3, 0, len(keys) + 2) + out
+        if len(out) % 2:
+            return out
+
+
 def safetensors(kind="F32", size=4, tied=True):
     h, f, v = SHAPE["hidden"], SHAPE["ffn"], SHAPE["vocab"]
     p = "model.layers.0."
@@ -164,7 +178,8 @@ def make(target, root, folder, work, phalanx_shard):
         "yaml": lambda: files(root, "configs/*.yaml", "configs/cuda/*2gpu*.yaml", "configs/models/*.yaml"),
         "tokenizer_json": lambda: tokenizers(root) + files(root, "tests/daemon/text/templates/*.json"),
         "tokenizer_model": lambda: with_hints(files(root, TINY + "/tokenizers/llama2/tokenizer.model")),
-        "tokenizer_gguf": lambda: files(root, TINY + "/tokenizers/*/vocab.gguf") + [gguf(more=vocabulary()), gguf(more=pieces())],
+        "tokenizer_gguf": lambda: files(root, TINY + "/tokenizers/*/vocab.gguf") + [gguf(more=vocabulary()), gguf(more=pieces()),
+            hollow("tokenizer.ggml.merges", struct.pack("<IIQ", 9, 8, 500000)), hollow("tokenizer.ggml.tokens", struct.pack("<IIQQ", 9, 8, 4, 1 << 21))],
     }
     for i, data in enumerate(makers[target]()):
         with open(os.path.join(folder, "seed-%02d" % i), "wb") as f:
