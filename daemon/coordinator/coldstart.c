@@ -349,13 +349,11 @@ void daemon_coldstart_end_job(daemon_coldstart *c, bool clean)
         poll(&p, 1, 1000);
         if (!daemon_job_ended(&c->job, how, sizeof how)) daemon_job_end(&c->job, true, 1000000);
     }
-    if (c->job.session) {
-        pid_t left = daemon_adopted_end(c->job.session, c->watcher->pid, REAP);
-        if (left) px_log_line(c->args->log, PX_WARN, "job_left", "pid=%d session=%d", (int)left, (int)c->job.session);
-        c->job.session = 0;
-    }
     daemon_links_close(&c->links);
-    if (c->job_dir[0]) px_remove_tree(c->job_dir, &e);
+    if (!c->job_dir[0]) return;
+    pid_t left = daemon_adopted_end(c->watcher->pid, REAP);
+    if (left) px_log_line(c->args->log, PX_WARN, "job_left", "pid=%d", (int)left);
+    px_remove_tree(c->job_dir, &e);
     c->job_dir[0] = 0;
 }
 

@@ -7,6 +7,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include "daemon/coordinator/adopted.h"
 #include "daemon/coordinator/server.h"
 #include "daemon/coordinator/supervisor.h"
 #include "daemon/rank/contract.h"
@@ -171,7 +172,7 @@ int main(int argc, char **argv)
     px_log_init(&s.log, 2, level, -1);
 
     /* The watcher first: it is forked before any thread.  Then the signals, so that every thread has them blocked. */
-    if (daemon_watcher_start(&s.watcher, &e)) return complain(&e, 1), 1;
+    if (daemon_watcher_start(&s.watcher, &e) || daemon_adopted_begin(&e)) return complain(&e, 1), 1;
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);

@@ -16,7 +16,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "daemon/coordinator/adopted.h"
 #include "daemon/rank/fields.h"
 
 /* ---- the watcher ---- */
@@ -202,7 +201,6 @@ px_code daemon_job_spawn(daemon_job *j, const daemon_job_args *args, px_err *e)
     *j = (daemon_job){ .pidfd = -1 };
     if ((rc = make_argv(&l, args, count, sizeof count, e))) return rc;
     if (args->launcher && (rc = check_room(args, e))) return rc;
-    if ((rc = daemon_adopted_begin(e))) return rc;
     if (pipe2(report, O_CLOEXEC)) return px_fail_errno(e, "launcher", "pipe");
     pid_t parent = getpid(), pid = fork();
     if (pid < 0) {
@@ -213,7 +211,7 @@ px_code daemon_job_spawn(daemon_job *j, const daemon_job_args *args, px_err *e)
         /* mpirun gets SIGTERM at our death, so that it takes its folder with it; a rank on its own gets SIGKILL. */
         prctl(PR_SET_PDEATHSIG, args->launcher ? SIGTERM : SIGKILL);
         if (getppid() != parent) _exit(1);
-        setsid();                                         /* a terminal's ^C is for the coordinator alone; and see adopted.h */
+        setpgid(0, 0);                                    /* a terminal's ^C is for the coordinator alone */
         sigset_t none;
         sigemptyset(&none);
         sigprocmask(SIG_SETMASK, &none, NULL);
@@ -237,7 +235,7 @@ px_code daemon_job_spawn(daemon_job *j, const daemon_job_args *args, px_err *e)
         px_err_set_file(e, l.v[0]);
         return rc;
     }
-    *j = (daemon_job){ pid, pidfd_open(pid, 0), pid };
+    *j = (daemon_job){ pid, pidfd_open(pid, 0) };
     if (j->pidfd < 0) {
         rc = px_fail_errno(e, "launcher", "pidfd_open");
         daemon_job_end(j, false, 0);
@@ -255,7 +253,7 @@ bool daemon_job_ended(daemon_job *j, char *text, size_t cap)
     if (WIFSIGNALED(status)) snprintf(text, cap, "signal %d", WTERMSIG(status));
     else snprintf(text, cap, "exit status %d", WEXITSTATUS(status));
     if (j->pidfd >= 0) close(j->pidfd);
-    *j = (daemon_job){ .pidfd = -1, .session = j->session };
+    *j = (daemon_job){ .pidfd = -1 };
     return true;
 }
 
@@ -279,7 +277,7 @@ void daemon_job_end(daemon_job *j, bool gently, px_time_us patience)
         while (waitpid(j->pid, NULL, 0) < 0 && errno == EINTR) continue;
         if (j->pidfd >= 0) close(j->pidfd);
     }
-    *j = (daemon_job){ .pidfd = -1, .session = j->session };
+    *j = (daemon_job){ .pidfd = -1 };
 }
 
 px_code daemon_job_dir_make(char *out, size_t cap, px_err *e)

@@ -29,10 +29,7 @@ typedef struct daemon_job_args {
     const char *dir;                   /* private folder of the job: session files, shared memory */
 } daemon_job_args;
 
-typedef struct daemon_job {
-    pid_t pid; int pidfd;              /* pid 0: none */
-    pid_t session;                     /* of all its processes; stays when pid has ended, for adopted.h */
-} daemon_job;
+typedef struct daemon_job { pid_t pid; int pidfd; } daemon_job;          /* pid 0: none */
 
 /* PX_EIO, PX_ENOTFOUND (no launcher), PX_ERANGE (no room for MPI's files in dir: found, expected).  The child's standard output goes to our standard error. */
 px_code daemon_job_spawn(daemon_job *j, const daemon_job_args *args, px_err *e);
