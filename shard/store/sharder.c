@@ -453,6 +453,7 @@ px_code shard_pack(px_alloc *a, const shard_pack_args *args, shard_pack_result *
         goto fail;
     if ((rc = fill_manifest(s, e)) || (rc = lay_out(s, &bytes, e))) goto fail;
     if ((rc = shard_outdir_open(&s->dir, args->out, args->note, args->ctx, e))) goto fail;
+    if (args->progress) args->progress(args->ctx, 0, s->total);         /* from here on OUT.partial is ours */
     if (!args->sparse && (rc = shard_outdir_room(&s->dir, bytes, e))) goto fail;
     for (uint32_t r = 0; r < args->ranks; r++)
         if ((rc = shard_rankfile_open(&s->rank[r].file, a, s->dir.partial, s->m.rank[r].file, s->m.rank[r].bytes, args->sparse, e))) goto fail;

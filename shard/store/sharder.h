@@ -28,7 +28,7 @@ typedef struct shard_pack_args {
     const shard_asset *asset; size_t n_assets;
     bool sparse;                            /* the source is zeros: read nothing, leave holes, reserve nothing */
     const char *revision;                   /* NULL: the checkpoint's */
-    void (*progress)(void *ctx, uint64_t done, uint64_t total); void *ctx;    /* bytes written; may be NULL */
+    void (*progress)(void *ctx, uint64_t done, uint64_t total); void *ctx;    /* bytes written, 0 when OUT.partial is made; may be NULL */
     void (*note)(void *ctx, const char *line);                                 /* log lines: a stale OUT.partial removed */
     const volatile int *cancel;             /* set from a signal handler: PX_ECANCELLED, nothing is left */
 } shard_pack_args;

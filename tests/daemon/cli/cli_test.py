@@ -474,14 +474,16 @@ class Shard(Case):
             shutil.rmtree(self.path("big"))
 
     def test_a_source_that_shrinks(self):
-        p, source = self.start(96)
-        time.sleep(0.02)
-        os.truncate(source, 100000)
-        _, err = p.communicate(timeout=60)
-        self.assertEqual(p.returncode, REFUSED, err)
-        self.assertIn(source, err.decode())
-        self.assertIn("truncated", err.decode())
-        self.nothing_left("big")
+        for wait in (0, 0, 0.01, 0.02):          # before anything of it is written, and in the middle
+            p, source = self.start(96)
+            time.sleep(wait)
+            os.truncate(source, 100000)
+            _, err = p.communicate(timeout=60)
+            self.assertEqual(p.returncode, REFUSED, err)
+            self.assertIn(source, err.decode())
+            self.assertIn("truncated", err.decode())
+            self.nothing_left("big")
+            shutil.rmtree(self.path("big"))
 
     def test_a_killed_run_is_cleaned_by_the_next(self):
         p, _ = self.start(96)
