@@ -66,12 +66,12 @@ static px_code add_bytes(void *ctx, size_t i, const char *s, size_t bytes, px_er
 
     (void)s;
     x->bytes += bytes;                                 /* no more than the file has */
-    if (bytes <= TEXT_BYTES) return PX_OK;
+    if (bytes && bytes <= TEXT_BYTES) return PX_OK;
     snprintf(field, sizeof field, "%s[%zu]", x->key, i);
-    return px_fail(e, PX_ECORRUPT, field, "a text of %zu bytes; at most %zu are possible", bytes, TEXT_BYTES);
+    return px_fail(e, PX_ECORRUPT, field, "a text of %zu bytes; 1 to %zu are possible", bytes, TEXT_BYTES);
 }
 
-/* Before copies are made of them: where the file has a hole, a text can have any gigabytes. */
+/* Before anything is made for them: where the file has a hole, there are any number without a text, or one of any gigabytes. */
 static px_code check_texts(const import *m, const char *key, px_err *e)
 {
     struct texts x = { .key = key };
@@ -195,7 +195,7 @@ static px_code build(import *m, px_err *e)
     size_t n;
 
     if ((rc = find_kind(m, &kind, &pre, e))) return rc;
-    if ((rc = need(m, K "tokens", e)) || (rc = shard_gguf_array_len(m->g, K "tokens", &n, e)) ||
+    if ((rc = need(m, K "tokens", e)) || (rc = check_texts(m, K "tokens", e)) || (rc = shard_gguf_array_len(m->g, K "tokens", &n, e)) ||
         (rc = daemon_draft_init(&m->d, m->a, kind, n, K "tokens", e)))
         return rc;
     if (pre) {
@@ -206,7 +206,7 @@ static px_code build(import *m, px_err *e)
     }
     m->d.add_bos = pre ? pre->add_bos : true;
     if ((rc = read_flag(m, K "add_bos_token", &m->d.add_bos, e)) || (rc = read_types(m, e)) ||
-        (rc = check_texts(m, K "tokens", e)) || (rc = shard_gguf_array_str(m->g, K "tokens", add_token, m, e)))
+        (rc = shard_gguf_array_str(m->g, K "tokens", add_token, m, e)))
         return rc;
     if (!pre) rc = read_sentencepiece(m, e);
     else if (!(rc = need(m, K "merges", e)) && !(rc = check_texts(m, K "merges", e)))
