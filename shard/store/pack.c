@@ -202,8 +202,7 @@ static const void *fetch(shard_pack_room *r, const shard_source *src, uint64_t r
     return convert(r, wide(r, src, row, x), again ? r->step : NULL, (size_t)x->cols, type, out, sums) ? out : NULL;
 }
 
-/* One matrix: threads take chunks of panels and fill them beside each other, then hand them to the sink, one at a time, in order;
- * what the sink does with them after that is again beside the others. */
+/* One matrix: threads take chunks of panels and fill them beside each other, then hand them to the sink, one at a time, in order. */
 typedef struct job {
     shard_packer       *p;
     const shard_source *src;
@@ -211,7 +210,8 @@ typedef struct job {
     kern_dtype          type;
     uint32_t            head_dim;
     uint64_t            stride, row_bytes, n_panels, most;      /* most: panels of a chunk */
-    const shard_sink   *sink;
+    shard_sink          sink;
+    void               *ctx;
     px_err             *e;
     _Atomic uint64_t    next;                 /* chunk to take */
     _Atomic uint32_t    rooms;
@@ -253,53 +253,33 @@ static px_code refuse_row(job *b, uint64_t row)
     return px_fail(b->e, PX_ERANGE, "", "row %llu has a value that %s does not hold", (unsigned long long)row, kern_dtype_get(b->type)->name);
 }
 
-static px_code hand_over(job *b, uint32_t who, uint64_t n, const uint64_t *bad)
+static px_code hand_over(job *b, const shard_pack_room *r, uint64_t n, const uint64_t *bad)
 {
-    const shard_pack_room *r = &b->p->room[who];
-
     if (bad) return refuse_row(b, *bad);
     for (uint64_t k = 0; k < n; k++) {
         b->p->error += r->sums[2 * k];
         b->p->size += r->sums[2 * k + 1];
     }
-    return b->sink->put(b->sink->ctx, who, r->panels, (size_t)(n * b->stride), b->e);
-}
-
-static void settle(job *b, uint32_t who)
-{
-    px_err e = { 0 };
-    px_code rc = b->sink->settle ? b->sink->settle(b->sink->ctx, who, &e) : PX_OK;
-
-    if (!rc) return;
-    pthread_mutex_lock(&b->lock);
-    if (!atomic_load(&b->rc)) {
-        atomic_store(&b->rc, (int)rc);
-        if (b->e) *b->e = e;
-    }
-    pthread_cond_broadcast(&b->turned);
-    pthread_mutex_unlock(&b->lock);
+    return b->sink(b->ctx, r->panels, (size_t)(n * b->stride), b->e);
 }
 
 static void *pack_chunks(void *ctx)
 {
     job *b = ctx;
-    const uint32_t who = atomic_fetch_add(&b->rooms, 1);
-    shard_pack_room *r = &b->p->room[who];
+    shard_pack_room *r = &b->p->room[atomic_fetch_add(&b->rooms, 1)];
 
     for (uint64_t chunk; !atomic_load(&b->rc) && (chunk = atomic_fetch_add(&b->next, 1)) <= (b->n_panels - 1) / b->most;) {
         uint64_t first = chunk * b->most, n = b->n_panels - first < b->most ? b->n_panels - first : b->most, bad;
-        bool good = true, put = false;
+        bool good = true;
         for (uint64_t k = 0; k < n && good; k++) good = pack_panel(b, r, first + k, r->panels + k * b->stride, r->sums + 2 * k, &bad);
         pthread_mutex_lock(&b->lock);
         while (b->turn != chunk && !atomic_load(&b->rc)) pthread_cond_wait(&b->turned, &b->lock);
         if (!atomic_load(&b->rc)) {
-            atomic_store(&b->rc, (int)hand_over(b, who, n, good ? NULL : &bad));
+            atomic_store(&b->rc, (int)hand_over(b, r, n, good ? NULL : &bad));
             b->turn++;
-            put = true;
         }
         pthread_cond_broadcast(&b->turned);
         pthread_mutex_unlock(&b->lock);
-        if (put) settle(b, who);
     }
     return NULL;
 }
@@ -361,7 +341,7 @@ static px_code pack_all(job *b)
 }
 
 px_code shard_packer_matrix(shard_packer *p, const shard_source *src, const shard_extent *x, kern_dtype type,
-                            uint32_t head_dim, const shard_sink *sink, px_err *e)
+                            uint32_t head_dim, shard_sink sink, void *ctx, px_err *e)
 {
     uint64_t whole, stride = kern_panel_stride(type, x->cols), row_bytes, n_panels, most;
     px_code rc;
@@ -387,11 +367,11 @@ px_code shard_packer_matrix(shard_packer *p, const shard_source *src, const shar
     }
 
     b = (job){ .p = p, .src = src, .x = x, .type = type, .head_dim = head_dim, .stride = stride, .row_bytes = row_bytes,
-               .n_panels = n_panels, .most = most, .sink = sink, .e = e, .bad = UINT64_MAX };
+               .n_panels = n_panels, .most = most, .sink = sink, .ctx = ctx, .e = e, .bad = UINT64_MAX };
     return pack_all(&b);
 }
 
-px_code shard_packer_vector(shard_packer *p, const shard_source *src, const shard_extent *x, const shard_sink *sink,
+px_code shard_packer_vector(shard_packer *p, const shard_source *src, const shard_extent *x, shard_sink sink, void *ctx,
                             px_err *e)
 {
     const kern_dtype_info *f = kern_dtype_get(src->dtype);
@@ -410,6 +390,5 @@ px_code shard_packer_vector(shard_packer *p, const shard_source *src, const shar
         return rc;
     memset(r->rows, 0, padded);
     memmove(r->rows, fetch(r, src, 0, x, KERN_F32, r->rows, NULL), (size_t)x->cols * sizeof(float));
-    rc = sink->put(sink->ctx, 0, r->rows, padded, e);
-    return rc || !sink->settle ? rc : sink->settle(sink->ctx, 0, e);
+    return sink(ctx, r->rows, padded, e);
 }

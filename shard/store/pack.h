@@ -25,16 +25,10 @@ px_code shard_types_stored(shard_types *stored, px_alloc *a, const shard_arch *m
 /* The same types, for a plan of a named format: as_file, if it changes none.  Errors: also PX_EUNSUP (field "format"). */
 px_code shard_types_served(shard_types *stored, px_alloc *a, const shard_arch *m, const shard_types *named, px_err *e);
 
+/* Where packed bytes go, in order: one call at a time, of any of the packer's threads. */
+typedef px_code (*shard_sink)(void *ctx, const void *data, size_t n, px_err *e);
+
 #define SHARD_PACK_THREADS 16u
-
-/* Where packed bytes go: put has them in order, one call at a time, by thread `who` of the packer's (0 to SHARD_PACK_THREADS - 1);
- * settle (NULL: nothing) follows by the same thread, beside the others: for work that needs no order. */
-typedef struct shard_sink {
-    px_code (*put)(void *ctx, uint32_t who, const void *data, size_t n, px_err *e);
-    px_code (*settle)(void *ctx, uint32_t who, px_err *e);
-    void *ctx;
-} shard_sink;
-
 typedef struct shard_pack_room {              /* of one thread; all owned */
     uint8_t  *panels;  size_t panels_bytes;   /* a chunk of packed panels */
     double   *sums;    size_t sums_n;         /* two a panel, added in order: the bits depend on no thread */
@@ -59,8 +53,8 @@ void shard_packer_deinit(shard_packer *p);    /* idempotent */
  * Vector: fp32, padded with zeros to 64 bytes.  head_dim is for undoing the interleaving of q and k rows.
  * Errors: PX_ECORRUPT (x is not inside the source), PX_ERANGE (a value that the type cannot hold), PX_ENOMEM, and what the sink says. */
 px_code shard_packer_matrix(shard_packer *p, const shard_source *src, const shard_extent *x, kern_dtype type,
-                            uint32_t head_dim, const shard_sink *sink, px_err *e);
-px_code shard_packer_vector(shard_packer *p, const shard_source *src, const shard_extent *x, const shard_sink *sink,
+                            uint32_t head_dim, shard_sink sink, void *ctx, px_err *e);
+px_code shard_packer_vector(shard_packer *p, const shard_source *src, const shard_extent *x, shard_sink sink, void *ctx,
                             px_err *e);
 
 #endif

@@ -1,6 +1,6 @@
-/* A checkpoint becomes a set: tensor by tensor, each cut for every rank while its pages are warm.  Memory is a chunk of panels and
- * 2 MiB a thread and 2 MiB a rank, whatever the model's size; a thread reads a tensor for the source's digest while the one before it
- * is converted. */
+/* A checkpoint becomes a set: tensor by tensor, each cut for every rank while its pages are warm.  Memory is a chunk of panels a thread,
+ * 2 MiB a rank and 8 MiB more, whatever the model's size; a thread reads a tensor for the source's digest while the one before it is
+ * converted, and others write. */
 #include "shard/store/sharder.h"
 
 #include "proto/base/io.h"
@@ -49,7 +49,7 @@ typedef struct run {
     shard_manifest m;                   /* filled as it will be written */
     shard_outdir dir;
     rank_out     rank[SHARD_MAX_RANKS];
-    shard_full_stage full[SHARD_PACK_THREADS];
+    shard_writer *writer;
     shard_packer packer;
     shard_hash   hash, source;
     reading      ahead;
@@ -92,30 +92,23 @@ static px_code append_header(rank_out *to, px_err *e)
 
     for (uint64_t left = to->data_at; left && !rc;) {
         size_t n = left < sizeof zeros ? (size_t)left : sizeof zeros;
-        rc = shard_rankfile_append(&to->file, zeros, n, NULL, e);
+        rc = shard_rankfile_append(&to->file, zeros, n, e);
         left -= n;
     }
     return rc;
 }
 
-static px_code put(void *ctx, uint32_t who, const void *data, size_t n, px_err *e)
+static px_code put(void *ctx, const void *data, size_t n, px_err *e)
 {
     run *s = ctx;
     px_code rc = check_cancel(s, e);
 
     if (rc) return rc;
-    if ((rc = shard_rankfile_append(&s->to->file, data, n, &s->full[who], e))) return rc;
+    if ((rc = shard_rankfile_append(&s->to->file, data, n, e))) return rc;
     shard_hash_update(&s->hash, data, n);
     s->done += n;
     if (s->args->progress) s->args->progress(s->args->ctx, s->done, s->total);
     return PX_OK;
-}
-
-static px_code settle(void *ctx, uint32_t who, px_err *e)
-{
-    run *s = ctx;
-
-    return shard_full_stage_write(&s->full[who], e);
 }
 
 /* ---- before anything is written ---- */
@@ -328,7 +321,6 @@ static px_code write_tensor(run *s, size_t index, shard_pack_result *out, px_err
     const shard_entry *first = &s->rank[0].entry[index];
     const shard_role r = first->role;
     const shard_source *src = s->ahead.src;
-    const shard_sink sink = { put, settle, s };
     char name[64];
     px_code rc = PX_OK;
 
@@ -343,12 +335,12 @@ static px_code write_tensor(run *s, size_t index, shard_pack_result *out, px_err
             continue;
         }
         s->to = to;
-        if (to->file.at + to->file.staged != to->data_at + x->offset) return px_fail(e, PX_EINTERNAL, name, "rank %u has other bytes before it than planned", k);
+        if (to->file.at + to->file.n != to->data_at + x->offset) return px_fail(e, PX_EINTERNAL, name, "rank %u has other bytes before it than planned", k);
         shard_hash_reset(&s->hash);
         s->packer.error = s->packer.size = 0;
-        rc = x->vector ? shard_packer_vector(&s->packer, src, &x->x, &sink, e)
-                       : shard_packer_matrix(&s->packer, src, &x->x, x->type, s->arch->head_dim, &sink, e);
-        if (!rc && to->file.at + to->file.staged != to->data_at + x->offset + x->bytes)
+        rc = x->vector ? shard_packer_vector(&s->packer, src, &x->x, put, s, e)
+                       : shard_packer_matrix(&s->packer, src, &x->x, x->type, s->arch->head_dim, put, s, e);
+        if (!rc && to->file.at + to->file.n != to->data_at + x->offset + x->bytes)
             rc = px_fail(e, PX_EINTERNAL, name, "rank %u got other bytes than planned", k);
         if (rc) {
             if (rc == PX_ECANCELLED) return rc;
@@ -445,7 +437,7 @@ px_code shard_pack(px_alloc *a, const shard_pack_args *args, shard_pack_result *
     s->args = args;
     s->arch = shard_checkpoint_arch(args->source);
     s->dir.fd = -1;
-    for (uint32_t r = 0; r < SHARD_MAX_RANKS; r++) s->rank[r].file.fd = -1;
+    for (uint32_t r = 0; r < SHARD_MAX_RANKS; r++) s->rank[r].file.to = (shard_target){ .fd = -1, .direct = -1 };
     shard_packer_init(&s->packer, a, args->threads);
     s->ahead.of = s;
     if ((rc = shard_hash_init(&s->hash, args->digest, e)) || (rc = shard_hash_init(&s->source, args->digest, e)) ||
@@ -455,15 +447,16 @@ px_code shard_pack(px_alloc *a, const shard_pack_args *args, shard_pack_result *
     if ((rc = shard_outdir_open(&s->dir, args->out, args->note, args->ctx, e))) goto fail;
     if (args->progress) args->progress(args->ctx, 0, s->total);         /* from here on OUT.partial is ours */
     if (!args->sparse && (rc = shard_outdir_room(&s->dir, bytes, e))) goto fail;
+    if (!args->sparse && (rc = shard_writer_open(&s->writer, a, args->ranks, SHARD_SLOW_US, e))) goto fail;
     for (uint32_t r = 0; r < args->ranks; r++)
-        if ((rc = shard_rankfile_open(&s->rank[r].file, a, s->dir.partial, s->m.rank[r].file, s->m.rank[r].bytes, args->sparse, e))) goto fail;
+        if ((rc = shard_rankfile_open(&s->rank[r].file, s->writer, s->dir.partial, s->m.rank[r].file, s->m.rank[r].bytes, e))) goto fail;
     if ((rc = write_tensors(s, out, e)) || (rc = finish(s, e))) goto fail;
     result_of(s, out);
 
 fail:                                   /* also the way out of success: everything here is idempotent */
     atomic_store(&s->ahead.stop, true);
     read_end(s);
-    for (uint32_t i = 0; i < SHARD_PACK_THREADS; i++) shard_full_stage_deinit(&s->full[i], a);
+    shard_writer_close(s->writer);
     for (uint32_t r = 0; r < SHARD_MAX_RANKS; r++) {
         shard_rankfile_deinit(&s->rank[r].file);
         if (s->rank[r].entry) px_del(a, s->rank[r].entry, s->rank[r].n_entries);

@@ -6,9 +6,9 @@
 
 #define SMALL (1u << 18)           /* weights: a run is of thousands of inputs */
 
-static px_code drop(void *ctx, uint32_t who, const void *data, size_t n, px_err *e)
+static px_code drop(void *ctx, const void *data, size_t n, px_err *e)
 {
-    (void)ctx, (void)who, (void)e;
+    (void)ctx, (void)e;
     fuzz_touch(data, n);
     return PX_OK;
 }
@@ -17,15 +17,14 @@ static void pack_tensor(shard_packer *p, const shard_checkpoint *c, const shard_
 {
     const shard_arch *m = shard_checkpoint_arch(c);
     const shard_source *src = shard_checkpoint_tensor(c, r, layer);
-    const shard_sink sink = { .put = drop };
     shard_extent x;
     px_err e = { 0 };
     px_code rc;
 
     for (uint32_t rank = 0; rank < s->world; rank++) {
         shard_split_extent(s, m, r, rank, &x);
-        rc = shard_role_get(r)->vector ? shard_packer_vector(p, src, &x, &sink, &e)
-                                       : shard_packer_matrix(p, src, &x, shard_type_of(t, r, layer), m->head_dim, &sink, &e);
+        rc = shard_role_get(r)->vector ? shard_packer_vector(p, src, &x, drop, NULL, &e)
+                                       : shard_packer_matrix(p, src, &x, shard_type_of(t, r, layer), m->head_dim, drop, NULL, &e);
         if (rc && e.code != rc) fuzz_refused(rc, &e);
         px_err_clear(&e);
     }

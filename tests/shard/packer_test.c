@@ -4,7 +4,6 @@
 #include "tests/testlib.h"
 
 #include <math.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,33 +15,18 @@ static px_heap heap;
 static float *value;
 static const shard_extent part = { .row0 = 3, .rows = ROWS - 3, .col0 = 32, .cols = COLS - 64 };
 
-typedef struct taken {
-    uint8_t *bytes; size_t n, cap, calls, fail_at;
-    _Atomic size_t settled;
-    size_t settle_fails;                      /* the how many-th */
-    bool busy[SHARD_PACK_THREADS];            /* of its thread: put, and not yet settled */
-} taken;
+typedef struct taken { uint8_t *bytes; size_t n, cap, calls, fail_at; } taken;
 
-static px_code take(void *ctx, uint32_t who, const void *data, size_t n, px_err *e)
+static px_code take(void *ctx, const void *data, size_t n, px_err *e)
 {
     taken *t = ctx;
 
-    assert_true(who < SHARD_PACK_THREADS && !t->busy[who]);
-    t->busy[who] = true;
 
     if (++t->calls == t->fail_at) return px_fail(e, PX_EIO, "out", "call %zu", t->calls);
     assert_true(n <= t->cap - t->n);
     memcpy(t->bytes + t->n, data, n);
     t->n += n;
     return PX_OK;
-}
-
-static px_code settle(void *ctx, uint32_t who, px_err *e)
-{
-    taken *t = ctx;
-
-    t->busy[who] = false;
-    return atomic_fetch_add(&t->settled, 1) + 1 == t->settle_fails ? px_fail(e, PX_EIO, "disk", "settling") : PX_OK;
 }
 
 static px_code pack(uint32_t n_threads, kern_dtype type, taken *t, double sums[2], px_err *e)
@@ -52,9 +36,8 @@ static px_code pack(uint32_t n_threads, kern_dtype type, taken *t, double sums[2
     px_code rc;
 
     shard_packer_init(&p, &heap.a, n_threads);
-    t->n = t->calls = t->settled = 0;
-    memset(t->busy, 0, sizeof t->busy);
-    rc = shard_packer_matrix(&p, &src, &part, type, 0, &(shard_sink){ take, settle, t }, e);
+    t->n = t->calls = 0;
+    rc = shard_packer_matrix(&p, &src, &part, type, 0, take, t, e);
     sums[0] = p.error;
     sums[1] = p.size;
     shard_packer_deinit(&p);
@@ -76,7 +59,7 @@ static void threads_change_nothing(void **state)
         assert_true(one.calls >= 4 && (sums[0] > 0) == (type[k] != KERN_F32));
         for (size_t i = 0; i < N_THREADS; i++) {
             assert_int_equal(pack(threads[i], type[k], &many, others, &e), PX_OK);
-            assert_true(many.n == one.n && many.calls == one.calls && many.settled == many.calls);
+            assert_true(many.n == one.n && many.calls == one.calls);
             assert_memory_equal(many.bytes, one.bytes, one.n);
             assert_memory_equal(sums, others, sizeof sums);
         }
@@ -151,14 +134,6 @@ static void a_sink_that_fails_ends_it(void **state)
             assert_int_equal(pack(threads[i], KERN_BF16, &t, sums, &e), PX_EIO);
             assert_int_equal(t.calls, t.fail_at);
             assert_string_equal(e.field, "out");
-        }
-    t.fail_at = 0;
-    for (size_t i = 0; i < N_THREADS; i++)
-        for (t.settle_fails = 1; t.settle_fails <= 4; t.settle_fails++) {
-            px_err e = { 0 };
-            assert_int_equal(pack(threads[i], KERN_BF16, &t, sums, &e), PX_EIO);
-            assert_true(t.settled >= t.settle_fails && t.settled <= t.calls);
-            assert_string_equal(e.field, "disk");
         }
     free(t.bytes);
 }
