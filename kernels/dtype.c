@@ -2,6 +2,7 @@
 #include "kernels/dtype.h"
 #include "kernels/gguf_blocks.h"
 #include "kernels/half.h"
+#include "kernels/panel.h"
 #include "proto/base/alloc.h"
 
 #include <stdio.h>
@@ -33,6 +34,7 @@ static const kern_dtype_info info[KERN_N_DTYPES] = {
     [KERN_W4Z]    = { "W4Z",    128,  66, NO_GGML, false, false },   /* + half a byte of zero point a group */
     [KERN_Q8_M]   = { "Q8_M",    32,  36, NO_GGML, true,  true  },
     [KERN_Q8_H]   = { "Q8_H",    32,  36, NO_GGML, true,  true  },
+    [KERN_Q2_HM]  = { "Q2_HM",   64,  32, NO_GGML, true,  true  },
 };
 
 const kern_dtype_info *kern_dtype_get(kern_dtype t)
@@ -82,6 +84,8 @@ bool kern_matrix_bytes(kern_dtype t, uint64_t rows, uint64_t cols, uint64_t *byt
     switch (t) {
     case KERN_FP8:
         return !mul64(rows, cols, &data) && !add64(data, 4, bytes);
+    case KERN_Q2_HM:
+        return cols % 32 == 0 && !mul64(rows, kern_q2_hm_row(cols), bytes);
     case KERN_W8:
     case KERN_W4:
     case KERN_W4Z:

@@ -46,6 +46,15 @@ ROW_FN void ROW(q8_h)(const uint8_t *restrict p, float *restrict y)
     for (int i = 16; i < 32; i++) y[i] = d[1] * (float)(int8_t)p[4 + i];
 }
 
+/* 64 columns, or 32. */
+ROW_FN void ROW(q2_hm)(const uint8_t *restrict p, size_t n, float *restrict y)
+{
+    for (size_t k = 0; k < n / 16; k++) {
+        float d = kern_half_at(p + 16 + 4 * k), m = kern_half_at(p + 18 + 4 * k);
+        for (int i = 0; i < 16; i++) y[16 * k + (size_t)i] = d * (float)(p[i] >> 2 * k & 3) + m;
+    }
+}
+
 /* A scale for the whole row, and a byte a column. */
 ROW_FN void ROW(fp8)(const uint8_t *restrict p, size_t n, float *restrict y)
 {
@@ -86,6 +95,10 @@ ROW_FN void ROW(to_f32)(kern_dtype t, const uint8_t *restrict p, size_t n, float
         break;
     case KERN_Q8_H:
         for (; n >= 32; n -= 32, p += 36, y += 32) ROW(q8_h)(p, y);
+        break;
+    case KERN_Q2_HM:
+        for (; n >= 64; n -= 64, p += 32, y += 64) ROW(q2_hm)(p, 64, y);
+        if (n) ROW(q2_hm)(p, 32, y);
         break;
     case KERN_FP8:
         ROW(fp8)(p, n, y);

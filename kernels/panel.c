@@ -18,6 +18,7 @@ uint64_t kern_panel_stride(kern_dtype t, uint64_t cols)
     case KERN_F16:
     case KERN_BF16: return n * 1024;
     case KERN_FP8:  return kern_fp8_scales(cols) + 64;
+    case KERN_Q2_HM: return 16 * kern_q2_hm_row(padded(cols));
     case KERN_Q4_0:
     case KERN_Q4_1:
     case KERN_Q8_0:
@@ -128,14 +129,14 @@ void kern_panel_pack_on(kern_path path, kern_dtype t, const void *const *src, ui
 {
     const bool whole = n_rows == KERN_PANEL_ROWS;
     uint64_t stride = kern_panel_stride(t, cols), tail = kern_block_unit(t) * kern_block_quants(t) + 64;
-    uint64_t words = t == KERN_F32 ? cols : cols / 2;
+    uint64_t words = t == KERN_F32 ? cols : t == KERN_Q2_HM ? kern_q2_hm_row(cols) / 4 : cols / 2;
     uint8_t *out = panel;
 
-    if (t == KERN_F32 || t == KERN_F16 || t == KERN_BF16) {
+    if (t == KERN_F32 || t == KERN_F16 || t == KERN_BF16 || t == KERN_Q2_HM) {
         memset(whole ? out + 64 * words : out, 0, whole ? stride - 64 * words : stride);
         if (!whole) pack_words(src, n_rows, words, out);
         else ROW_ON(path, pack_words, src, words, out);
-        for (uint32_t r = 0; r < n_rows && t != KERN_F32 && cols % 2; r++)
+        for (uint32_t r = 0; r < n_rows && (t == KERN_F16 || t == KERN_BF16) && cols % 2; r++)
             memcpy(out + 64 * words + 4 * r, (const uint8_t *)src[r] + 2 * (cols - 1), 2);
     } else if (t == KERN_FP8) {
         pack_fp8(path, src, n_rows, cols, out);
@@ -173,6 +174,15 @@ void kern_panel_row_to_f32(kern_dtype t, const void *panel, uint32_t row, uint64
         float d;
         memcpy(&d, p + kern_fp8_scales(cols) + 4 * row, 4);
         for (uint64_t c = 0; c < cols; c++) dst[c] = d * kern_fp8_to_float(p[kern_fp8_column(c, row)]);
+        return;
+    }
+    if (t == KERN_Q2_HM) {
+        for (uint64_t c = 0; c < cols; c += 64, p += KERN_Q2_HM_UNIT, dst += 64) {
+            uint64_t columns = cols - c < 64 ? 32 : 64;
+            uint8_t plain[32];
+            for (uint64_t w = 0; w < kern_q2_hm_row(columns) / 4; w++) memcpy(plain + 4 * w, p + 64 * w + 4 * row, 4);
+            kern_row_to_f32(t, plain, columns, dst);
+        }
         return;
     }
     for (uint64_t b = 0; b < n; b++, dst += 32) {

@@ -14,7 +14,12 @@ static inline uint64_t kern_fp8_column(uint64_t c, uint32_t r)
 }
 static inline uint64_t kern_fp8_scales(uint64_t cols) { return (cols + 31) / 32 * 512; }
 
-/* Bytes of the quants of one block of 32 columns x 16 rows. */
+/* Q2_HM: bytes of a plain row, and where a unit of 64 columns, which may be half a one, lies in a panel; behind its quants (256 bytes) the
+ * pairs of scale and minimum, 64 bytes for each 16 columns. */
+#define KERN_Q2_HM_UNIT 512u
+static inline uint64_t kern_q2_hm_row(uint64_t cols) { return cols / 64 * 32 + (cols % 64 ? 24 : 0); }
+
+/* The other quantised types, blocks of 32 columns.  Bytes of the quants of one block of 32 columns x 16 rows. */
 static inline uint64_t kern_block_quants(kern_dtype t)
 {
     return t == KERN_Q8_0 || t == KERN_W8 || t == KERN_Q8_M || t == KERN_Q8_H ? 512 : 256;

@@ -17,6 +17,12 @@ static void tensor_line(kern_dtype t, uint64_t n, uint64_t rows, uint64_t cols, 
     case KERN_W8: fprintf(out, "%llu x (%llu x %llu + 2 x %llu x %llu groups)", ULL(n), ULL(rows), ULL(cols), ULL(rows), ULL((cols + 127) / 128)); break;
     case KERN_W4: fprintf(out, "%llu x (%llu x %llu/2 + 2 x %llu x %llu groups)", ULL(n), ULL(rows), ULL(cols), ULL(rows), ULL((cols + 127) / 128)); break;
     case KERN_W4Z: fprintf(out, "%llu x (%llu x %llu/2 + 2.5 x %llu x %llu groups)", ULL(n), ULL(rows), ULL(cols), ULL(rows), ULL((cols + 127) / 128)); break;
+    case KERN_Q2_HM:
+        if (cols % 64) {
+            fprintf(out, "%llu x %llu x (%llu x 32 + 24)", ULL(n), ULL(rows), ULL(cols / 64));
+            break;
+        }
+        /* fall through */
     default:
         if (f->block == 1) fprintf(out, "%llu x %llu x %llu x %u", ULL(n), ULL(rows), ULL(cols), f->block_bytes);
         else fprintf(out, "%llu x %llu x (%llu/%u) x %u", ULL(n), ULL(rows), ULL(cols), f->block, f->block_bytes);

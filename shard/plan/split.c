@@ -40,6 +40,7 @@ static uint32_t group_of(kern_dtype t)
 {
     if (t == KERN_W8 || t == KERN_W4 || t == KERN_W4Z) return 128;
     if (t == KERN_FP8) return 1;
+    if (t == KERN_Q2_HM) return 32;                       /* its unit may be half a one */
     return kern_dtype_get(t)->block;
 }
 

@@ -79,6 +79,7 @@ static void names_and_numbers_that_do_not_exist(void **state)
     assert_string_equal(kern_arith_id(KERN_Q4_1, KERN_KV_F16), "q12-f16-tree-1");
     assert_string_equal(kern_arith_id(KERN_Q8_M, KERN_KV_F16), "q12-f16-tree-1");
     assert_string_equal(kern_arith_id(KERN_Q8_H, KERN_KV_F16), "q12-f16-tree-1");
+    assert_string_equal(kern_arith_id(KERN_Q2_HM, KERN_KV_F16), "q12-f16-tree-1");
     assert_string_equal(kern_arith_id(KERN_BF16, KERN_KV_F32), "bf16-f32-tree-1");
     assert_string_equal(kern_arith_id(KERN_FP8, KERN_KV_F16), "f16-f16-tree-1");
     assert_string_equal(kern_arith_id(KERN_Q6_K, KERN_KV_F32), "none");
@@ -95,6 +96,10 @@ static void matrix_sizes_with_tails_and_overflow(void **state)
     assert_int_equal(bytes, 3 * 65 + 12);
     assert_true(kern_matrix_bytes(KERN_W4Z, 3, 129, &bytes));
     assert_int_equal(bytes, 3 * 65 + 12 + 3);
+    assert_true(kern_matrix_bytes(KERN_Q2_HM, 3, 160, &bytes));
+    assert_int_equal(bytes, 3 * (2 * 32 + 24));
+    assert_false(kern_matrix_bytes(KERN_Q2_HM, 3, 48, &bytes));
+    assert_false(kern_matrix_bytes(KERN_Q2_HM, UINT64_MAX / 16, 64, &bytes));
     assert_true(kern_matrix_bytes(KERN_Q4_1, 0, 64, &bytes));
     assert_int_equal(bytes, 0);
     assert_false(kern_matrix_bytes(KERN_Q4_1, 3, 33, &bytes));
@@ -177,7 +182,8 @@ static void halves_round_to_even_and_saturate(void **state)
 
 static void panels_hold_what_was_packed(void **state)
 {
-    static const kern_dtype types[] = { KERN_F32, KERN_F16, KERN_BF16, KERN_FP8, KERN_Q8_0, KERN_Q8_M, KERN_Q8_H, KERN_Q4_0, KERN_Q4_1, KERN_W8, KERN_W4 };
+    static const kern_dtype types[] = { KERN_F32, KERN_F16, KERN_BF16, KERN_FP8, KERN_Q8_0, KERN_Q8_M, KERN_Q8_H, KERN_Q2_HM, KERN_Q4_0,
+                                        KERN_Q4_1, KERN_W8, KERN_W4 };
     uint64_t seed = 1;
 
     (void)state;
@@ -198,7 +204,9 @@ static void panels_hold_what_was_packed(void **state)
                     src[r] = row[r] = malloc(bytes);           /* exactly: the sanitizer sees a read beyond cols */
                     for (size_t k = 0; k < bytes; k++) row[r][k] = (uint8_t)test_rand(&seed);
                     for (size_t k = 0; k < bytes; k += f->block_bytes)      /* finite scales */
-                        if (f->block > 1) {
+                        if (t == KERN_Q2_HM) {
+                            for (size_t half = k + 17; half < bytes && half < k + 32; half += 2) row[r][half] &= 0xbb;
+                        } else if (f->block > 1) {
                             row[r][k + 1] &= 0xbb;
                             if (t == KERN_Q4_1 || t == KERN_Q8_M || t == KERN_Q8_H) row[r][k + 3] &= 0xbb;
                         } else if (t == KERN_F16) row[r][k + 1] &= 0xbb;
@@ -318,6 +326,39 @@ static void bytes_with_a_scale_a_half_lie_as_the_text_says(void **state)
     free(panel);
 }
 
+/* And of Q2_HM: two bits times the scale of sixteen columns plus their minimum; a last block alone has a place of its own. */
+static void two_bits_lie_as_the_text_says(void **state)
+{
+    enum { N = 5, ROW = 2 * 32 + 24, COLS = 32 * N };
+    uint8_t row[16][ROW], *panel = malloc(kern_panel_stride(KERN_Q2_HM, COLS));
+    const void *src[16];
+    float plain[COLS], packed[COLS];
+    uint64_t seed = 17;
+
+    (void)state;
+    for (uint32_t n = 3; n <= 16; n += 13) {
+        for (uint32_t r = 0; r < n; r++) {
+            src[r] = row[r];
+            for (uint32_t k = 0; k < ROW; k++) row[r][k] = (uint8_t)(test_rand(&seed) >> 8 & (k % 32 >= 16 ? 0xbb : 0xff));
+        }
+        kern_panel_pack(KERN_Q2_HM, src, n, COLS, panel);
+        for (uint32_t r = 0; r < n; r++) {
+            kern_row_to_f32(KERN_Q2_HM, row[r], COLS, plain);
+            kern_panel_row_to_f32(KERN_Q2_HM, panel, r, COLS, packed);
+            for (uint32_t c = 0; c < COLS; c++) {
+                const uint8_t *group = row[r] + c / 64 * 32, *unit = panel + c / 64 * 512, *pair = group + 16 + c % 64 / 16 * 4;
+                const uint8_t byte = unit[c % 16 / 4 * 64 + 4 * r + c % 4];
+                float d = kern_f16_to_f32((uint16_t)(pair[0] | pair[1] << 8)), m = kern_f16_to_f32((uint16_t)(pair[2] | pair[3] << 8));
+
+                assert_int_equal(byte, group[c % 16]);
+                assert_memory_equal(unit + 256 + c % 64 / 16 * 64 + 4 * r, pair, 4);
+                assert_true(plain[c] == d * (float)(byte >> c % 64 / 16 * 2 & 3) + m && packed[c] == plain[c]);
+            }
+        }
+    }
+    free(panel);
+}
+
 /* The types with a panel layout, as a sentence has them; cut where the room ends. */
 static const char *weights(void)
 {
@@ -407,6 +448,10 @@ static void panels_lie_as_described(void **state)
     assert_int_equal(kern_panel_bytes(KERN_Q8_H, 17, 96, &bytes, &e), PX_OK);
     assert_int_equal(bytes, 2 * 3 * 576);
     assert_int_equal(kern_block_find(KERN_Q8_H, 3, 2).second, 2 * 576 + 544);
+    assert_int_equal(kern_panel_bytes(KERN_Q2_HM, 17, 96, &bytes, &e), PX_OK);
+    assert_int_equal(bytes, 2 * (512 + 384));
+    assert_int_equal(kern_panel_bytes(KERN_Q2_HM, 16, 48, &bytes, &e), PX_ERANGE);
+    px_err_clear(&e);
     assert_int_equal(kern_panel_bytes(KERN_Q4_0, 16, 96, &bytes, &e), PX_OK);
     assert_int_equal(bytes, 576 + 320);
     assert_int_equal(kern_panel_bytes(KERN_Q8_0, 16, 96, &bytes, &e), PX_OK);
@@ -457,6 +502,7 @@ int main(void)
         cmocka_unit_test(groups_of_128_lie_as_the_text_says),
         cmocka_unit_test(bytes_with_a_minimum_lie_as_the_text_says),
         cmocka_unit_test(bytes_with_a_scale_a_half_lie_as_the_text_says),
+        cmocka_unit_test(two_bits_lie_as_the_text_says),
         cmocka_unit_test(fp8_lies_as_the_text_says),
         cmocka_unit_test(panels_lie_as_described),
     };

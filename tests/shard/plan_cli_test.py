@@ -64,7 +64,8 @@ class Plan(unittest.TestCase):
         found = self.plan("llama-1-7b", "--ranks", 1)
         for key in ("formats", "split_formats", "nccl"):
             self.assertEqual(found[key], GOLDEN[key])
-        self.assertEqual(found["stored_formats"], {name: {"block": 32, "bytes": 36, "bpw": 9.0} for name in ("Q8_M", "Q8_H")})
+        nine = {"block": 32, "bytes": 36, "bpw": 9.0}
+        self.assertEqual(found["stored_formats"], {"Q8_M": nine, "Q8_H": nine, "Q2_HM": {"block": 64, "bytes": 32, "bpw": 4.0}})
 
     def test_every_model_and_format(self):
         values = 0
