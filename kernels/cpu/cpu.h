@@ -65,6 +65,8 @@ typedef struct kern_q12 {
     float   scale, sum_f;      /* s; (float)sumX, exact */
     int32_t neg8_first, neg8;  /* -8 sumX of columns 0..15 and of all, from which sums over unsigned weights start */
 } kern_q12;
+/* sumX of columns 0..15 (last false) or 16..31 as a float: exact, and so is the eighth. */
+static inline float kern_q12_half_sum(const kern_q12 *x, bool last) { return (float)(last ? x->neg8 - x->neg8_first : x->neg8_first) * -0.125f; }
 static inline uint32_t kern_cpu_blocks(uint32_t cols) { return cols / 32 + (cols % 32 != 0); }
 static inline size_t kern_q12_stride(uint32_t cols) { return ((size_t)kern_cpu_blocks(cols) * 80 + 63) / 64 * 64; }
 /* BF16 and F32 activations: rows of fp32, padded with zeros to 32 columns; BF16's are rounded to bf16 values. */

@@ -3,7 +3,8 @@
  * Q4_0, Q4_1, Q8_0, Q8_M, Q8_H, W4, W8 on Q12 activations, blocks b of 32 columns ascending: S = sum of w * X, exact in int32 (w: nibble - 8,
  * nibble, byte, byte of 0..255, nibble - 8, byte); p = d * s, rounded (W4, W8: d of the block's group); acc = fmaf((float)S, p, acc);
  * Q4_1 and Q8_M then: acc = fmaf((float)sumX, m * s, acc), m * s rounded.  d and m are fp16 converted to fp32.
- * Q8_H the same of each half of a block by itself, columns 0..15 before 16..31: S0 with d0 * s, S1 with d1 * s.
+ * Q8_H the same of each half of a block by itself, columns 0..15 before 16..31: S0 with d0 * s, S1 with d1 * s.  Q2_HM (w: 0..3), too, and
+ * each half's minimum behind it, as Q4_1 has it, with the sum of the half's X.
  * |X| <= 16 * 127 + 8 = 2040, so |S| <= 32 * 255 * 2040 = 16,646,400 < 2^24: S is exact as a float, too.
  * BF16 on BF16: per 32 columns two chains of fmaf from zero, over the even and over the odd columns; even + odd; that
  * added to acc.  F32 on F32, F16 on F16 (kept in fp32): one chain of fmaf over the columns.  Both run over the columns that pad K to 32, too.
@@ -60,6 +61,33 @@ static void quantised(kern_dtype t, const kern_mm *m)
                 float p = d * x.scale, p2 = second * x.scale;
                 *acc = fmaf((float)s[0], p, *acc);
                 if (kern_block_two(t)) *acc = fmaf(kern_block_minimum(t) ? x.sum_f : (float)s[1], p2, *acc);
+            }
+        }
+    }
+}
+
+static void q2_hm(const kern_mm *m)
+{
+    for (uint32_t r = m->lo * KERN_PANEL_ROWS; r < m->hi * KERN_PANEL_ROWS && r < m->w_rows; r++) {
+        const uint8_t *panel = m->panels + r / KERN_PANEL_ROWS * m->stride + 4 * (r % KERN_PANEL_ROWS);
+
+        for (uint32_t row = 0; row < m->rows; row++) m->out[row * m->out_stride + r] = 0;
+        for (uint32_t i = 0; i < m->blocks * 2; i++) {                              /* halves of blocks, four to a unit */
+            const uint8_t *unit = panel + i / 4 * KERN_Q2_HM_UNIT, *pair = unit + 256 + i % 4 * 64;
+            float d = kern_half_at(pair), least = kern_half_at(pair + 2);
+
+            for (uint32_t row = 0; row < m->rows; row++) {
+                const uint8_t *act = m->act + row * m->act_stride;
+                const int8_t *q = (const int8_t *)(act + (size_t)(i / 2) * 64 + i % 2 * 16);
+                kern_q12 x;
+                float *acc = m->out + row * m->out_stride + r;
+                int32_t s = 0;
+
+                memcpy(&x, act + (size_t)m->blocks * 64 + i / 2 * sizeof x, sizeof x);
+                for (uint32_t c = 0; c < 16; c++) s += (unit[64 * (c / 4) + c % 4] >> 2 * (i % 4) & 3) * (16 * q[c] + q[32 + c]);
+                float p = d * x.scale, p2 = least * x.scale;
+                *acc = fmaf((float)s, p, *acc);
+                *acc = fmaf(kern_q12_half_sum(&x, i % 2), p2, *acc);
             }
         }
     }
@@ -148,7 +176,7 @@ static void fp8(const kern_mm *m)
 px_code kern_cpu_matmul_scalar(kern_dev *d, const kern_matmul_args *a, px_err *e)
 {
     static const kern_mm_table table = { {
-        [KERN_Q4_0] = q4_0, [KERN_Q4_1] = q4_1, [KERN_Q8_0] = q8_0, [KERN_Q8_M] = q8_m, [KERN_Q8_H] = q8_h,
+        [KERN_Q4_0] = q4_0, [KERN_Q4_1] = q4_1, [KERN_Q8_0] = q8_0, [KERN_Q8_M] = q8_m, [KERN_Q8_H] = q8_h, [KERN_Q2_HM] = q2_hm,
         [KERN_W8] = w8, [KERN_W4] = w4, [KERN_BF16] = bf16, [KERN_F16] = f16, [KERN_FP8] = fp8,
         [KERN_F32] = f32,
     } };

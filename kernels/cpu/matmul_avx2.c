@@ -7,7 +7,7 @@
  * term (2 * 128 * 8 a step, 16,384 over a block) stays in 16 bits.
  * Unsigned bytes (Q8_M) would give up to 2 * 255 * 127 a step: they go in as w - 128, which has the bounds of signed bytes, and 128 sumX
  * is added at the end.  |128 sumX| <= 128 * 32 * 2040 = 8,355,840, and the sum of w - 128 is no larger: int32 holds both.
- * The signed bytes of Q8_H have a sum for each half of a block. */
+ * The signed bytes of Q8_H have a sum for each half of a block; so have the two bits of Q2_HM, whose 8 * 3 * 127 a half stay in 16 bits. */
 #include "kernels/cpu/matmul.h"
 #include "kernels/cpu/unroll.h"
 #include "kernels/panel.h"
@@ -156,6 +156,42 @@ KERN_INLINE __m256i by_column(__m256i v)
                                            0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
 
     return _mm256_permute4x64_epi64(_mm256_shuffle_epi8(v, apart), 0xd8);
+}
+
+/* 16 columns of a unit of Q2_HM for 8 outputs, those of bits 2 i and 2 i + 1; acc[2 * r]. */
+KERN_INLINE void half_two_8(int R, int i, const uint8_t *unit, const uint8_t *const *x, const kern_q12 *const *meta, __m256 *acc)
+{
+    const __m256i sixteen = _mm256_set1_epi16(16), one = _mm256_set1_epi16(1), three = _mm256_set1_epi8(3);
+    const __m256i pair = by_column(_mm256_loadu_si256((const __m256i *)(unit + 256 + 64 * i)));
+    const __m256 d = _mm256_cvtph_ps(_mm256_castsi256_si128(pair)), m = _mm256_cvtph_ps(_mm256_extracti128_si256(pair, 1));
+    const int h = i % 2 * 16;
+    __m256i s1[4], s2[4];
+
+    __asm__ volatile("" ::: "memory");     /* as in half_q */
+    KERN_UNROLL
+    for (int r = 0; r < R; r++) s1[r] = s2[r] = _mm256_setzero_si256();
+    KERN_UNROLL
+    for (int j = 0; j < 4; j++) {
+        __m256i w = _mm256_and_si256(_mm256_srli_epi16(_mm256_loadu_si256((const __m256i *)(unit + 64 * j)), 2 * i), three);
+        KERN_UNROLL
+        for (int r = 0; r < R; r++) {
+            s1[r] = _mm256_add_epi16(s1[r], _mm256_maddubs_epi16(w, quad(x[r] + h + 4 * j)));
+            s2[r] = _mm256_add_epi16(s2[r], _mm256_maddubs_epi16(w, quad(x[r] + 32 + h + 4 * j)));
+        }
+    }
+    KERN_UNROLL
+    for (int r = 0; r < R; r++) {
+        __m256 s = _mm256_set1_ps(meta[r]->scale);
+        __m256i sum = _mm256_add_epi32(_mm256_madd_epi16(s1[r], sixteen), _mm256_madd_epi16(s2[r], one));
+        acc[2 * r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), _mm256_mul_ps(d, s), acc[2 * r]);
+        acc[2 * r] = _mm256_fmadd_ps(_mm256_set1_ps(kern_q12_half_sum(meta[r], h)), _mm256_mul_ps(m, s), acc[2 * r]);
+    }
+}
+
+KERN_INLINE void half_two(int R, int i, const uint8_t *unit, const uint8_t *const *x, const kern_q12 *const *meta, __m256 *acc)
+{
+    half_two_8(R, i, unit, x, meta, acc);
+    half_two_8(R, i, unit + 32, x, meta, acc + 1);
 }
 
 KERN_INLINE void step_f16(int R, const uint8_t *at, const float *const *x, __m256 *acc)

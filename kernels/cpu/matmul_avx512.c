@@ -114,6 +114,35 @@ KERN_INLINE void block_q(kern_dtype t, int R, const uint8_t *quants, const uint8
     }
 }
 
+/* 16 columns of a unit of Q2_HM, those of bits 2 i and 2 i + 1; x[r], meta[r]: of the block that they are a half of. */
+KERN_INLINE void half_two(int R, int i, const uint8_t *unit, const uint8_t *const *x, const kern_q12 *const *meta, __m512 *acc)
+{
+    const __m512i three = _mm512_set1_epi8(3), pair = _mm512_loadu_si512(unit + 256 + 64 * i);
+    const __m512 d = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(pair)), m = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(pair, 16)));
+    const int h = i % 2 * 16;
+    __m512i s1[8], s2[8];
+
+    __asm__ volatile("" ::: "memory");     /* as in block_q */
+    KERN_UNROLL
+    for (int r = 0; r < R; r++) s1[r] = s2[r] = _mm512_setzero_si512();
+    KERN_UNROLL
+    for (int j = 0; j < 4; j++) {
+        __m512i w = _mm512_and_si512(_mm512_srli_epi16(_mm512_loadu_si512(unit + 64 * j), (unsigned)(2 * i)), three);
+        KERN_UNROLL
+        for (int r = 0; r < R; r++) {
+            s1[r] = _mm512_dpbusd_epi32(s1[r], w, quad(x[r] + h + 4 * j));
+            s2[r] = _mm512_dpbusd_epi32(s2[r], w, quad(x[r] + 32 + h + 4 * j));
+        }
+    }
+    KERN_UNROLL
+    for (int r = 0; r < R; r++) {
+        __m512 s = _mm512_set1_ps(meta[r]->scale);
+        __m512i sum = _mm512_add_epi32(_mm512_slli_epi32(s1[r], 4), s2[r]);
+        acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_mul_ps(d, s), acc[r]);
+        acc[r] = _mm512_fmadd_ps(_mm512_set1_ps(kern_q12_half_sum(meta[r], h)), _mm512_mul_ps(m, s), acc[r]);
+    }
+}
+
 KERN_INLINE void block_bf16(int R, const uint8_t *at, const float *const *x, __m512 *acc)
 {
     const __m512i upper = _mm512_set1_epi32((int)0xffff0000u);

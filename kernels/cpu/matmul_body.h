@@ -3,6 +3,7 @@
  *   MM_ROWS          rows of activations whose accumulators stay in registers; rows x panels of a tile are at most as many
  *   MM_ACC, mm_acc   registers, and their type, for the 16 outputs of a panel
  *   block_q          one block of 32 quantised columns of a panel times R rows
+ *   half_two         16 columns of two bits of a panel times R rows
  *   block_bf16       one block of 32 columns in bf16
  *   block_fp8        one block of 32 columns in FP8, without its scale; scale_fp8 (16 scales, acc): with it
  *   step_f16, step_f32   one vector of 64 bytes: two columns, one column
@@ -65,6 +66,35 @@ KERN_INLINE void tile_q(kern_dtype t, int R, int P, const kern_mm *m, uint32_t r
         for (uint32_t i = 0; i < left; i++) blocks_q(t, R, P, w, m->stride, off, i, 1, left, false, &a, acc);
 }
 
+/* Q2_HM: units of two blocks, of which the last may be half a one. */
+KERN_INLINE void tile_two(int R, int P, const kern_mm *m, uint32_t row, const uint8_t *w, mm_acc *acc)
+{
+    const uint8_t *x[MM_ROWS];
+    const kern_q12 *meta[MM_ROWS];
+    size_t off = 0;
+
+    KERN_UNROLL
+    for (int r = 0; r < R; r++) {
+        x[r] = m->act + (row + (uint32_t)r) * m->act_stride;
+        meta[r] = (const kern_q12 *)(x[r] + (size_t)m->blocks * 64);
+    }
+    for (uint32_t left = m->blocks; left;) {
+        KERN_UNROLL
+        for (int b = 0; b < 2 && left; b++, left--) {
+            KERN_UNROLL
+            for (int p = 0; p < P; p++) {
+                const uint8_t *unit = w + (size_t)p * m->stride + off;
+                if (!b) prefetch(unit - off, off, KERN_Q2_HM_UNIT, m->stride, P);
+                KERN_UNROLL
+                for (int h = 0; h < 2; h++) half_two(R, 2 * b + h, unit, x, meta, acc + MM_ACC * p * R);
+            }
+            KERN_UNROLL
+            for (int r = 0; r < R; r++) x[r] += 64, meta[r]++;
+        }
+        off += KERN_Q2_HM_UNIT;
+    }
+}
+
 KERN_INLINE void tile_flat(kern_dtype t, int R, int P, const kern_mm *m, uint32_t row, const uint8_t *w, mm_acc *acc)
 {
     const uint32_t step = t == KERN_BF16 ? 1024 : t == KERN_FP8 ? 512 : 64, columns = t == KERN_BF16 || t == KERN_FP8 ? 32 : t == KERN_F16 ? 2 : 1;
@@ -97,6 +127,7 @@ KERN_INLINE void tile(kern_dtype t, int R, int P, const kern_mm *m, uint32_t row
     KERN_UNROLL
     for (int i = 0; i < MM_ACC * R * P; i++) acc[i] = mm_zero();
     if (t == KERN_F32 || t == KERN_F16 || t == KERN_BF16 || t == KERN_FP8) tile_flat(t, R, P, m, row, w, acc);
+    else if (t == KERN_Q2_HM) tile_two(R, P, m, row, w, acc);
     else tile_q(t, R, P, m, row, w, acc);
     if (t == KERN_FP8) {
         KERN_UNROLL
@@ -150,6 +181,7 @@ static void q4_1(const kern_mm *m) { run(KERN_Q4_1, m); }
 static void q8_0(const kern_mm *m) { run(KERN_Q8_0, m); }
 static void q8_m(const kern_mm *m) { run(KERN_Q8_M, m); }
 static void q8_h(const kern_mm *m) { run(KERN_Q8_H, m); }
+static void q2_hm(const kern_mm *m) { run(KERN_Q2_HM, m); }
 static void w8(const kern_mm *m) { run(KERN_W8, m); }
 static void w4(const kern_mm *m) { run(KERN_W4, m); }
 static void bf16(const kern_mm *m) { run(KERN_BF16, m); }
@@ -160,7 +192,7 @@ static void f32(const kern_mm *m) { run(KERN_F32, m); }
 px_code OP(kern_dev *d, const kern_matmul_args *a, px_err *e)
 {
     static const kern_mm_table table = { {
-        [KERN_Q4_0] = q4_0, [KERN_Q4_1] = q4_1, [KERN_Q8_0] = q8_0, [KERN_Q8_M] = q8_m, [KERN_Q8_H] = q8_h,
+        [KERN_Q4_0] = q4_0, [KERN_Q4_1] = q4_1, [KERN_Q8_0] = q8_0, [KERN_Q8_M] = q8_m, [KERN_Q8_H] = q8_h, [KERN_Q2_HM] = q2_hm,
         [KERN_W8] = w8, [KERN_W4] = w4, [KERN_BF16] = bf16, [KERN_F16] = f16, [KERN_FP8] = fp8,
         [KERN_F32] = f32,
     } };

@@ -7,7 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const kern_dtype types[] = { KERN_F32, KERN_F16, KERN_BF16, KERN_FP8, KERN_Q8_0, KERN_Q8_M, KERN_Q8_H, KERN_Q4_0, KERN_Q4_1, KERN_W8, KERN_W4 };
+static const kern_dtype types[] = { KERN_F32, KERN_F16, KERN_BF16, KERN_FP8, KERN_Q8_0, KERN_Q8_M, KERN_Q8_H, KERN_Q2_HM, KERN_Q4_0,
+                                    KERN_Q4_1, KERN_W8, KERN_W4 };
 #define N_TYPES (sizeof types / sizeof *types)
 
 static uint32_t pick(uint64_t *seed, uint32_t n) { return (uint32_t)(test_rand(seed) % n); }
@@ -53,6 +54,12 @@ static void pack_all(const weights *w)
 /* Block b of a row: whole blocks of quants are set to one byte where `value` is not negative. */
 static void set_block(const weights *w, uint32_t row, uint32_t b, int value)
 {
+    if (w->t == KERN_Q2_HM) {
+        const uint8_t in = b % 2 ? 0xf0 : 0x0f;
+        uint8_t *p = w->plain + row * w->row_bytes + b / 2 * 32;
+        for (uint32_t i = 0; i < 16; i++) p[i] = (uint8_t)((p[i] & ~in) | (value & in));
+        return;
+    }
     uint32_t group = group_blocks(w->t), q = quant_bytes(w->t);
     uint8_t *p = w->plain + row * w->row_bytes + b / group * (head_bytes(w->t) + group * q) + head_bytes(w->t) + b % group * q;
 
@@ -74,7 +81,9 @@ static weights weights_random(kern_dtype t, uint32_t rows, uint32_t cols, int st
     for (size_t i = 0; i < n; i++) w.plain[i] = (uint8_t)test_rand(seed);
     for (uint32_t r = 0; f->block > 1 && r < rows; r++)
         for (uint32_t b = 0; b < cols / 32; b++) {
-            if (b % group_blocks(t) == 0) {
+            if (t == KERN_Q2_HM) {
+                for (uint32_t k = 0; k < 4; k++) half_random(w.plain + r * w.row_bytes + b / 2 * 32 + 16 + b % 2 * 8 + 2 * k, style, seed);
+            } else if (b % group_blocks(t) == 0) {
                 uint8_t *p = w.plain + r * w.row_bytes + b / group_blocks(t) * (size_t)f->block_bytes;
                 half_random(p, style, seed);
                 if (has_two(t)) half_random(p + 2, style, seed);
