@@ -66,7 +66,8 @@ void    comm_nccl_version(char *out, size_t cap);
 const char *comm_host_name(const comm *c);
 /* May reduce_views_all stand between the backend's record and end? */
 bool    comm_captures(const comm *c);
-/* Any thread.  NCCL: poll for asynchronous errors, as a watch does; PX_EPEER after an abort.  Others: PX_OK. */
+/* Any thread.  NCCL: poll for asynchronous errors, as a watch does; once the communicator has ended, why: the error of the call
+ * that ended it, which may not have returned yet, or PX_EPEER after comm_abort.  Others: PX_OK. */
 px_code comm_poll(comm *c, px_err *e);
 /* Any thread, at any time: NCCL's kernels that wait for a peer end, and every later call is PX_EPEER.  A thread that is
  * inside NCCL leaves it first; a second abort is nothing. */

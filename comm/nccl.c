@@ -2,7 +2,10 @@
  *
  * The communicator does not block: whatever NCCL begins it may finish behind our back, so every call is followed by polls
  * until it is done or a deadline has passed.  One thread at a time is inside NCCL (`lock`).  An abort may come from any
- * thread: it sets a flag, and whoever can have the lock, or leaves it next, ends the communicator, once. */
+ * thread: it says why and sets a flag, and whoever can have the lock, or leaves it next, ends the communicator, once.
+ *
+ * A call that fails aborts before it returns, and the abort may take long: a watch that looks meanwhile must find what the
+ * call will say, not that there was an abort. */
 #include "comm/nccl_lib.h"
 #include "comm/table.h"
 
@@ -16,11 +19,15 @@
 #define LEAVE_US  (5 * (px_time_us)1000000)    /* for others to leave NCCL, and for what a close waits for */
 #define SPINS     200u                         /* polls before sleeping: a sum is begun within some 20 us */
 #define NAP_NS    50000
+#define ABORTED_TEXT "the communicator was aborted"
+
+enum { LIVES, ENDING, ABORTED };               /* ENDING: `why` is being written */
 
 typedef struct comm_nccl {
     comm_nccl_lib lib;
     pthread_mutex_t lock;
-    _Atomic bool aborted;
+    _Atomic int life;
+    px_err why;                                /* of the first abort; there, and constant, once ABORTED */
     void *comm;                                /* ncclComm_t */
     void *window;                              /* ncclWindow_t; NULL: not registered */
     void *memory; size_t memory_bytes;         /* of ncclMemAlloc; NULL: the buffers are the device's */
@@ -29,9 +36,11 @@ typedef struct comm_nccl {
 
 /* ---- inside NCCL ---- */
 
+static bool aborted(const comm_nccl *n) { return atomic_load(&n->life) == ABORTED; }
+
 static void end_if_aborted(comm_nccl *n)
 {
-    if (!atomic_load(&n->aborted) || !n->comm) return;
+    if (!aborted(n) || !n->comm) return;
     n->lib.comm_abort(n->comm);
     n->comm = n->window = NULL;
 }
@@ -44,8 +53,16 @@ static void leave(comm_nccl *n)
 
 static px_code alive(const comm_nccl *n, px_err *e)
 {
-    return n && atomic_load(&n->aborted) ? px_fail(e, PX_EPEER, "nccl", "the communicator was aborted") : PX_OK;
+    return n && aborted(n) ? px_fail(e, PX_EPEER, "nccl", ABORTED_TEXT) : PX_OK;
 }
+
+static px_code pass_on(const px_err *why, px_err *e)
+{
+    if (e && !e->code) *e = *why;
+    return why->code;
+}
+
+static px_code why_aborted(const comm_nccl *n, px_err *e) { return n && aborted(n) ? pass_on(&n->why, e) : PX_OK; }
 
 static px_code enter(comm_nccl *n, px_err *e)
 {
@@ -62,18 +79,36 @@ static void rest(unsigned turn)
     else nanosleep(&(struct timespec){ .tv_nsec = NAP_NS }, NULL);
 }
 
-static void nccl_abort(comm *c)
+static void abort_for(comm_nccl *n, const px_err *why)
 {
-    comm_nccl *n = c->nccl;
     const px_time_us until = px_now_us() + LEAVE_US;
     unsigned turn = 0;
+    int was = LIVES;
 
-    if (!n || atomic_exchange(&n->aborted, true)) return;
+    if (!atomic_compare_exchange_strong(&n->life, &was, ENDING)) return;
+    n->why = *why;
+    atomic_store(&n->life, ABORTED);
     while (pthread_mutex_trylock(&n->lock)) {
         if (px_now_us() > until) return;                   /* whoever is inside ends it on leaving */
         rest(turn++);
     }
     leave(n);
+}
+
+static void nccl_abort(comm *c)
+{
+    px_err why = {0};
+
+    if (!c->nccl) return;
+    px_fail(&why, PX_EPEER, "nccl", ABORTED_TEXT);
+    abort_for(c->nccl, &why);
+}
+
+/* A call's error, which ends the communicator. */
+static px_code end_with(comm_nccl *n, const px_err *why, px_err *e)
+{
+    abort_for(n, why);
+    return pass_on(why, e);
 }
 
 static px_code code_of(int result)
@@ -100,35 +135,34 @@ static px_code settle(comm *c, int result, const char *what, px_time_us wait_us,
 {
     comm_nccl *n = c->nccl;
     const px_time_us begun = px_now_us();
-    px_code rc = PX_OK;
+    px_err why = {0};
+    px_code rc;
     int state = result;
 
     for (unsigned turn = 0; state == COMM_NCCL_IN_PROGRESS; turn++) {
         if (px_now_us() - begun > wait_us) {
-            rc = px_fail(e, PX_ETIMEOUT, "nccl", "%s: still in progress after %lld ms on rank %u", what, (long long)(wait_us / 1000), c->rank);
+            px_fail(&why, PX_ETIMEOUT, "nccl", "%s: still in progress after %lld ms on rank %u", what, (long long)(wait_us / 1000), c->rank);
             break;
         }
         rest(turn);
         if ((rc = enter(n, e))) return rc;
         int r = n->lib.comm_get_async_error(n->comm, &state);
         if (r && r != COMM_NCCL_IN_PROGRESS) state = r;
-        if (state && state != COMM_NCCL_IN_PROGRESS) rc = refused(n, what, state, e);
+        if (state && state != COMM_NCCL_IN_PROGRESS) refused(n, what, state, &why);
         leave(n);
     }
-    if (rc) nccl_abort(c);
-    return rc;
+    return why.code ? end_with(n, &why, e) : PX_OK;
 }
 
 /* After a call that has returned `result` inside. */
 static px_code done(comm *c, int result, const char *what, px_time_us wait_us, px_err *e)
 {
     comm_nccl *n = c->nccl;
-    const bool bad = result && result != COMM_NCCL_IN_PROGRESS;
-    px_code rc = bad ? refused(n, what, result, e) : PX_OK;
+    px_err why = {0};
 
+    if (result && result != COMM_NCCL_IN_PROGRESS) refused(n, what, result, &why);
     leave(n);
-    if (bad) nccl_abort(c);
-    return rc ? rc : settle(c, result, what, wait_us, e);
+    return why.code ? end_with(n, &why, e) : settle(c, result, what, wait_us, e);
 }
 
 /* ---- windows ---- */
@@ -210,8 +244,8 @@ static px_code nccl_poll(comm *c, px_err *e)
     px_code rc;
 
     /* Who is inside sees NCCL's errors, or never comes out: the clock of a watch must not wait for that. */
-    if ((rc = alive(n, e)) || !n || pthread_mutex_trylock(&n->lock)) return rc;
-    if ((rc = alive(n, e))) return leave(n), rc;
+    if ((rc = why_aborted(n, e)) || !n || pthread_mutex_trylock(&n->lock)) return rc;
+    if ((rc = why_aborted(n, e))) return leave(n), rc;
     int r = n->comm ? n->lib.comm_get_async_error(n->comm, &state) : COMM_NCCL_OK;
     if (r) state = r;
     if (state && state != COMM_NCCL_IN_PROGRESS) rc = refused(n, "ncclCommGetAsyncError", state, e);

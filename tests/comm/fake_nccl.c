@@ -35,6 +35,15 @@ EXPORT int ncclCommWindowDeregister(void *comm, void *window);
 void fake_nccl_use(fake_world *w) { world = w; }
 void fake_nccl_rank(uint32_t rank) { this_rank = rank; }
 
+static void nap(unsigned us) { nanosleep(&(struct timespec){ .tv_nsec = (long)us * 1000 }, NULL); }
+
+static void stay(void)
+{
+    atomic_store(&world->stays, 1);
+    for (int i = 0; i < 100000 && atomic_load(&world->stays); i++) nap(200);
+    atomic_store(&world->stays, 0);
+}
+
 static void *over(const void *p) { return (void *)((uintptr_t)p ^ FAKE_TURN); }
 
 /* ---- faults, and who is inside ---- */
@@ -191,6 +200,7 @@ int ncclCommAbort(void *comm)
     go_in(c);
     atomic_store(&c->aborted, 1);
     atomic_fetch_add(&world->aborts, 1);
+    if (world->abort_stays) stay();
     if (c->window) atomic_fetch_sub(&world->windows, 1);
     end(c);
     return come_out(c, COMM_NCCL_OK);
@@ -227,15 +237,6 @@ int ncclCommWindowDeregister(void *comm, void *window)
 }
 
 /* ---- sums ---- */
-
-static void nap(unsigned us) { nanosleep(&(struct timespec){ .tv_nsec = (long)us * 1000 }, NULL); }
-
-static void stay(void)
-{
-    atomic_store(&world->stays, 1);
-    for (int i = 0; i < 100000 && atomic_load(&world->stays); i++) nap(200);
-    atomic_store(&world->stays, 0);
-}
 
 /* As a kernel does: until all have come, or the communicator is aborted. */
 static bool meet(fake_comm *c, uint32_t seq)

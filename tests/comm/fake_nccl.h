@@ -43,6 +43,7 @@ typedef struct fake_world {
     bool      no_window;                       /* the hardware has none: success, and NULL */
     bool      wrong[2]; unsigned delay_us[2];  /* of a sum: plain, symmetric */
     struct { fake_call call; fake_how how; uint32_t rank; int nth, result; } fault;    /* the rank's nth call, from 1 */
+    bool      abort_stays;                     /* ncclCommAbort does not return while `stays` (but for 20 s at most) */
     /* by the fake */
     int       calls[FAKE_RANKS][FAKE_CALLS];
     _Atomic int stays;                         /* set by the call, ended by the test */

@@ -26,7 +26,7 @@ static void nothing_goes_on(test_rank *r)
 {
     uint8_t all[N];
 
-    if (comm_poll(r->c, NULL) != PX_EPEER || comm_gather_all(r->c, "x", 1, all, NULL) != PX_EPEER
+    if (!comm_poll(r->c, NULL) || comm_gather_all(r->c, "x", 1, all, NULL) != PX_EPEER
         || comm_barrier_all(r->c, NULL) != PX_EPEER || !test_nccl_round(r, 0, 0, 4)) {
         px_err_clear(&r->e);
         r->rc = px_fail(&r->e, PX_EINTERNAL, "test", "a call after the end went on");
@@ -213,6 +213,61 @@ static void an_abort_ends_a_call(void **state)
     assert_int_equal(test_nccl->aborts, 1);
 }
 
+/* ---- a call that ends the communicator, and a watch beside it ---- */
+
+/* The watch's own abort, after it has found something: the call's may come back now, once it is there. */
+void __real_comm_abort(comm *c);
+void __wrap_comm_abort(comm *c);
+void __wrap_comm_abort(comm *c)
+{
+    const px_time_us until = px_now_us() + WAIT_US;
+
+    __real_comm_abort(c);
+    if (!test_nccl->abort_stays) return;
+    while (!atomic_load(&test_nccl->stays) && px_now_us() < until) usleep(1000);
+    atomic_store(&test_nccl->stays, 0);
+}
+
+static void serve_one_step(test_rank *r)
+{
+    comm_watch *w = NULL;
+    px_err found = {0};
+    px_code seen;
+
+    if (r->rc || (r->rc = comm_watch_open(&w, r->a, r->c, &r->e))) return;
+    comm_watch_arm(w, WAIT_US, "the step");
+    r->rc = test_nccl_round(r, 0, 0, PARTIAL_FLOATS);
+    seen = comm_watch_disarm(w, &found);
+    if (!seen || seen != r->rc || strcmp(found.text, r->e.text)) {
+        char text[600];
+        px_err_format(&found, text, sizeof text);
+        px_err_clear(&r->e);
+        r->rc = px_fail(&r->e, PX_EINTERNAL, "test", "the watch found %s: %s", px_code_name(seen), text);
+    }
+    comm_watch_close(w);
+}
+
+/* The call is held in the abort that it ends with until the watch has looked: who disarms hears of the call's own error. */
+static void a_watch_that_finds_the_abort_says_why(void **state)
+{
+    static const struct { fake_how how; px_code rc; const char *says; } row[] = {
+        { FAKE_HANGS, PX_ETIMEOUT, "ncclAllReduce: still in progress after 1000 ms on rank 0" },
+        { FAKE_REFUSES, PX_EDEVICE, "ncclAllReduce: unhandled cuda error" },
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
+        test_rank r = { .world = 1, .args = { .alone = true } };
+        fault(FAKE_REDUCE, row[i].how, 0, 1, 1);
+        test_nccl->abort_stays = true;
+        const px_time_us begun = px_now_us();
+        test_nccl_ranks(&r, 1, SOON_US, serve_one_step);
+        assert_true(px_now_us() - begun < MOST_US);        /* the watch did look */
+        if (r.rc != row[i].rc || !strstr(r.e.text, row[i].says)) fail_msg("row %zu: %s: %s", i, px_code_name(r.rc), r.e.text);
+        assert_int_equal(test_nccl->aborts, 1);
+    }
+}
+
 /* ---- a call that does not come back ---- */
 
 typedef struct onlooker { comm *c; px_code rc; bool went_past; } onlooker;
@@ -286,6 +341,7 @@ int main(void)
         cmocka_unit_test(a_measurement_that_fails_ends_on_all_ranks),
         cmocka_unit_test(a_close_that_fails_aborts),
         cmocka_unit_test(an_abort_ends_a_call),
+        cmocka_unit_test(a_watch_that_finds_the_abort_says_why),
         cmocka_unit_test(a_poll_waits_for_no_call),
         cmocka_unit_test(survivors_of_a_killed_rank_end),
     };
