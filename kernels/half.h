@@ -70,14 +70,4 @@ static inline uint8_t kern_float_to_fp8(float f)
 static inline float kern_half_at(const uint8_t *p) { return kern_one_half((uint16_t)(p[0] | p[1] << 8)); }
 static inline void kern_half_put(uint8_t *p, uint16_t h) { p[0] = (uint8_t)h, p[1] = (uint8_t)(h >> 8); }
 
-/* A scale of signed bytes: d to the nearest fp16, or the next larger one where the value of magnitude `most` would need a quant beyond
- * 127 (the tie goes to 128; scales among the subnormals are coarse). */
-static inline uint16_t kern_scale_of_bytes(float d, float most)
-{
-    uint16_t h = kern_one_float(d);
-
-    while (most > 0 && (h == 0 || most / kern_one_half(h) >= 127.5f)) h++;
-    return h;
-}
-
 #endif

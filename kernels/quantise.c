@@ -8,8 +8,15 @@
 
 #define F16_MOST 65504.0f
 
-/* The scale of bytes whose largest magnitude is `most`. */
-static uint16_t scale_of_bytes(float most) { return kern_scale_of_bytes(most / 127.0f, most); }
+/* The scale of signed bytes whose largest magnitude is `most`: a 127th of it to the nearest fp16, or the next larger one where a quant
+ * would be beyond 127 (the tie goes to 128; scales among the subnormals are coarse). */
+static uint16_t scale_of_bytes(float most)
+{
+    uint16_t h = kern_one_float(most / 127.0f);
+
+    while (most > 0 && (h == 0 || most / kern_one_half(h) >= 127.5f)) h++;
+    return h;
+}
 
 #define FP8_MOST 448.0f
 #define FP8_TINY 0x1p-100f

@@ -1,5 +1,5 @@
-/* reblock.c - blocks of GGUF that are only read, as Q4_1, Q8_0, Q8_M and Q8_H (reblock.h).  Up to 256 columns are taken apart beside each
- * other; quants move as they are, eight to a word; but for Q2_K's scales nothing is searched for, and no value is computed. */
+/* reblock.c - blocks of GGUF that are only read, as Q4_1, Q8_0, Q8_M, Q8_H and Q2_HM (reblock.h).  Up to 256 columns are taken apart beside
+ * each other; quants move as they are, eight to a word; nothing is searched for, and no value is computed. */
 #include "kernels/reblock.h"
 #include "kernels/gguf_blocks.h"
 #include "kernels/half.h"
@@ -13,25 +13,21 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "byte i of a word is c
 #define EACH 0x0101010101010101ull                /* one in each byte */
 #define BEYOND_HALF 65520.0f                      /* would round to infinity */
 
-/* 256 columns, q * d + m: in eight groups of 32, or sixteen of 16 that have no m.  q is signed where the stored type's is. */
+/* 256 columns, q * d + m: in eight groups of 32, or sixteen of 16.  q is signed where the stored type's is. */
 typedef struct groups {
     _Alignas(64) uint8_t q[256];
-    float    d[16], m[8];                         /* as the block has them */
-    uint32_t d_half[16], m_half[8];               /* as they are stored, in fp16 */
+    float    d[16], m[16];                        /* as the block has them */
+    uint32_t d_half[16], m_half[16];              /* as they are stored, in fp16 */
     int32_t  fits[16];                            /* both do */
-    int32_t  sum[8], squares[16];                 /* of the quants, the latter of their squares */
-    float    lost[16], lost_m[8];                 /* by storing them so */
+    int32_t  sum[16], squares[16];                /* of the quants, the latter of their squares */
+    float    lost[16], lost_m[16];                /* by storing them so */
     double   error[16], size[16];                 /* squares: of what changes, of the values */
 } groups;
 
 static uint64_t word(const uint8_t *p) { uint64_t w; memcpy(&w, p, sizeof w); return w; }
-static int32_t sum_of_bytes(uint64_t w) { return (int32_t)(w * EACH >> 56); }        /* below 256 */
 
 /* x where `mask` has all bits, y where it has none: a choice that loops over lanes have without a branch. */
 static inline float pick(uint32_t mask, float x, float y) { return kern_float_of((kern_bits_of(x) & mask) | (kern_bits_of(y) & ~mask)); }
-/* Of numbers that are not negative, which stand in the order of their bits. */
-static inline float larger(float x, float y) { return kern_float_of(kern_bits_of(x) > kern_bits_of(y) ? kern_bits_of(x) : kern_bits_of(y)); }
-static inline float smaller(float x, float y) { return kern_float_of(kern_bits_of(x) < kern_bits_of(y) ? kern_bits_of(x) : kern_bits_of(y)); }
 
 #define ROW_PATH 0
 #include "kernels/reblock_body.h"
@@ -186,24 +182,30 @@ static void iq2_xs(kern_path path, const uint8_t *p, int n, groups *b)
     kern_iq2_levels(p, (int8_t *)b->q);
 }
 
-/* The minimum of sixteen columns is no multiple of their scale, but nearly one of some part of it: bytes have room for many. */
 static void q2_k(kern_path path, const uint8_t *p, int n, groups *b)
 {
-    const bool fits = isfinite(kern_half_at(p + 80)) && isfinite(kern_half_at(p + 82));
+    const float d = kern_half_at(p + 80), dmin = kern_half_at(p + 82);
 
-    (void)n;
-    for (int i = 0; i < 16; i++) b->fits[i] = fits;
-    if (fits) ROW_ON(path, q2_k_block, p, b);
+    (void)path, (void)n;
+    for (int i = 0; i < 16; i++) {
+        b->d[i] = d * (float)(p[i] & 15);
+        b->m[i] = -(dmin * (float)(p[i] >> 4));
+    }
+    for (int g = 0; g < 8; g++) {
+        uint64_t q[4];
+        for (int i = 0; i < 4; i++) q[i] = word(p + 16 + g / 4 * 32 + 8 * i) >> g % 4 * 2 & 3 * EACH;
+        put_four(b->q + 32 * g, q);
+    }
 }
 
 static const struct {
     kern_dtype to;                                              /* F32: none */
     void (*take)(kern_path path, const uint8_t *p, int n, groups *b);
-    int times;                                                  /* Q8_H: levels may be multiplied by it; 0: scales are there already */
+    int times;                                                  /* Q8_H: levels may be multiplied by it */
 } KIND[KERN_N_DTYPES] = {
     [KERN_Q5_0] = { KERN_Q8_0, q5_0, 1 },   [KERN_IQ4_NL] = { KERN_Q8_0, iq4_nl, 1 },  [KERN_IQ4_XS] = { KERN_Q8_0, iq4_xs, 1 },
     [KERN_Q3_K] = { KERN_Q8_0, q3_k, 1 },   [KERN_Q5_1] = { KERN_Q8_M, q5_1, 1 },      [KERN_Q4_K] = { KERN_Q4_1, q4_k, 1 },
-    [KERN_Q5_K] = { KERN_Q8_M, q5_k, 1 },   [KERN_Q2_K] = { KERN_Q8_H, q2_k, 0 },      [KERN_Q6_K] = { KERN_Q8_H, q6_k, 3 },
+    [KERN_Q5_K] = { KERN_Q8_M, q5_k, 1 },   [KERN_Q2_K] = { KERN_Q2_HM, q2_k, 1 },     [KERN_Q6_K] = { KERN_Q8_H, q6_k, 3 },
     [KERN_IQ2_XS] = { KERN_Q8_H, iq2_xs, 1 },                   /* 43 times 3 is no byte */
 };
 
@@ -211,10 +213,27 @@ kern_dtype kern_reblock_to(kern_dtype t) { return (unsigned)t < KERN_N_DTYPES &&
 
 /* ---- into the stored type ---- */
 
-static uint8_t *put(const groups *b, int g, kern_dtype to, uint8_t *out)
+static uint8_t *put_pairs(const groups *b, int g, uint8_t *out)
+{
+    for (int i = 2 * g; i < 2 * g + 2; i++, out += 4) {
+        kern_half_put(out, (uint16_t)b->d_half[i]);
+        kern_half_put(out + 2, (uint16_t)b->m_half[i]);
+    }
+    return out;
+}
+
+/* Group g, which is the row's first, second, ... of 32 columns: `at`. */
+static uint8_t *put(const groups *b, int g, kern_dtype to, size_t at, uint8_t *out)
 {
     const uint8_t *q = b->q + 32 * g;
 
+    if (to == KERN_Q2_HM) {
+        uint64_t low = word(q) | word(q + 16) << 2, high = word(q + 8) | word(q + 24) << 2;
+        uint8_t *quants = at % 2 ? out - 24 : out;              /* of both, which stand before the pairs of both */
+        if (at % 2) put_pair(quants, word(quants) | low << 4, word(quants + 8) | high << 4);
+        else put_pair(quants, low, high);
+        return put_pairs(b, g, at % 2 ? out : out + 16);
+    }
     if (to == KERN_Q8_H) {
         kern_half_put(out, (uint16_t)b->d_half[2 * g]);
         kern_half_put(out + 2, (uint16_t)b->d_half[2 * g + 1]);
@@ -239,7 +258,8 @@ bool kern_row_reblock_on(kern_path path, kern_dtype from, const void *row, size_
 {
     const kern_dtype_info *f = kern_dtype_get(from);
     const kern_dtype to = kern_reblock_to(from);
-    const int each = to == KERN_Q8_H ? 16 : 32;
+    const int each = to == KERN_Q8_H || to == KERN_Q2_HM ? 16 : 32;
+    const size_t start = col;
     uint8_t *out = dst;
     groups b;
 
@@ -250,15 +270,15 @@ bool kern_row_reblock_on(kern_path path, kern_dtype from, const void *row, size_
         const int first = (int)(col % f->block / 32), left = (int)((end - col) / 32 < 8 ? (end - col) / 32 : 8), some = left < 8 - first ? left : 8 - first;
 
         KIND[from].take(path, block, some, &b);
-        if (to != KERN_Q8_H) ROW_ON(path, halves_of_32, to == KERN_Q8_0, to == KERN_Q8_0 ? 0 : 1, &b);
-        else if (KIND[from].times) ROW_ON(path, halves_of_16, KIND[from].times, &b);
+        if (to == KERN_Q2_HM) ROW_ON(path, pairs_of_16, &b);
+        else if (to == KERN_Q8_H) ROW_ON(path, halves_of_16, KIND[from].times, &b);
+        else ROW_ON(path, halves_of_32, to == KERN_Q8_0, to == KERN_Q8_0 ? 0 : 1, &b);
         for (int i = 32 * first / each; i < 32 * (first + some) / each; i++) {
             if (!b.fits[i]) return false;
             sums[0] += b.error[i];
             sums[1] += b.size[i];
         }
-        for (int g = first; g < first + some; g++) out = put(&b, g, to, out);
-        col += 32 * (size_t)some;
+        for (int g = first; g < first + some; g++, col += 32) out = put(&b, g, to, (col - start) / 32, out);
     }
     return true;
 }

@@ -13,9 +13,8 @@
  *   IQ4_XS -> Q8_0                         the scale d * (ls - 32) to the nearest fp16
  *   Q6_K, IQ2_XS -> Q8_H                   the scale d * sc of 16 columns to the nearest fp16; of Q6_K its third, and three times the
  *                                          quants, where that is nearer
- *   Q2_K -> Q8_H                           the scale a whole part of d * sc to the nearest fp16: the part of which -dmin * m is most
- *                                          nearly a multiple, too; at most what makes bytes of the levels
- * But in Q2_K: a product of an fp16 and an integer is a multiple of 2^-24, and so are all fp16: the rounding is 2^-11 of the product at most, and
+ *   Q2_K -> Q2_HM                          the scale d * sc and the minimum -dmin * m of 16 columns, as with Q4_K
+ * A product of an fp16 and an integer is a multiple of 2^-24, and so are all fp16: the rounding is 2^-11 of the product at most, and
  * none below 2^-13, where fp16 run out of digits. */
 kern_dtype kern_reblock_to(kern_dtype t);
 

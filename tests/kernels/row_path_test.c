@@ -37,7 +37,7 @@ static void rows_are_read_alike(void **state)
         for (int round = 0; round < 60 && kern_dtype_get(t)->readable; round++) {
             uint8_t bytes[4 * MOST + 64];
             float want[MOST], got[MOST + 16];
-            size_t n = kern_dtype_get(t)->block == 1 ? (size_t)(1 + test_rand(&seed) % MOST) : t == KERN_W8 || t == KERN_W4 ? 32 * (1 + test_rand(&seed) % 32)
+            size_t n = kern_dtype_get(t)->block == 1 ? (size_t)(1 + test_rand(&seed) % MOST) : t == KERN_W8 || t == KERN_W4 || t == KERN_Q2_HM ? 32 * (1 + test_rand(&seed) % 32)
                      : kern_dtype_get(t)->block * (1 + test_rand(&seed) % (MOST / kern_dtype_get(t)->block));
             for (size_t i = 0; i < sizeof bytes; i++) bytes[i] = (uint8_t)(test_rand(&seed) >> 8);
             kern_row_to_f32_on(KERN_PATH_SCALAR, t, bytes, n, want);

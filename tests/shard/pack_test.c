@@ -586,7 +586,7 @@ static void policies_and_types_that_do_not_go_together(void **state)
         static const struct { kern_dtype file, kept; shard_policy also; } kind[] = {
             { KERN_Q5_1, KERN_Q8_M, SHARD_TO_Q8_0 }, { KERN_Q5_K, KERN_Q8_M, SHARD_TO_Q8_0 }, { KERN_Q4_K, KERN_Q4_1, SHARD_TO_Q4_1 },
             { KERN_Q5_0, KERN_Q8_0, SHARD_TO_Q8_0 }, { KERN_Q6_K, KERN_Q8_H, SHARD_TO_Q8_0 }, { KERN_IQ2_XS, KERN_Q8_H, SHARD_TO_Q8_0 },
-            { KERN_Q3_K, KERN_Q8_0, SHARD_TO_Q8_0 }, { KERN_Q4_0, KERN_Q4_0, SHARD_TO_Q4_0 },
+            { KERN_Q3_K, KERN_Q8_0, SHARD_TO_Q8_0 }, { KERN_Q2_K, KERN_Q2_HM, SHARD_TO_Q8_0 }, { KERN_Q4_0, KERN_Q4_0, SHARD_TO_Q4_0 },
         };
         for (size_t i = 0; i < sizeof kind / sizeof *kind; i++)
             for (p = SHARD_AS_FILE; p < SHARD_N_POLICIES; p++) {
