@@ -20,7 +20,8 @@ static px_code late(void *ctx, const px_watched *of, px_err *e)
                    (long long)((px_now_us() - of->began) / 1000000));
 }
 
-/* The step's thread may sit in the driver for good: nothing is closed, nobody is waited for. */
+/* The step's thread may sit in the driver for good: nothing is closed, nobody is waited for.  The abort, which lets the peers'
+ * kernels end, comes last: it may wait for whoever is inside NCCL, or hang, and the coordinator's own time is nearly over. */
 static void give_up(void *ctx, const px_err *found)
 {
     daemon_rank *r = ctx;
@@ -28,8 +29,8 @@ static void give_up(void *ctx, const px_err *found)
 
     px_err_set_rank(&e, (int)r->rank, r->log.host);
     px_log_err(&r->log, PX_ERROR, "step_lost", &e);
-    if (r->sums) comm_abort(r->sums);
     daemon_rank_report(r, PHALANX__WIRE__STAGE__SERVE, 0, &e, 1, &ignored);
+    if (r->sums) comm_abort(r->sums);
     _exit(1);
 }
 
