@@ -19,7 +19,7 @@ typedef struct block {
 struct shard_writer {
     px_alloc       *a;
     uint32_t        n;                       /* blocks */
-    uint8_t       **memory;                  /* (n) owned, and so is what they point to */
+    uint8_t        *memory;                  /* (n * SHARD_BLOCK_BYTES) owned: the blocks */
     uint8_t       **empty;  uint32_t n_empty;                /* (n) owned */
     block          *full;   uint32_t n_full;                 /* (n) owned; the first one goes first */
     uint32_t        busy;                    /* blocks that a thread is at */
@@ -100,7 +100,6 @@ static void *write_blocks(void *ctx)
 px_code shard_writer_open(shard_writer **out, px_alloc *a, uint32_t holders, px_time_us slow, px_err *e)
 {
     shard_writer *w = px_new(a, shard_writer, 1);
-    bool good;
 
     *out = NULL;
     if (!w) return px_fail(e, PX_ENOMEM, "out", "a writer");
@@ -109,12 +108,14 @@ px_code shard_writer_open(shard_writer **out, px_alloc *a, uint32_t holders, px_
     w->slow = slow;
     pthread_mutex_init(&w->lock, NULL);
     pthread_cond_init(&w->changed, NULL);
-    good = (w->memory = px_new(a, uint8_t *, w->n)) && (w->empty = px_new(a, uint8_t *, w->n)) && (w->full = px_new(a, block, w->n));
-    for (uint32_t i = 0; good && i < w->n; i++)
-        if ((good = (w->memory[i] = px_alloc_zero(a, SHARD_BLOCK_BYTES, 1, PAGE)) != NULL)) w->empty[w->n_empty++] = w->memory[i];
-    if (!good) {
+    if (!(w->memory = px_alloc_zero(a, w->n, SHARD_BLOCK_BYTES, PAGE)) || !(w->empty = px_new(a, uint8_t *, w->n)) ||
+        !(w->full = px_new(a, block, w->n))) {
         shard_writer_close(w);
         return px_fail(e, PX_ENOMEM, "out", "%u x %u bytes to write with", holders + MORE, SHARD_BLOCK_BYTES);
+    }
+    while (w->n_empty < w->n) {
+        w->empty[w->n_empty] = w->memory + (size_t)w->n_empty * SHARD_BLOCK_BYTES;
+        w->n_empty++;
     }
     while (w->n_threads < THREADS && !pthread_create(&w->thread[w->n_threads], NULL, write_blocks, w)) w->n_threads++;
     *out = w;
@@ -129,9 +130,7 @@ void shard_writer_close(shard_writer *w)
     pthread_cond_broadcast(&w->changed);
     pthread_mutex_unlock(&w->lock);
     while (w->n_threads) pthread_join(w->thread[--w->n_threads], NULL);
-    for (uint32_t i = 0; w->memory && i < w->n; i++)
-        if (w->memory[i]) px_alloc_put(w->a, w->memory[i], SHARD_BLOCK_BYTES, 1);
-    if (w->memory) px_del(w->a, w->memory, w->n);
+    if (w->memory) px_alloc_put(w->a, w->memory, w->n, SHARD_BLOCK_BYTES);
     if (w->empty) px_del(w->a, w->empty, w->n);
     if (w->full) px_del(w->a, w->full, w->n);
     pthread_cond_destroy(&w->changed);
