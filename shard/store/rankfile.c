@@ -4,16 +4,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
-
-static px_code of_file(px_code rc, const shard_rankfile *f, px_err *e)
-{
-    if (rc && e && !e->field[0]) snprintf(e->field, sizeof e->field, "out");
-    if (rc) px_err_set_file(e, f->path);
-    return rc;
-}
 
 px_code shard_rankfile_open(shard_rankfile *f, shard_writer *w, const char *folder, const char *name, uint64_t bytes, px_err *e)
 {
@@ -23,11 +15,11 @@ px_code shard_rankfile_open(shard_rankfile *f, shard_writer *w, const char *fold
     if ((rc = px_path_join(f->path, sizeof f->path, folder, name, e))) return rc;
     f->to.path = f->path;
     f->to.fd = open(f->path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (f->to.fd < 0) return of_file(px_fail_errno(e, "out", "open"), f, e);
-    if (!w) return ftruncate(f->to.fd, (off_t)bytes) ? of_file(px_fail_errno(e, "out", "make room"), f, e) : PX_OK;
+    if (f->to.fd < 0) return shard_out_code(px_fail_errno(e, "out", "open"), f->path, e);
+    if (!w) return ftruncate(f->to.fd, (off_t)bytes) ? shard_out_code(px_fail_errno(e, "out", "make room"), f->path, e) : PX_OK;
     /* blocks now, so that a full disk is found before the work; file systems that cannot are asked at each write */
     if (fallocate(f->to.fd, 0, 0, (off_t)bytes) && errno != EOPNOTSUPP && errno != ENOSYS && errno != EINTR)
-        return of_file(px_fail_errno(e, "out", "reserve space"), f, e);
+        return shard_out_code(px_fail_errno(e, "out", "reserve space"), f->path, e);
     f->to.direct = open(f->path, O_WRONLY | O_DIRECT | O_CLOEXEC);
     return PX_OK;
 }
@@ -67,10 +59,10 @@ px_code shard_rankfile_finish(shard_rankfile *f, const void *header, size_t n, p
     px_code rc = f->w ? shard_writer_wait(f->w, e) : PX_OK;
 
     if (rc) return rc;
-    if (f->n) rc = of_file(px_pwrite_exact(f->to.fd, f->block, f->n, f->at, e), f, e);
-    if (!rc) rc = of_file(px_pwrite_exact(f->to.fd, header, n, 0, e), f, e);
-    if (!rc && fsync(f->to.fd)) rc = of_file(px_fail_errno(e, "out", "fsync"), f, e);
-    if (close(f->to.fd) && !rc) rc = of_file(px_fail_errno(e, "out", "close"), f, e);
+    if (f->n) rc = shard_out_code(px_pwrite_exact(f->to.fd, f->block, f->n, f->at, e), f->path, e);
+    if (!rc) rc = shard_out_code(px_pwrite_exact(f->to.fd, header, n, 0, e), f->path, e);
+    if (!rc && fsync(f->to.fd)) rc = shard_out_code(px_fail_errno(e, "out", "fsync"), f->path, e);
+    if (close(f->to.fd) && !rc) rc = shard_out_code(px_fail_errno(e, "out", "close"), f->path, e);
     f->to.fd = -1;
     shard_rankfile_deinit(f);
     return rc;

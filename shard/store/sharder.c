@@ -394,9 +394,7 @@ static px_code write_named(run *s, const char *name, const void *data, size_t by
     char path[4200];
     px_code rc = px_path_join(path, sizeof path, s->dir.partial, name, e);
 
-    if (!rc) rc = px_write_file(path, data, bytes, true, e);
-    if (rc && e && !e->field[0]) snprintf(e->field, sizeof e->field, "out");
-    return rc;
+    return shard_out_code(rc ? rc : px_write_file(path, data, bytes, true, e), path, e);
 }
 
 static px_code finish(run *s, px_err *e)

@@ -34,6 +34,14 @@ struct shard_writer {
     pthread_cond_t  changed;
 };
 
+px_code shard_out_code(px_code rc, const char *path, px_err *e)
+{
+    if (!rc) return rc;
+    if (e && !e->field[0]) snprintf(e->field, sizeof e->field, "out");
+    px_err_set_file(e, path);
+    return rc;
+}
+
 /* Through the cache a file is there for whoever reads it next.  But the cache may have to be given memory first, by a system that lacks it
  * or by the host of a virtual machine, and then that takes many times longer than the disk: 7 ms a block where the disk takes 2, and all
  * of it a processor's.  So while it does, blocks go past it, but for one now and then that looks again. */
@@ -48,11 +56,7 @@ static px_code write_block(const block *b, bool past, px_err *e)
 
     if (past && pwrite(b->to->direct, b->bytes, SHARD_BLOCK_BYTES, (off_t)b->at) == (ssize_t)SHARD_BLOCK_BYTES) return PX_OK;
     /* A whole block, so that the cache takes a huge page for it.  The disk begins at once, instead of at the end, when it is waited for. */
-    if ((rc = px_pwrite_exact(b->to->fd, b->bytes, SHARD_BLOCK_BYTES, b->at, e))) {
-        if (e && !e->field[0]) snprintf(e->field, sizeof e->field, "out");
-        px_err_set_file(e, b->to->path);
-        return rc;
-    }
+    if ((rc = px_pwrite_exact(b->to->fd, b->bytes, SHARD_BLOCK_BYTES, b->at, e))) return shard_out_code(rc, b->to->path, e);
     sync_file_range(b->to->fd, (off_t)b->at, SHARD_BLOCK_BYTES, SYNC_FILE_RANGE_WRITE);       /* only a hint: fsync will tell */
     return PX_OK;
 }

@@ -11,6 +11,9 @@
 
 #define SHARD_BLOCK_BYTES (2u << 20)         /* a huge page: one fault maps it, where 512 small ones would take 32 */
 
+/* Of whatever was done to write to `path`: an error that names neither gets the field "out" and the path.  Returns rc. */
+px_code  shard_out_code(px_code rc, const char *path, px_err *e);
+
 /* A file that blocks go to.  Two ways lead there: through the system's cache and past it. */
 typedef struct shard_target {
     int         fd, direct;                  /* direct: opened with O_DIRECT; -1: the file system has no such way */
