@@ -1,8 +1,8 @@
 /* embed.cu - rows of the table as fp32.  d * q is exact, with a minimum there is one rounded addition: the bits of the CPU.  Ids of
  * other ranks give rows of +0.
  *
- * A thread makes four neighbouring columns of one row.  In a panel they are one word (bytes; nibbles, whose other half is sixteen
- * columns further on), two (16-bit types, FP8) or four (F32), 64 bytes apart: of every sector that is read, an eighth is used.  A step
+ * A thread makes four neighbouring columns of one row.  In a panel they are one word (bytes; nibbles and two bits, whose others are
+ * sixteen columns further on each), two (16-bit types, FP8) or four (F32), 64 bytes apart: of every sector that is read, an eighth is used.  A step
  * reads a row a token, so that costs less than a table in a layout of its own. */
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/panel.cuh"
@@ -53,6 +53,12 @@ static __device__ __forceinline__ cu_quad quad_at(const uint8_t *panel, unsigned
             q.x[2 * i] = d * (f.x * 256.0f);
             q.x[2 * i + 1] = d * (f.y * 256.0f);
         }
+    } else if constexpr (P::TWO_BITS) {
+        const uint8_t *const pair = panel + P::meta(blocks, block) + 64 * (j / 4) + 4 * r;
+        const unsigned v = word(panel + P::quants(block) + 64 * (j % 4) + 4 * r) >> (c % 64 / 16 * 2);
+        const float d = half_at(pair), m = half_at(pair + 2);
+        CU_UNROLL
+        for (int i = 0; i < 4; i++) q.x[i] = d * __int2float_rn(static_cast<int>(v >> (8 * i) & 3)) + m;
     } else {
         const uint8_t *const meta = panel + P::meta(blocks, block) + 2 * r + (P::HALVES && j >= 4 ? 32 : 0);
         const unsigned v = word(panel + P::quants(block) + 64 * (P::BYTES ? j : j % 4) + 4 * r) >> (!P::BYTES && j >= 4 ? 4 : 0);
@@ -96,7 +102,8 @@ typedef cu_status launch_fn(const embed_args &a, unsigned rows, cu_stream s);
 static const struct { kern_dtype dtype; launch_fn *fn; } variant[] = {
     { KERN_F32, launch<KERN_F32> },   { KERN_F16, launch<KERN_F16> },   { KERN_BF16, launch<KERN_BF16> }, { KERN_Q8_0, launch<KERN_Q8_0> },
     { KERN_FP8, launch<KERN_FP8> },
-    { KERN_Q8_M, launch<KERN_Q8_M> }, { KERN_Q8_H, launch<KERN_Q8_H> }, { KERN_Q4_0, launch<KERN_Q4_0> }, { KERN_Q4_1, launch<KERN_Q4_1> },
+    { KERN_Q8_M, launch<KERN_Q8_M> }, { KERN_Q8_H, launch<KERN_Q8_H> }, { KERN_Q2_HM, launch<KERN_Q2_HM> },
+    { KERN_Q4_0, launch<KERN_Q4_0> }, { KERN_Q4_1, launch<KERN_Q4_1> },
     { KERN_W8, launch<KERN_W8> },     { KERN_W4, launch<KERN_W4> },
 };
 

@@ -3,15 +3,15 @@
  *
  * A warp takes two panels at a time, 32 output rows.  With p = lane / 16, r4 = lane / 4 % 4, t = lane % 4, a lane's 16 bytes
  * at 64 (4 v + t) + 16 r4 of a block in panel p are four rows, 4 r4 .. 4 r4 + 3, of 4 bytes each: a pair of columns (16-bit types)
- * or a quad (bytes, nibbles).  Rows 0 and 1 of the four are rows g and g + 8 of one mma's A, rows 2 and 3 of another's: two
- * mma take 16 bytes of every lane as they are, without a shuffle.
+ * or a quad (bytes, nibbles; of two bits a quad of two blocks).  Rows 0 and 1 of the four are rows g and g + 8 of one mma's A, rows 2 and
+ * 3 of another's: two mma take 16 bytes of every lane as they are, without a shuffle.
  *
  * So lane t of four holds, of a block of 32 columns, the 8 columns
  *   16-bit, FP8      8i + 2t, 8i + 2t + 1   for i = 0..3
- *   bytes, nibbles   4t, 4t + 2, 4t + 1, 4t + 3, and 16 further on the same   (so paired because nibbles are cheap to get so)
+ *   all others       4t, 4t + 2, 4t + 1, 4t + 3, and 16 further on the same   (so paired because nibbles are cheap to get so)
  * and activations are kept in this order (cu_act_column): what a lane needs of a block is 16 bytes in one piece.  Sums over K
- * do not see it, as long as weights and activations agree.  Of bytes and nibbles an mma of 16 columns takes a half of the block, not a
- * part of both: a scale of 16 columns (Q8_H) can be applied after it. */
+ * do not see it, as long as weights and activations agree.  Of these others an mma of 16 columns takes a half of the block, not a
+ * part of both: a scale of 16 columns (Q8_H, Q2_HM) can be applied after it. */
 #ifndef KERN_CUDA_PANEL_CUH
 #define KERN_CUDA_PANEL_CUH
 
@@ -31,24 +31,28 @@ struct cu_panel {
     static constexpr bool FP8 = D == KERN_FP8;                                        /* scales behind all columns */
     static constexpr bool FLAT = PAIRS || FP8;                                        /* no scales between blocks */
     static constexpr bool UNSIGNED = D == KERN_Q8_M;                                  /* bytes of 0..255 */
-    static constexpr bool HALVES = D == KERN_Q8_H;                                    /* two scales, of columns 0..15 and 16..31 */
-    static constexpr bool BYTES = D == KERN_Q8_0 || D == KERN_W8 || UNSIGNED || HALVES;
-    static constexpr bool MINIMA = D == KERN_Q4_1 || D == KERN_Q8_M;
-    static constexpr bool TWO = MINIMA || HALVES;                                     /* 16 minima or scales behind 16 scales */
-    static constexpr unsigned QUANTS = PAIRS ? 1024 : BYTES || FP8 ? 512 : 256;              /* bytes of a block of 32 columns */
-    static constexpr unsigned VECS = QUANTS / 256;                                    /* 16-byte vectors a lane and block */
+    static constexpr bool TWO_BITS = D == KERN_Q2_HM;                                 /* two blocks' in a byte; pairs of scale and minimum */
+    static constexpr bool HALVES = D == KERN_Q8_H || TWO_BITS;                        /* two scales, of columns 0..15 and 16..31 */
+    static constexpr bool BYTES = D == KERN_Q8_0 || D == KERN_W8 || D == KERN_Q8_M || D == KERN_Q8_H;
+    static constexpr bool MINIMA = D == KERN_Q4_1 || D == KERN_Q8_M || TWO_BITS;
+    static constexpr bool TWO = (MINIMA || HALVES) && !TWO_BITS;                      /* 16 minima or scales behind 16 scales */
+    static constexpr unsigned QUANTS = PAIRS ? 1024 : BYTES || FP8 ? 512 : TWO_BITS ? 128 : 256;      /* bytes of a block of 32 columns */
+    static constexpr unsigned VECS = QUANTS < 256 ? 1 : QUANTS / 256;                 /* 16-byte vectors a lane and block */
+    static constexpr unsigned SPAN = QUANTS < 256 ? 256 / QUANTS : 1;                 /* blocks in a vector, of which the last may be missing */
     static constexpr unsigned GROUP = D == KERN_W8 || D == KERN_W4 ? 4 : 1;           /* blocks that share a scale */
-    static constexpr unsigned GROUP_META = FLAT ? 0 : TWO ? 64 : 32;                 /* scales, minima of a group */
-    static constexpr unsigned UNIT = FLAT || TWO ? 1 : 2 * GROUP;                    /* blocks between two lots of scales */
-    static constexpr unsigned UNIT_META = FLAT ? 0 : 64;
+    static constexpr unsigned GROUP_META = FLAT ? 0 : 32 * (MINIMA ? 2 : 1) * (HALVES ? 2 : 1);       /* scales, minima of a group */
+    static constexpr unsigned FOUR_ROWS = TWO_BITS ? 16 : 8;                          /* bytes of four rows' scales */
+    static constexpr unsigned UNIT = FLAT ? 1 : MINIMA || HALVES ? SPAN : 2 * GROUP;  /* blocks between two lots of scales */
+    static constexpr unsigned UNIT_META = UNIT / GROUP * GROUP_META;
     static constexpr unsigned UNIT_BYTES = UNIT * QUANTS + UNIT_META;
 
     /* Quants of block b. */
-    static __device__ __forceinline__ size_t quants(unsigned b) { return (size_t)(b / UNIT) * UNIT_BYTES + b % UNIT * QUANTS; }
-    /* Scales of the group that block b of n belongs to; a last unit may be short, and its scales follow its quants. */
+    static __device__ __forceinline__ size_t quants(unsigned b) { return (size_t)(b / UNIT) * UNIT_BYTES + b % UNIT / SPAN * SPAN * QUANTS; }
+    /* Scales of the group that block b of n belongs to; a last unit may be short, but for a vector of several blocks, and its scales
+     * follow its quants. */
     static __device__ __forceinline__ size_t meta(unsigned n, unsigned b)
     {
-        const unsigned unit = b / UNIT, left = n - unit * UNIT;
+        const unsigned unit = b / UNIT, left = SPAN > 1 ? UNIT : n - unit * UNIT;
 
         return (size_t)unit * UNIT_BYTES + (left < UNIT ? left : UNIT) * QUANTS + b % UNIT / GROUP * GROUP_META;
     }
@@ -76,12 +80,22 @@ __device__ __forceinline__ unsigned cu_nibbles_to_half2(unsigned v)
     return cu_bits(cu_fma2(biased, cu_as_half2(0x3c003c00u), cu_as_half2(LESS ? 0xe408e408u : 0xe400e400u)));            /* - 1024 - LESS */
 }
 
+/* Bits 0 and 1 (or 2 and 3) of bytes 0 and 2 as two fp16: exact. */
+template <bool HIGH>
+__device__ __forceinline__ unsigned cu_two_bits_to_half2(unsigned v)
+{
+    const __half2 biased = cu_as_half2(cu_lop3<0xea>(v, HIGH ? 0x000c000cu : 0x00030003u, 0x64006400u));
+
+    if (HIGH) return cu_bits(cu_fma2(biased, cu_as_half2(0x34003400u), cu_as_half2(0xdc00dc00u)));        /* / 4 - 256 */
+    return cu_bits(cu_fma2(biased, cu_as_half2(0x3c003c00u), cu_as_half2(0xe400e400u)));                  /* - 1024 */
+}
+
 /* The high bytes of two 16-bit halves, e4m3, as two fp16 of 2^-8 of their values: exact, subnormal or not (kern_fp8_half). */
 __device__ __forceinline__ unsigned cu_fp8_to_half2(unsigned v) { return cu_lop3<0xea>(v, 0x80008000u, v >> 1 & 0x3f803f80u); }
 
-/* A block's vectors of this lane as four rows of 8 values in the order of activations: value[row][word]. */
+/* Block b's vectors of this lane as four rows of 8 values in the order of activations: value[row][word]. */
 template <kern_dtype D>
-__device__ __forceinline__ void cu_panel_values(const uint4 (&v)[cu_panel<D>::VECS], unsigned (&value)[4][4])
+__device__ __forceinline__ void cu_panel_values(const uint4 (&v)[cu_panel<D>::VECS], unsigned b, unsigned (&value)[4][4])
 {
     typedef cu_panel<D> P;
     constexpr int LESS = P::MINIMA ? 0 : 8;
@@ -104,6 +118,12 @@ __device__ __forceinline__ void cu_panel_values(const uint4 (&v)[cu_panel<D>::VE
                 value[r][2 * i] = cu_bytes_to_half2<P::UNSIGNED>(flipped, 0x4240);
                 value[r][2 * i + 1] = cu_bytes_to_half2<P::UNSIGNED>(flipped, 0x4341);
             }
+        } else if constexpr (P::TWO_BITS) {
+            const unsigned even = cu_word(v[0], r) >> 4 * (b % P::SPAN), odd = even >> 8;
+            value[r][0] = cu_two_bits_to_half2<false>(even);
+            value[r][1] = cu_two_bits_to_half2<false>(odd);
+            value[r][2] = cu_two_bits_to_half2<true>(even);
+            value[r][3] = cu_two_bits_to_half2<true>(odd);
         } else {
             const unsigned even = cu_word(v[0], r), odd = even >> 8;
             value[r][0] = cu_nibbles_to_half2<LESS, false>(even);
@@ -114,13 +134,25 @@ __device__ __forceinline__ void cu_panel_values(const uint4 (&v)[cu_panel<D>::VE
     }
 }
 
-/* Four fp16 at p (8-byte aligned) as floats: the scales of a lane's four rows. */
+/* Four fp16 at p (8-byte aligned) as floats: the scales, or minima, of a lane's four rows. */
 __device__ __forceinline__ void cu_four_halves(const void *p, float (&f)[4])
 {
     const uint2 v = *static_cast<const uint2 *>(p);
     const float2 a = __half22float2(cu_as_half2(v.x)), b = __half22float2(cu_as_half2(v.y));
 
     f[0] = a.x, f[1] = a.y, f[2] = b.x, f[3] = b.y;
+}
+
+/* Four pairs of fp16: the scales of a lane's four rows and their minima. */
+__device__ __forceinline__ void cu_four_pairs(const void *p, float (&d)[4], float (&m)[4])
+{
+    const uint4 v = cu_load16(p);
+
+    CU_UNROLL
+    for (int i = 0; i < 4; i++) {
+        const float2 pair = __half22float2(cu_as_half2(cu_word(v, i)));
+        d[i] = pair.x, m[i] = pair.y;
+    }
 }
 
 /* The scales of an FP8 panel's rows 4 r4 .. 4 r4 + 3, for values that are 2^-8 of theirs; end: of the panel. */

@@ -2,12 +2,12 @@
  * one instance a weight type and tile of rows (skinny_*.cu).
  *
  * A block is 8 warps, wm along the panels and wk along K; a warp has two panels (32 output rows) and `tile` activation
- * rows.  K goes in chunks of 4 16-byte vectors a lane, dealt to the wk warps in turn; four (or three) rounds of chunks are
+ * rows.  K goes in chunks of 4 16-byte vectors a lane (Q2_HM: 2), dealt to the wk warps in turn; four (or three) rounds of chunks are
  * under way at a time, copied by cp.async into a ring in shared memory, so no registers wait for memory.  Each lane reads back
  * the quants that it copied; activations and scales are shared.  No quant is widened before it is in registers, and widening
- * is exact: fp16 holds every quant.  Per group of columns with one scale (Q8_H: 16, one mma):
+ * is exact: fp16 holds every quant.  Per group of columns with one scale (Q8_H, Q2_HM: 16, one mma):
  *     acc = fmaf(sum of w * x, d, acc)                 the sum by mma, from zero, in fp32
- *     acc = fmaf(sum of x, m, acc)                     Q4_1, Q8_M; the sum by mma with ones
+ *     acc = fmaf(sum of x, m, acc)                     Q4_1, Q8_M, Q2_HM; the sum by mma with ones
  * and a row's scale, a power of two, at the end.  BF16, F16 and FP8: acc is mma's own, FP8's times the scale of its row of weights.
  *
  * Order of a sum over K, whatever the number of rows: a split has a contiguous run of chunks, of which warp j of wk takes
@@ -18,16 +18,19 @@
 #include "kernels/cuda/matmul.h"
 #include "kernels/cuda/panel.cuh"
 
-enum { SKINNY_WARPS = CU_MM_WARPS, SKINNY_VECS = 4, SKINNY_QUANTS = SKINNY_WARPS * SKINNY_VECS * 512 };    /* bytes of quants a round */
+enum { SKINNY_WARPS = CU_MM_WARPS };
 
 /* Sizes of one round in shared memory: quants, then scales, then activations, whose rows are 64 bytes off a multiple of 128
- * apart: eight lanes' 16-byte reads, of two rows, then meet every bank once.  A last row is zeros. */
+ * apart: eight lanes' 16-byte reads, of two rows, then meet every bank once.  A last row is zeros.  Of two bits half as many vectors:
+ * activations are then as many as beside nibbles, and scales and minima, half of the bytes, take the place of the others. */
 template <kern_dtype D>
 struct cu_round {
-    static constexpr unsigned BLOCKS = SKINNY_VECS / cu_panel<D>::VECS;               /* a chunk */
+    static constexpr unsigned VECS = cu_panel<D>::TWO_BITS ? 2 : 4;                   /* a lane */
+    static constexpr unsigned BLOCKS = VECS / cu_panel<D>::VECS * cu_panel<D>::SPAN;  /* a chunk */
     static constexpr unsigned GROUPS = BLOCKS > cu_panel<D>::GROUP ? BLOCKS / cu_panel<D>::GROUP : 1;
     static constexpr unsigned META = GROUPS * cu_panel<D>::GROUP_META;                /* of a panel */
-    static constexpr unsigned ACT = SKINNY_QUANTS + 2 * SKINNY_WARPS * META;          /* where activations begin */
+    static constexpr unsigned QUANTS = SKINNY_WARPS * VECS * 512;
+    static constexpr unsigned ACT = QUANTS + 2 * SKINNY_WARPS * META;                 /* where activations begin */
 
     static __host__ __device__ constexpr unsigned act_stride(unsigned wk) { return wk * BLOCKS * 64 % 128 ? wk * BLOCKS * 64 : wk * BLOCKS * 64 + 64; }
     static __host__ __device__ constexpr unsigned bytes(unsigned wk, unsigned rows) { return (ACT + (rows + 1) * act_stride(wk) + 127) / 128 * 128; }
@@ -60,17 +63,21 @@ static __device__ __forceinline__ void skinny_load(const cu_mm &a, const cu_plac
     const bool mine = at.exists && chunk < at.hi;
 
     CU_UNROLL
-    for (unsigned i = 0; i < SKINNY_VECS; i++) {
-        const unsigned block = chunk * R::BLOCKS + i / P::VECS;
+    for (unsigned i = 0; i < R::VECS; i++) {
+        const unsigned block = chunk * R::BLOCKS + i / P::VECS * P::SPAN;
         const uint8_t *from = at.panel + P::quants(block) + 256 * (i % P::VECS) + 64 * (at.lane % 4) + 16 * (at.lane / 4 % 4);
-        cu_cp_async16(to + ((at.warp * SKINNY_VECS + i) * 32 + at.lane) * 16, from, mine && block < a.blocks);
+        cu_cp_async16(to + ((at.warp * R::VECS + i) * 32 + at.lane) * 16, from, mine && block < a.blocks);
     }
-    if (R::META && half < R::META / 16) {
-        constexpr unsigned PIECES = P::GROUP_META ? P::GROUP_META / 16 : 1;
-        const unsigned block = chunk * R::BLOCKS + half / PIECES * P::GROUP;
-        const bool valid = mine && block < a.blocks;
-        cu_cp_async16(to + SKINNY_QUANTS + (at.warp * 2 + at.lane / 16) * R::META + 16 * half,
-                      at.panel + (valid ? P::meta(a.blocks, block) + 16 * (half % PIECES) : 0), valid);
+    if constexpr (!P::FLAT) {
+        constexpr unsigned PIECES = P::GROUP_META / 16;
+        CU_UNROLL
+        for (unsigned i = 0; i < R::META / 16; i += 16) {
+            const unsigned piece = i + half, block = chunk * R::BLOCKS + piece / PIECES * P::GROUP;
+            const bool valid = mine && block < a.blocks;
+            if (piece < R::META / 16)
+                cu_cp_async16(to + R::QUANTS + (at.warp * 2 + at.lane / 16) * R::META + 16 * piece,
+                              at.panel + (valid ? P::meta(a.blocks, block) + 16 * (piece % PIECES) : 0), valid);
+        }
     }
     const unsigned shift = 31 - __clz(a.wk * R::BLOCKS * 4), first = (at.lo + round * a.wk) * R::BLOCKS;   /* 2^shift pieces a row */
     const unsigned end = at.hi * R::BLOCKS < a.blocks ? at.hi * R::BLOCKS : a.blocks;
@@ -94,22 +101,32 @@ static __device__ __forceinline__ void skinny_multiply(const cu_place &at, const
         const bool first = j % P::GROUP == 0, last = j % P::GROUP == P::GROUP - 1 || j == R::BLOCKS - 1;
         uint4 v[P::VECS];
         unsigned w[4][4];
-        float d[4] = {}, m[4] = {};                /* m: minima, or the second half's scales */
+        float d[2][4] = {}, m[2][4] = {};          /* scales and minima of each half, or in the first of all */
 
         CU_UNROLL
         for (unsigned i = 0; i < P::VECS; i++)
-            v[i] = cu_load16(from + ((at.warp * SKINNY_VECS + j * P::VECS + i) * 32 + at.lane) * 16);
-        cu_panel_values<D>(v, w);
+            v[i] = cu_load16(from + ((at.warp * R::VECS + j / P::SPAN * P::VECS + i) * 32 + at.lane) * 16);
+        cu_panel_values<D>(v, j, w);
         if constexpr (!P::FLAT) {
-            const uint8_t *meta = from + SKINNY_QUANTS + (at.warp * 2 + at.lane / 16) * R::META + j / P::GROUP * P::GROUP_META + 8 * (at.lane / 4 % 4);
-            cu_four_halves(meta, d);
-            if (P::TWO) cu_four_halves(meta + 32, m);
+            const uint8_t *meta = from + R::QUANTS + (at.warp * 2 + at.lane / 16) * R::META + j / P::GROUP * P::GROUP_META + P::FOUR_ROWS * (at.lane / 4 % 4);
+            if constexpr (P::TWO_BITS) {
+                cu_four_pairs(meta, d[0], m[0]);
+                cu_four_pairs(meta + 64, d[1], m[1]);
+            } else {
+                cu_four_halves(meta, d[0]);
+                if (P::TWO) cu_four_halves(meta + 32, P::HALVES ? d[1] : m[0]);
+            }
         }
         CU_UNROLL
         for (int n = 0; n < NT; n++) {
             const uint4 x = cu_load16(from + R::ACT + row[n] + (at.wk * R::BLOCKS + j) * 64);
-            const unsigned b[2][2] = { { x.x, x.y }, { x.z, x.w } };
+            const unsigned b[2][2] = { { x.x, x.y }, { x.z, x.w } }, ones[4] = { 0x3c003c00u, 0x3c003c00u, 0x3c003c00u, 0x3c003c00u };
+            float total[2][4] = {};                /* sums of x: of each half, or in the first of all */
 
+            if constexpr (P::MINIMA && P::HALVES) {
+                cu_mma_f16(total[0], ones, b[0]);
+                cu_mma_f16(total[1], ones, b[1]);
+            }
             CU_UNROLL
             for (int i = 0; i < 2; i++) {
                 CU_UNROLL
@@ -125,7 +142,8 @@ static __device__ __forceinline__ void skinny_multiply(const cu_place &at, const
                             CU_UNROLL
                             for (int e = 0; e < 4; e++) {
                                 const int r = 2 * i + e / 2;
-                                acc[i][n][e] = fmaf(sum[i][n][e], k ? m[r] : d[r], acc[i][n][e]);
+                                acc[i][n][e] = fmaf(sum[i][n][e], d[k][r], acc[i][n][e]);
+                                if (P::MINIMA) acc[i][n][e] = fmaf(total[k][e % 2], m[k][r], acc[i][n][e]);
                             }
                         }
                     }
@@ -136,19 +154,17 @@ static __device__ __forceinline__ void skinny_multiply(const cu_place &at, const
                     CU_UNROLL
                     for (int e = 0; e < 8; e++) {
                         const int i = e / 4, r = 2 * i + e % 4 / 2;
-                        acc[i][n][e % 4] = fmaf(sum[i][n][e % 4], d[r], acc[i][n][e % 4]);
+                        acc[i][n][e % 4] = fmaf(sum[i][n][e % 4], d[0][r], acc[i][n][e % 4]);
                     }
                 }
             }
-            if constexpr (P::MINIMA) {
-                const unsigned ones[4] = { 0x3c003c00u, 0x3c003c00u, 0x3c003c00u, 0x3c003c00u };
-                float total[4] = {};
-                cu_mma_f16(total, ones, b[0]);
-                cu_mma_f16(total, ones, b[1]);
+            if constexpr (P::MINIMA && !P::HALVES) {
+                cu_mma_f16(total[0], ones, b[0]);
+                cu_mma_f16(total[0], ones, b[1]);
                 CU_UNROLL
                 for (int e = 0; e < 8; e++) {
                     const int i = e / 4, r = 2 * i + e % 4 / 2;
-                    acc[i][n][e % 4] = fmaf(total[e % 2], m[r], acc[i][n][e % 4]);
+                    acc[i][n][e % 4] = fmaf(total[0][e % 2], m[0][r], acc[i][n][e % 4]);
                 }
             }
         }

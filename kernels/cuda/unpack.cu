@@ -17,13 +17,11 @@ static __device__ __forceinline__ unsigned widen(unsigned pair, float d, float m
     }
 }
 
-/* The four words of a row; m: its minimum, or the scale of the second half. */
+/* The four words of a row, two of each half of the block. */
 template <kern_dtype D>
-static __device__ __forceinline__ uint4 widen_row(const unsigned (&w)[4], float d, float m)
+static __device__ __forceinline__ uint4 widen_row(const unsigned (&w)[4], float d0, float m0, float d1, float m1)
 {
-    const float d1 = cu_panel<D>::HALVES ? m : d, m1 = cu_panel<D>::HALVES ? 0.0f : m;
-
-    return make_uint4(widen<D>(w[0], d, m1), widen<D>(w[1], d, m1), widen<D>(w[2], d1, m1), widen<D>(w[3], d1, m1));
+    return make_uint4(widen<D>(w[0], d0, m0), widen<D>(w[1], d0, m0), widen<D>(w[2], d1, m1), widen<D>(w[3], d1, m1));
 }
 
 /* gate: unpack regs=64 must=ld128,st128
@@ -36,21 +34,28 @@ static __global__ void __launch_bounds__(THREADS) unpack(const uint8_t *panels, 
     const uint8_t *panel = panels + blockIdx.y * stride;
     uint4 v[P::VECS];
     unsigned w[4][4];
-    float d[4] = {}, m[4] = {};
+    constexpr int LAST = P::HALVES ? 1 : 0;    /* half of a block that has scales of its own */
+    float d[2][4] = {}, m[2][4] = {};
 
     if (block >= blocks) return;
     CU_UNROLL
     for (unsigned i = 0; i < P::VECS; i++) v[i] = cu_load16_stream(panel + P::quants(block) + 256 * i + 64 * t + 16 * r4);
-    if constexpr (P::FP8) cu_fp8_scales(panel + stride, r4, d);
+    if constexpr (P::FP8) cu_fp8_scales(panel + stride, r4, d[0]);
     else if constexpr (!P::PAIRS) {
-        cu_four_halves(panel + P::meta(blocks, block) + 8 * r4, d);
-        if (P::TWO) cu_four_halves(panel + P::meta(blocks, block) + 32 + 8 * r4, m);
+        const uint8_t *meta = panel + P::meta(blocks, block);
+        if constexpr (P::TWO_BITS) {
+            cu_four_pairs(meta + P::FOUR_ROWS * r4, d[0], m[0]);
+            cu_four_pairs(meta + 64 + P::FOUR_ROWS * r4, d[1], m[1]);
+        } else {
+            cu_four_halves(meta + P::FOUR_ROWS * r4, d[0]);
+            if (P::TWO) cu_four_halves(meta + 32 + P::FOUR_ROWS * r4, P::HALVES ? d[1] : m[0]);
+        }
     }
-    cu_panel_values<D>(v, w);
+    cu_panel_values<D>(v, block, w);
     CU_UNROLL
     for (unsigned r = 0; r < 4; r++)
         cu_store16(rows + ((size_t)blockIdx.y * 16 + 4 * r4 + r) * blocks * 64 + (size_t)block * 64 + 16 * t,
-                   widen_row<D>(w[r], d[r], m[r]));
+                   widen_row<D>(w[r], d[0][r], m[0][r], d[LAST][r], m[LAST][r]));
 }
 
 template <kern_dtype D>
@@ -71,6 +76,7 @@ UNPACK(fp8, KERN_FP8)
 UNPACK(q8_0, KERN_Q8_0)
 UNPACK(q8_m, KERN_Q8_M)
 UNPACK(q8_h, KERN_Q8_H)
+UNPACK(q2_hm, KERN_Q2_HM)
 UNPACK(q4_0, KERN_Q4_0)
 UNPACK(q4_1, KERN_Q4_1)
 UNPACK(w8, KERN_W8)

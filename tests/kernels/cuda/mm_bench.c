@@ -130,6 +130,13 @@ static void element(kern_dtype t, const uint8_t *row, uint32_t k, double *value,
         p = row + (size_t)block * 36;
         *value = (double)half_at(p + (i < 16 ? 0 : 2)) * (int8_t)p[4 + i];
         break;
+    case KERN_Q2_HM:                   /* a pair of scale and minimum behind the quants for each 16 columns */
+        p = row + (size_t)(k / 64) * 32;
+        i = k % 64 / 16;
+        *value = (double)half_at(p + 16 + 4 * i) * (p[k % 16] >> 2 * i & 3);
+        *size = fabs(*value) + fabs((double)half_at(p + 18 + 4 * i));
+        *value += half_at(p + 18 + 4 * i);
+        return;
     case KERN_Q4_0:
         p = row + (size_t)block * 18;
         *value = (double)half_at(p) * ((i < 16 ? p[2 + i] & 15 : p[2 + i - 16] >> 4) - 8);
@@ -157,10 +164,11 @@ mm_weights mm_weights_random(kern_dtype t, uint32_t rows, uint32_t cols, uint64_
     mm_weights w = { .t = t, .rows = rows, .cols = cols };
     /* A last group of W8 and W4 may be short. */
     const uint32_t heads = f->block == 128 ? (cols + 127) / 128 : 0;
-    const size_t row_bytes = heads ? 2 * (size_t)heads + (t == KERN_W8 ? cols : cols / 2) : (size_t)cols / f->block * f->block_bytes + (t == KERN_FP8 ? 4 : 0);
-    const size_t n = rows * row_bytes;
+    uint64_t row_bytes = 0;
     px_err e = {0};
 
+    assert_true(kern_matrix_bytes(t, 1, cols, &row_bytes));
+    const size_t n = rows * row_bytes;
     if (kern_panel_bytes(t, rows, cols, &w.bytes, &e)) fail_msg("%s: %s", e.field, e.text);
     w.plain = calloc(n, 1);
     w.panels = calloc(w.bytes, 1);
@@ -172,6 +180,8 @@ mm_weights mm_weights_random(kern_dtype t, uint32_t rows, uint32_t cols, uint64_
         half_random(w.plain + i, seed);
         if (t == KERN_Q4_1 || t == KERN_Q8_M || t == KERN_Q8_H) half_random(w.plain + i + 2, seed);
     }
+    for (size_t i = 0; t == KERN_Q2_HM && i < n; i += 2)
+        if (i % row_bytes % 32 >= 16) half_random(w.plain + i, seed);
     for (size_t i = 0; i < (size_t)rows * heads; i++) half_random(w.plain + i / heads * row_bytes + i % heads * f->block_bytes, seed);
     for (uint32_t r = 0; t == KERN_FP8 && r < rows; r++) {
         const float d = 1e-4f * (1 + (float)(test_rand(seed) % 100));
