@@ -36,7 +36,8 @@ static void look(px_watch *w)
         rc = w->on.ask(w->on.ctx, &e);
         pthread_mutex_lock(&w->lock);
     }
-    if (!rc && w->armed && px_now_us() >= w->deadline) rc = w->on.late(w->on.ctx, &w->wait, &e);
+    if (!w->armed) return;                         /* the wait ended meanwhile, and whoever waited knows how */
+    if (!rc && px_now_us() >= w->deadline) rc = w->on.late(w->on.ctx, &w->wait, &e);
     if (!rc) return;
     w->first = e;
     pthread_mutex_unlock(&w->lock);

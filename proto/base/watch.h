@@ -40,7 +40,8 @@ typedef struct px_watch {              /* caller's storage; does not move while 
 /* PX_ENOMEM (field: the caller's): there is no thread. */
 px_code px_watch_open(px_watch *w, const px_watch_on *on, const char *field, px_err *e);
 void    px_watch_close(px_watch *w);   /* joins the thread; idempotent; accepts a zeroed one, as arm and disarm do (nothing) */
-/* From here to disarm: an error of `ask`, or `limit` gone by, is found.  Armed again without a disarm: a new wait. */
+/* From here to disarm: an error of `ask`, or `limit` gone by, is found; an answer that comes later is not, whoever waited knows
+ * more.  Armed again without a disarm: a new wait. */
 void    px_watch_arm(px_watch *w, const char *what, uint64_t number, px_time_us limit);
 /* What was found, now or ever. */
 px_code px_watch_disarm(px_watch *w, px_err *e);

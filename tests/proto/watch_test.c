@@ -201,6 +201,33 @@ static void nobody_waits_for_an_answer(void **state)
     assert_int_equal(l.found, 0);
 }
 
+/* Whoever disarmed has said, or done, what it had to: an answer to an older question is not found beside that. */
+static void an_answer_after_the_wait_is_not_found(void **state)
+{
+    px_watch w;
+    life l = { .slow = true, .broken = true };
+
+    (void)state;
+    open_on(&w, &l, 1000);
+    px_watch_arm(&w, "a wait", 1, LONG);
+    wait_for(&l.asked, 1);
+    assert_int_equal(px_watch_disarm(&w, NULL), PX_OK);
+    l.slow = false;
+    px_watch_close(&w);                                    /* the answer is there */
+    assert_int_equal(l.asked, 1);
+    assert_int_equal(l.found, 0);
+    l = (life){ .slow = true, .broken = true };
+    open_on(&w, &l, 1000);
+    px_watch_arm(&w, "a wait", 1, LONG);
+    wait_for(&l.asked, 1);
+    assert_int_equal(px_watch_disarm(&w, NULL), PX_OK);
+    px_watch_arm(&w, "the next", 2, LONG);                 /* but of one that waits again, it is */
+    l.slow = false;
+    wait_for(&l.found, 1);
+    assert_int_equal(px_watch_disarm(&w, NULL), PX_EPEER);
+    px_watch_close(&w);
+}
+
 static void one_that_is_not_open_does_nothing(void **state)
 {
     const px_watch_on on = { .every = PX_NEVER, .late = late, .found = found };
@@ -228,6 +255,7 @@ int main(void)
         cmocka_unit_test(a_shorter_limit_over_a_longer_one_counts),
         cmocka_unit_test(steps_do_not_wake_it),
         cmocka_unit_test(nobody_waits_for_an_answer),
+        cmocka_unit_test(an_answer_after_the_wait_is_not_found),
         cmocka_unit_test(one_that_is_not_open_does_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
