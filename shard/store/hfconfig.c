@@ -131,6 +131,7 @@ static px_code refuse_what_differs(json_t *o, const shard_family *f, bool served
     px_code rc;
     const char *act = "silu", *word;
     double rotary = 1;
+    bool causal = true;
     json_t *v;
 
     if ((rc = opt_str(o, "hidden_act", "hidden_act", &act, e))) return rc;
@@ -140,6 +141,8 @@ static px_code refuse_what_differs(json_t *o, const shard_family *f, bool served
         if ((rc = opt_bool(o, must_be_false[i], &on, e))) return rc;
         if (on) return refuse(must_be_false[i], "true", "false", e);
     }
+    if ((rc = opt_bool(o, "is_causal", &causal, e))) return rc;
+    if (!causal) return refuse("is_causal", "false", "true: an encoder under the name of a language model is not served", e);
     for (size_t i = 0; !f->sandwich_norms && i < sizeof must_be_absent / sizeof *must_be_absent; i++)
         if ((v = get(o, must_be_absent[i]))) return refuse(must_be_absent[i], found_of(v).s, "no such key", e);
     for (size_t i = 0; served && i < sizeof must_be_nothing / sizeof *must_be_nothing; i++)
@@ -260,18 +263,19 @@ static px_code need_real(json_t *o, const char *group, const char *key, double *
     return opt_real(o, key, field, out, e);
 }
 
-/* rope_scaling (classic) or rope_parameters (transformers 5: it holds rope_theta too). */
+/* rope_scaling (classic) or rope_parameters (transformers 5: it holds rope_theta too).  Of both transformers takes the first, and
+ * nothing of the other. */
 static px_code read_rope(json_t *o, const shard_family *f, shard_arch *m, px_err *e)
 {
     px_code rc;
-    const char *group = get(o, "rope_parameters") ? "rope_parameters" : "rope_scaling", *type = NULL;
-    json_t *r = get(o, group), *kinds;
+    json_t *r = get(o, "rope_scaling"), *kinds;
+    const char *group = r && !(json_is_object(r) && !json_object_size(r)) ? "rope_scaling" : "rope_parameters", *type = NULL;
     char field[96];
     double ctx = 0, rotary = 1;
 
     m->rope_theta = f->rope_theta;
     if ((rc = opt_real(o, "rope_theta", "rope_theta", &m->rope_theta, e))) return rc;
-    if (!r) return PX_OK;
+    if (!(r = get(o, group))) return PX_OK;
     if (!json_is_object(r)) return px_mismatch(e, group, type_word(r), "an object");
     if (f->sizes && (kinds = get(r, "full_attention"))) r = kinds;          /* a rope a kind of layer: that of the longest reach */
     if (!json_is_object(r)) return px_mismatch(e, group, type_word(r), "an object");

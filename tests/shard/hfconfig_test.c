@@ -197,6 +197,12 @@ static void knows_the_defaults(void **state)
     assert_string_equal(revision, "abc");
     assert_int_equal(read_with("{\"rope_parameters\":{\"rope_theta\":5,\"rope_type\":\"default\"},\"rope_theta\":7}", &m, &e), PX_OK);
     assert_true(m.rope_theta == 5);
+    /* both spellings, and they differ: the classic one counts, alone */
+    assert_int_equal(read_with("{\"rope_scaling\":{\"type\":\"linear\",\"factor\":4},\"rope_parameters\":{\"rope_theta\":5,"
+                               "\"rope_type\":\"default\"},\"is_causal\":true}", &m, &e), PX_OK);
+    assert_true(m.rope_kind == KERN_ROPE_LINEAR && m.rope_factor == 4 && m.rope_theta == 1e4);
+    assert_int_equal(read_with("{\"rope_scaling\":{},\"rope_parameters\":{\"rope_theta\":5,\"rope_type\":\"default\"}}", &m, &e), PX_OK);
+    assert_true(m.rope_kind == KERN_ROPE_NONE && m.rope_theta == 5);
 }
 
 static void refuses_by_name(void **state)
@@ -216,6 +222,8 @@ static void refuses_by_name(void **state)
         { "{\"model_type\":\"qwen2\",\"architectures\":[\"Qwen2ForTokenClassification\"]}", PX_EUNSUP, "architectures", "Qwen2ForTokenClassification" },
         { "{\"is_encoder_decoder\":true}", PX_EUNSUP, "is_encoder_decoder", "true" },
         { "{\"use_mrope\":true}", PX_EUNSUP, "use_mrope", "true" },
+        { "{\"is_causal\":false}", PX_EUNSUP, "is_causal", "false" },
+        { "{\"is_causal\":1}", PX_EMISMATCH, "is_causal", "an integer" },
         { "{\"vision_config\":{}}", PX_EUNSUP, "vision_config", "an object" },
         { "{\"text_config\":{\"hidden_size\":96}}", PX_EUNSUP, "text_config", "an object" },
         { "{\"num_experts\":128}", PX_EUNSUP, "num_experts", "128" },
