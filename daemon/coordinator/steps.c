@@ -9,6 +9,7 @@
  * well under half a second a row. */
 #define ROW_LIMIT_US     500000ll
 #define MEMORY_LOG_US    (60 * 1000000ll)
+#define LAST_WORDS_US    100000ll            /* two looks of a rank's watch */
 
 static void add_bytes(void *ctx, const char *subsystem, size_t live, size_t peak)
 {
@@ -146,7 +147,7 @@ static px_time_us next_deadline(const daemon_engine *g)
     return any && soon < at ? soon : at;
 }
 
-px_code daemon_engine_serve(daemon_engine *g, px_err *e)
+static px_code serve(daemon_engine *g, px_err *e)
 {
     shard_step step;
     daemon_event ev;
@@ -183,4 +184,30 @@ px_code daemon_engine_serve(daemon_engine *g, px_err *e)
         if ((rc = handle(g, &ev, &answered, e))) return rc;
         if (answered) return px_fail(e, PX_EMISMATCH, "result", "an answer to no step");
     }
+}
+
+/* PX_EPEER is what follows from an end: a rank is gone, or misses one that is.  What another rank has said, or says in this
+ * moment, is why; whose socket is looked at first must not decide. */
+static px_code cause_of(daemon_engine *g, px_err *e)
+{
+    const px_time_us until = px_now_us() + LAST_WORDS_US;
+    daemon_event ev;
+    bool answered;
+
+    while (px_now_us() < until && !daemon_links_next(&g->cold.links, until, &ev, NULL)) {
+        const bool report = ev.kind == DAEMON_EV_FRAME && ev.frame.type == PHALANX__WIRE__FRAME_TYPE__REPORT;
+        px_err told = {0};
+        px_code rc = handle(g, &ev, &answered, &told);
+        if (!report || !rc || rc == PX_EPEER) continue;
+        *e = told;
+        return rc;
+    }
+    return PX_EPEER;
+}
+
+px_code daemon_engine_serve(daemon_engine *g, px_err *e)
+{
+    px_code rc = serve(g, e);
+
+    return rc == PX_EPEER ? cause_of(g, e) : rc;
 }
