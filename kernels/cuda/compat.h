@@ -48,11 +48,11 @@ cu_status cu_launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_b
 
 #endif /* PHALANX_CUDA_HOST */
 
-/* Dynamic shared memory above 48 KB has to be asked for, per kernel and device, before the launch. */
+/* More than 48 KB of shared memory, static and dynamic together, has to be asked for, per kernel and device, before the launch;
+ * what is static the host does not know, so `bytes` of dynamic memory are always asked for. */
 template <typename K>
 cu_status cu_allow_shared(K *kernel, size_t bytes)
 {
-    if (bytes <= 48 * 1024) return 0;
     return cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
                                 static_cast<int>(bytes));
 }

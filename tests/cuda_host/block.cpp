@@ -150,7 +150,7 @@ void run_block(block *b)
 std::mutex one_launch;
 }
 
-void run_grid(const char *name, dim3 grid, dim3 dim, size_t shared_bytes, const std::function<void()> &body)
+void run_grid(const char *name, dim3 grid, dim3 dim, size_t shared_bytes, size_t shared_limit, const std::function<void()> &body)
 {
     std::lock_guard<std::mutex> lock(one_launch);
     const uint64_t n = static_cast<uint64_t>(grid.x) * grid.y * grid.z;
@@ -180,7 +180,7 @@ void run_grid(const char *name, dim3 grid, dim3 dim, size_t shared_bytes, const 
         const uint64_t k = !order.empty() ? order[i] : config.order == CUH_REVERSE ? n - 1 - i : i;
         blockIdx = make_uint3(static_cast<unsigned>(k % grid.x), static_cast<unsigned>(k / grid.x % grid.y),
                               static_cast<unsigned>(k / grid.x / grid.y));
-        shared_open(&b, shared_bytes);
+        shared_open(&b, shared_bytes, shared_limit);
         run_block(&b);
         shared_close(&b);
     }

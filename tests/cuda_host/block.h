@@ -43,7 +43,7 @@ struct block {
     cu_site barrier_at;
     void *order;                   /* of the barrier where threads wait */
     std::vector<shared_block> shared;
-    size_t static_bytes, dynamic_bytes;
+    size_t static_bytes, dynamic_bytes, shared_limit;      /* limit: of both together */
     const std::function<void()> *body;
 };
 
@@ -56,12 +56,13 @@ uint64_t draw(void);               /* the schedule's random numbers */
 void *order_fresh(void);           /* an address for order_release that no barrier used lately */
 void wait_here(const char *what, cu_site at);      /* the running thread stops until somebody calls wake */
 void wake(thread *t);
-void shared_open(block *b, size_t dynamic_bytes);
+void shared_open(block *b, size_t dynamic_bytes, size_t limit);
 void shared_close(block *b);
 void shared_reset(void);           /* at a launch's end */
 void copies_drop(thread *t);
-void run_grid(const char *name, dim3 grid, dim3 dim, size_t shared_bytes, const std::function<void()> &body);
+void run_grid(const char *name, dim3 grid, dim3 dim, size_t shared_bytes, size_t shared_limit, const std::function<void()> &body);
 void shared_check(const char *what, const void *p, size_t bytes, cu_site at);   /* fails outside shared memory */
+const size_t WITHOUT_ASKING = 48 << 10;    /* static and dynamic together, of a kernel that never asked for more */
 size_t optin_bytes(void);          /* the most shared memory that a block may have */
 }
 #endif

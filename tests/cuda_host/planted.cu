@@ -154,6 +154,16 @@ static __global__ void too_much_shared(const float *in, float *out)
     out[threadIdx.x] = s[threadIdx.x];
 }
 
+/* Launched with 48 KB of dynamic memory. */
+static __global__ void static_beside_dynamic(const float *in, float *out)
+{
+    CU_DYN_SHARED(float, all);
+    CU_SHARED(float, more, 1);                                          /* BUG(static_beside_dynamic) */
+
+    more[0] = all[threadIdx.x] = in[threadIdx.x];
+    out[threadIdx.x] = all[threadIdx.x];
+}
+
 static __global__ void misaligned(const float *in, float *out)
 {
     const uint4 v = cu_load16(in + threadIdx.x % 8);                    /* BUG(misaligned) */
@@ -220,6 +230,7 @@ CU_API cu_status planted(const char *fault, const float *in, float *out, unsigne
         if (!__builtin_strcmp(table[i].name, fault)) return CU_LAUNCH(table[i].kernel, dim3(table[i].blocks), dim3(THREADS), 0, s, in, out);
     if (!__builtin_strcmp(fault, "missing_fence")) return CU_LAUNCH(last_block<false>, dim3(2), dim3(THREADS), 0, s, in, out, count);
     if (!__builtin_strcmp(fault, "not_opted_in")) return CU_LAUNCH(global_bounds, dim3(1), dim3(THREADS), 49153, s, in, out);
+    if (!__builtin_strcmp(fault, "static_beside_dynamic")) return CU_LAUNCH(static_beside_dynamic, dim3(1), dim3(THREADS), 49152, s, in, out);
     return -1;
 }
 

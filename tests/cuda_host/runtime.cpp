@@ -128,7 +128,7 @@ cudaError_t launch(cu_site at, const char *name, const void *kernel, dim3 grid, 
 {
     const uint64_t threads = static_cast<uint64_t>(block.x) * block.y * block.z;
     cudaError_t e = called("cudaLaunchKernel");
-    size_t limit = 48 << 10;
+    size_t dynamic = WITHOUT_ASKING, both = WITHOUT_ASKING;
 
     if (in_kernel) fail(at, "a kernel launches %s", name);
     if (e) return remember(e);
@@ -136,11 +136,14 @@ cudaError_t launch(cu_site at, const char *name, const void *kernel, dim3 grid, 
         grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535)
         return remember(cudaErrorInvalidConfiguration);
     for (const auto &k : allowed)
-        if (k.first == kernel) limit = static_cast<size_t>(k.second);
-    if (shared_bytes > limit) return remember(cudaErrorInvalidValue);
-    return remember(enqueue(static_cast<cudaStream_t>(stream), [name, grid, block, shared_bytes, body] {
+        if (k.first == kernel) {
+            dynamic = static_cast<size_t>(k.second);
+            both = optin_bytes();
+        }
+    if (shared_bytes > dynamic) return remember(cudaErrorInvalidValue);
+    return remember(enqueue(static_cast<cudaStream_t>(stream), [name, grid, block, shared_bytes, both, body] {
         called("launch");
-        run_grid(name, grid, block, shared_bytes, body);
+        run_grid(name, grid, block, shared_bytes, both, body);
     }));
 }
 }

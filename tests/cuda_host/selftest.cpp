@@ -36,7 +36,7 @@ static const struct fault { const char *name; char found[5]; } faults[] = {   /*
     { "uninitialised", "rrlr" },       { "missing_wait", "rlrr" },     { "copy_bounds", "-l--" }, { "copy_overrun", "rrrl" },
     { "warp_race", "rrrl" },           { "divergent_barrier", "llll" }, { "early_return", "llll" }, { "too_much_shared", "llll" },
     { "misaligned", "llll" },          { "misaligned_raw", "-l--" },   { "matrix_address", "llll" }, { "block_race", "---l" },
-    { "missing_fence", "---l" },       { "not_opted_in", "rrrr" },
+    { "missing_fence", "---l" },       { "not_opted_in", "rrrr" },     { "static_beside_dynamic", "llll" },
 };
 
 static const unsigned N = 128;

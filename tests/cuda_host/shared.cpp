@@ -17,7 +17,6 @@ const size_t MARK = 0;
 #else
 const size_t MARK = 64;
 #endif
-const size_t WITHOUT_ASKING = 48 << 10;
 const unsigned char MARK_BYTE = 0xa5;
 
 #ifdef CUH_TSAN
@@ -74,10 +73,11 @@ void shared_reset(void)
 
 size_t optin_bytes(void) { return config.sm >= 90 ? 227 << 10 : config.sm == 86 || config.sm == 89 ? 99 << 10 : 163 << 10; }
 
-void shared_open(block *b, size_t dynamic_bytes)
+void shared_open(block *b, size_t dynamic_bytes, size_t limit)
 {
     b->static_bytes = 0;
     b->dynamic_bytes = dynamic_bytes;
+    b->shared_limit = limit;
     b->shared.push_back(shared_block{ &DYNAMIC, "dynamic shared memory", make(dynamic_bytes), dynamic_bytes });
 }
 
@@ -91,9 +91,10 @@ void *shared(const void *key, const char *name, size_t bytes, cu_site at)
     current->static_bytes += (bytes + 15) / 16 * 16;
     if (current->static_bytes > WITHOUT_ASKING)
         fail(at, "%s: %zu bytes of static shared memory in all, %zu at most", name, current->static_bytes, WITHOUT_ASKING);
-    if (current->static_bytes + current->dynamic_bytes > optin_bytes())
-        fail(at, "%s: %zu static and %zu dynamic bytes of shared memory, sm_%d has %zu", name, current->static_bytes,
-             current->dynamic_bytes, config.sm, optin_bytes());
+    if (current->static_bytes + current->dynamic_bytes > current->shared_limit)
+        fail(at, "%s: %zu static and %zu dynamic bytes of shared memory, %zu at most on sm_%d%s", name, current->static_bytes,
+             current->dynamic_bytes, current->shared_limit, config.sm,
+             current->shared_limit < optin_bytes() ? " for a kernel that did not ask for more (cu_allow_shared)" : "");
     if (current->shared.size() == current->shared.capacity()) fail(at, "%s: more than %zu shared variables", name, current->shared.capacity());
     current->shared.push_back(shared_block{ key, name, make(bytes), bytes });
     return current->shared.back().p;
