@@ -12,14 +12,21 @@ import argparse
 import json
 import os
 import random
+import resource
+import signal
 import struct
 import sys
 
 PROVED_ON = 50
+SECONDS, MEMORY = 30, 2 << 30
 ROLES = ("system", "user", "assistant")
 
 
 class NotOfThisKind(Exception):
+    pass
+
+
+class TakesTooLong(Exception):
     pass
 
 
@@ -40,16 +47,33 @@ def environment():
 
 class Jinja:
     def __init__(self, text, bos, eos):
-        from jinja2.exceptions import TemplateError
-        self.error = (TemplateError, TypeError, ValueError, KeyError, AttributeError)
-        self.template, self.bos, self.eos = environment().from_string(text), bos, eos
+        from jinja2.exceptions import TemplateError, TemplateSyntaxError
+        self.error = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
+        self.bos, self.eos, self.why = bos, eos, ""         # why: what the last refusal said
+        try:
+            self.template = environment().from_string(text)
+        except TemplateSyntaxError as why:
+            raise NotOfThisKind("line %d: %s" % (why.lineno, why))
 
     def __call__(self, talk, generation=True):
         """None: the template refuses the conversation."""
         try:
             return self.template.render(messages=talk, bos_token=self.bos, eos_token=self.eos, add_generation_prompt=generation)
-        except self.error:
+        except self.error as why:
+            self.why = str(why)
             return None
+
+
+def too_long(*_):
+    raise TakesTooLong("it takes more than %d seconds" % SECONDS)
+
+
+def set_limits():
+    """A template may be a loop of any length: its text comes with the checkpoint."""
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY if most == resource.RLIM_INFINITY else min(MEMORY, most), most))
+    signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(SECONDS)
 
 
 def asks_for_the_date(jinja):
@@ -164,9 +188,14 @@ def derive_turns(jinja, table, choice):
     one, two = jinja(say(("user", "QqA")), False), jinja(say(("user", "QqA"), ("assistant", "QqB")), False)
     long = jinja(say(("user", "QqA"), ("assistant", "QqB"), ("user", "QqC")), False)
     if one is None or long is None:
-        raise NotOfThisKind("it refuses the plainest conversations")
+        raise NotOfThisKind("it refuses the plainest conversations: %s" % jinja.why)
     head, to_answer, to_user, tail = cut(long, "QqA", "QqB", "QqC")
     user_suffix, suffix = cut(one, "QqA")[1], cut(two, "QqA", "QqB")[2] if two is not None else None
+    # What ends a conversation that is not to go on stands in none of ours.
+    end = jinja.eos if jinja.eos and user_suffix.endswith(jinja.eos) else user_suffix[len(os.path.commonprefix([user_suffix, to_answer])):]
+    if end and user_suffix == tail and not to_answer.startswith(user_suffix):
+        user_suffix = tail = tail[:-len(end)]
+        suffix = suffix[:-len(end)] if suffix is not None and suffix.endswith(end) else suffix
     if tail != user_suffix or not to_answer.startswith(user_suffix):
         raise NotOfThisKind("what follows a user's text depends on the conversation")
     if suffix is None or not to_user.startswith(suffix) or choice:
@@ -340,12 +369,14 @@ def main():
         sys.exit("chat-template: needs Jinja: apt install python3-jinja2, or pip install Jinja2 in a venv")
     text, bos, eos, control = read_model(a.model)
     bos, eos = a.bos or bos or "", a.eos or eos or ""
-    jinja = Jinja(text, bos, eos)
     try:
+        set_limits()
+        jinja = Jinja(text, bos, eos)
         table = derive(jinja, bos)
-    except NotOfThisKind as why:
-        print("chat-template: %s: this template cannot be a table: %s" % (a.model, why), file=sys.stderr)
+    except (NotOfThisKind, TakesTooLong, MemoryError) as why:
+        print("chat-template: %s: this template cannot be a table: %s" % (a.model, str(why) or "it takes more than %d bytes" % MEMORY), file=sys.stderr)
         return 1
+    signal.alarm(0)
     talk = say(("system", "x"), ("user", "x"), ("assistant", "x"), ("user", "x"))
     written = render(table, talk[1:]) + (render(table, talk) if table["system_in"] != "none" else "")
     used = [c for c in control or [t for t in (bos, eos) if t] if c in written]

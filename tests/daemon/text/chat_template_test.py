@@ -81,6 +81,12 @@ class Derive(unittest.TestCase):
         self.assertFalse(table["user_last"] or table["alternate"])
         self.assertTrue(table["generation"].endswith("<assistant>"))
 
+    def test_an_end_of_what_is_not_to_go_on(self):
+        p, table = self.of_text(TURNS.replace("{% endif %}", "{% else %}{{ eos_token }}{% endif %}"), "--eos", "<e>")
+        self.assertEqual(p.returncode, 0, p.stderr)
+        self.assertEqual((table["user"]["suffix"], table["assistant"]["suffix"], table["generation"]), ("</>", "</>", "<assistant>"))
+        self.assertFalse(table["user_last"])
+
     def test_a_date_is_told(self):
         dated = "{% if strftime_now is defined %}{% set d = strftime_now('%d %b') %}{% else %}{% set d = '1 Jan' %}{% endif %}[{{ d }}]" + TURNS
         for text, told in ((dated, True), (dated.replace("[{{ d }}]", "[]"), False)):
@@ -92,12 +98,18 @@ class Derive(unittest.TestCase):
         for text, why in (
                 ("{% for m in messages %}{{ loop.index }}:{{ m['content'] }}\n{% endfor %}A:", "cannot be a table"),
                 ("{% for m in messages %}<{{ m['role'] }}>{{ m['content'] | upper }}</>{% endfor %}", "exactly once"),
-                ("{{ raise_exception('never') }}", "refuses the plainest"),
+                ("{{ raise_exception('never') }}", "refuses the plainest conversations: never"),
+                ("{{ strftime_now('%d') }}" + TURNS, "'strftime_now' is undefined"),
+                ("{% for m in messages %}\n{{ m['content'] }", "line 2: "),
+                ("{{ 1 // 0 }}" + TURNS, "by zero"),
+                ("{% for i in range(10**9) %}x{% endfor %}", "Range too big"),
+                ("{% for i in range(99999) %}" * 3 + "x" + "{% endfor %}" * 3, "it takes more than"),
                 (TURNS.replace("{{ m['content'] }}", "{{ m['content'] }}{% if m['content'] | length > 20 %}!{% endif %}"), "does not render")):
             with self.subTest(text=text):
                 p, table = self.of_text(text)
                 self.assertEqual(p.returncode, 1, p.stderr)
                 self.assertIn(why, p.stderr)
+                self.assertIn("cannot be a table", p.stderr)
                 self.assertIsNone(table)
 
     def test_it_is_proved_on_what_a_table_cannot_say(self):
