@@ -2,7 +2,8 @@
 # All that wants a GPU, in one command of at most ten minutes: build (preset gpu-check: compilers, CMake and the CUDA toolkit, no
 # packages of Debian's), every test with the label gpu, compute-sanitizer on the ops' tests as far as the time goes, a soak,
 # and the benchmarks beside the rates of the same run.
-# usage: ops/gpu-check.sh [--build] [--soak MINUTES]       --build: no more than that; needs no GPU
+# usage: ops/gpu-check.sh [--build] [--soak MINUTES] [--commit NAME]       --build: no more than that; needs no GPU
+# --commit: of what is checked, where there is no repository to ask.  libnccl and cuBLASLt may be those of Python's packages.
 # What was found lies in $OUT, or else in tests/bench/results/DATE-COMMIT/: tests.log, sanitizer.log, bench.csv, summary.txt.
 # Exit status: 0 all of it passed; 1 something failed; 77 there is no GPU, and nothing was checked.
 set -euo pipefail
@@ -13,10 +14,12 @@ exec </dev/null
 limit=570                                   # seconds, all together
 soak=1                                      # minutes
 only_build=
+commit=
 while [ $# -gt 0 ]; do
   case $1 in
     --build) only_build=1 ;;
     --soak) soak=${2:?--soak wants minutes}; shift ;;
+    --commit) commit=${2:?--commit wants a name}; shift ;;
     *) sed -n 's/^# usage: /usage: /p' "$0" >&2; exit 2 ;;
   esac
   shift
@@ -36,18 +39,45 @@ for tool in cmake nvcc cc c++; do
   command -v $tool >/dev/null || { [ $tool = nvcc ] && [ -x /usr/local/cuda/bin/nvcc ]; } || { echo "gpu-check: $tool is not installed" >&2; exit 1; }
 done
 
+# ---- what a machine with PyTorch may have in its packages alone ----
+nvcc=$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)
+toolkit=$(cd "$(dirname "$(readlink -f "$nvcc")")/.." && pwd)
+in_packages() {                             # the first file of that name (a pattern) among NVIDIA's packages
+  python3 -c 'import glob, sys
+print(*[f for d in sys.path for f in sorted(glob.glob(f"{d}/nvidia/*/lib/{sys.argv[1]}"))][:1])' "$1" 2>/dev/null || true
+}
+libraries=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$toolkit/lib64:$toolkit/targets/x86_64-linux/lib    # of our programs, not of Python's
+options=()
+if [ ! -e "$toolkit/lib64/libcublasLt.so" ] && [ ! -e "$toolkit/targets/x86_64-linux/lib/libcublasLt.so" ]; then
+  blas=$(in_packages 'libcublasLt.so.1[0-9]')
+  if [ -n "$blas" ]; then
+    options+=("-DCUDA_cublasLt_LIBRARY=$blas")
+    libraries=$libraries:$(dirname "$blas")
+    export C_INCLUDE_PATH=$(dirname "$blas")/../include${C_INCLUDE_PATH:+:$C_INCLUDE_PATH}
+    echo "gpu-check: cuBLASLt is $blas"
+  fi
+fi
+if ! LD_LIBRARY_PATH=$libraries python3 -c 'import ctypes; ctypes.CDLL("libnccl.so.2")' 2>/dev/null; then
+  nccl=$(in_packages libnccl.so.2)
+  if [ -n "$nccl" ]; then
+    libraries=$libraries:$(dirname "$nccl")
+    echo "gpu-check: NCCL is $nccl"
+  fi
+fi
+
 # ---- build ----
-generator=()
-command -v ninja >/dev/null || generator=(-G "Unix Makefiles")
+command -v ninja >/dev/null || options+=(-G "Unix Makefiles")
 mkdir -p build-gpu
-cmake --preset gpu-check "${generator[@]}" >build-gpu/configure.log 2>&1 || { cat build-gpu/configure.log; exit 1; }
+cmake --preset gpu-check "${options[@]}" >build-gpu/configure.log 2>&1 || { cat build-gpu/configure.log; exit 1; }
 cmake --build --preset gpu-check -j "$(nproc)" >build-gpu/build.log 2>&1 || { grep -E 'error|FAILED' build-gpu/build.log | head -40; tail -20 build-gpu/build.log; exit 1; }
 echo "gpu-check: built in $SECONDS s"
 [ -z "$only_build" ] || exit 0
 
 date=$(date -u +%Y-%m-%d)
-commit=$(git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
-[ "$commit" = unknown ] || [ -z "$(git status --porcelain --untracked-files=no 2>/dev/null)" ] || commit=$commit-changed
+if [ -z "$commit" ]; then
+  commit=$(git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
+  [ "$commit" = unknown ] || [ -z "$(git status --porcelain --untracked-files=no 2>/dev/null)" ] || commit=$commit-changed
+fi
 to=${OUT:-$root/tests/bench/results/$date-$commit}
 mkdir -p "$to"
 failed=0
@@ -58,7 +88,14 @@ say "date=$date commit=$commit device=$(head -1 <<<"$device") devices=$(wc -l <<
 # ---- tests ----
 began=$SECONDS
 status=0
-timeout "$(left 240)" ctest --test-dir build-gpu -L gpu --output-on-failure --no-tests=error --test-output-size-passed 100000 -V >"$to/tests.log" 2>&1 || status=$?
+: >"$to/tests.log"
+test_with() {                               # seconds, ctest's options
+  local seconds=$1
+  shift
+  timeout "$seconds" env LD_LIBRARY_PATH="$libraries" ctest --test-dir build-gpu -L gpu --output-on-failure --no-tests=error --test-output-size-passed 100000 -V "$@" >>"$to/tests.log" 2>&1 || status=$?
+}
+test_with 60 -R nccl                        # alone: it prints what NCCL takes of the device
+test_with "$(left 240)" -E nccl -j 4        # one that hangs leaves the others their time
 passed=$(grep -cE '^ *[0-9]+/[0-9]+ Test .* Passed ' "$to/tests.log" || true)
 skipped=$(grep -cE '^ *[0-9]+/[0-9]+ Test .*\*\*\*Skipped' "$to/tests.log" || true)
 if [ $status -ne 0 ] || [ "$skipped" -gt 0 ] || [ "$passed" -eq 0 ]; then
@@ -85,7 +122,7 @@ print(f"torch {torch.__version__}: copy {2 * a.numel() / best(lambda: b.copy_(a)
 P
 } >"$to/bench.csv"
 status=0
-timeout "$(left 60)" build-gpu/tests/gpu/cuda_bench soak "$soak_seconds" >>"$to/bench.csv" 2>"$to/bench.err" || status=$?
+timeout "$(left 60)" env LD_LIBRARY_PATH="$libraries" build-gpu/tests/gpu/cuda_bench soak "$soak_seconds" >>"$to/bench.csv" 2>"$to/bench.err" || status=$?
 cat "$to/bench.csv"
 if [ $status -ne 0 ]; then
   failed=1
@@ -111,7 +148,7 @@ else
       share=$(left)
       echo "== $tool gpu_${test}_test" >>"$to/sanitizer.log"
       status=0
-      timeout $((share < 40 ? share : 40)) "$sanitizer" --tool $tool --error-exitcode 9 "build-gpu/tests/gpu/kernels_cuda/gpu_${test}_test" >>"$to/sanitizer.log" 2>&1 || status=$?
+      timeout $((share < 40 ? share : 40)) env LD_LIBRARY_PATH="$libraries" "$sanitizer" --tool $tool --error-exitcode 9 "build-gpu/tests/gpu/kernels_cuda/gpu_${test}_test" >>"$to/sanitizer.log" 2>&1 || status=$?
       case $status in
         0) clean=$((clean + 1)) ;;
         124) late=$((late + 1)) ;;           # nothing was found as far as it came; the count says so
