@@ -35,6 +35,7 @@ void daemon_draft_deinit(daemon_draft *d)
     if (d->scores) px_del(d->a, d->scores, d->n);
     if (d->eog) px_del(d->a, d->eog, d->n);
     if (d->types) px_del(d->a, d->types, d->n + 1);
+    json_decref(d->late);
     json_decref(d->merges);
     json_decref(d->tokens);
     *d = (daemon_draft){0};
@@ -181,11 +182,12 @@ static json_t *stages_json(const daemon_draft *d)
 /* json_pack takes what it is given with "o" also where it fails. */
 static json_t *document(const daemon_draft *d, json_t *ranks)
 {
-    return json_pack("{s:i, s:s, s:{s:s, s:o}, s:b, s:s, s:b, s:b, s:o, s:o, s:o, s:o, s:o, s:s, s:O, s:O, s:O}",
+    return json_pack("{s:i, s:s, s:{s:s, s:o}, s:b, s:s, s:b, s:b, s:o, s:o, s:o, s:o, s:o, s:s, s:O, s:O, s:O, s:O*}",
         "format", DAEMON_NORMAL_FORMAT, "kind", daemon_vocab_kind_name[d->kind], "pre", "name", d->pre_name, "stages", stages_json(d),
         "nfc", d->nfc, "space_prefix", daemon_prefix_name[d->prefix], "ignore_merges", d->ignore_merges, "add_bos", d->add_bos,
         "bos", id_json(d->bos), "eos", id_json(d->eos), "unk", id_json(d->unk), "pad", id_json(d->pad), "eog", eog_json(d),
-        "types", d->types, "tokens", d->tokens, "merges", d->merges, "ranks", ranks);
+        "types", d->types, "tokens", d->tokens, "merges", d->merges, "ranks", ranks,
+        "late", d->late);
 }
 
 struct written { daemon_bytes text; bool full; };

@@ -20,6 +20,7 @@ typedef struct daemon_draft {
     json_t     *tokens;                     /* owned; (n) strings */
     char       *types;                      /* owned; (n + 1) a digit a token */
     bool       *eog;                        /* owned; (n) */
+    json_t     *late;                       /* owned; ids, see normal.h; NULL: none */
     json_t     *merges;                     /* owned; "left right" by rank; empty where there are scores */
     double     *scores;                     /* owned; (n); SentencePiece only; NULL: merges */
     uint64_t    bos, eos, unk, pad;         /* DAEMON_NO_ID64: none */

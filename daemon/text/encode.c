@@ -16,6 +16,7 @@ typedef struct encoding {
     daemon_nfc   nfc;
     daemon_bytes part;              /* scratch: a part as the merges see it */
     size_t       max_ids;           /* SIZE_MAX: no bound */
+    bool         parse_special;
     daemon_ids  *out;
 } encoding;
 
@@ -76,6 +77,20 @@ static px_code encode_words(encoding *c, const char *p, size_t n, px_err *e)
     return PX_OK;
 }
 
+/* A part with its spaces, in which some added tokens stand; what follows them has no space of its own. */
+static px_code encode_late(encoding *c, const char *p, size_t n, px_err *e)
+{
+    px_code rc;
+    size_t at = 0, begin, bytes;
+    uint32_t id;
+
+    while (daemon_trie_find(&c->t->late, p, n, at, c->parse_special, &id, &begin, &bytes)) {
+        if ((rc = encode_words(c, p + at, begin - at, e)) || (rc = push(c, id, e))) return rc;
+        at = begin + bytes;
+    }
+    return encode_words(c, p + at, n - at, e);
+}
+
 /* Text between added tokens, on its way to the merges. */
 static px_code encode_part(encoding *c, const char *p, size_t n, bool first, px_err *e)
 {
@@ -88,7 +103,7 @@ static px_code encode_part(encoding *c, const char *p, size_t n, bool first, px_
         bool space = t->prefix == DAEMON_PREFIX_ALWAYS || (t->prefix == DAEMON_PREFIX_FIRST && first);
         if ((rc = daemon_bytes_put(&c->part, " ", space, e)) || (rc = daemon_bytes_put(&c->part, p, n, e))) return rc;
         n = space + daemon_spaces_decode(p, n, c->part.p + space);
-        return encode_words(c, c->part.p, n, e);
+        return t->is_late ? encode_late(c, c->part.p, n, e) : encode_words(c, c->part.p, n, e);
     }
     if (t->nfc && !daemon_nfc_is_plain(p, n)) {
         if ((rc = daemon_nfc_put(&c->nfc, p, n, &c->part, e))) return rc;
@@ -105,7 +120,7 @@ px_code daemon_tokenizer_encode(const daemon_tokenizer *t, const char *text, siz
     size_t before = out->n, at = 0, begin, n, valid = daemon_utf8_prefix(text, bytes);
     uint32_t id;
     char found[48];
-    encoding c = { .t = t, .max_ids = args->max_ids ? args->max_ids : SIZE_MAX, .out = out };
+    encoding c = { .t = t, .max_ids = args->max_ids ? args->max_ids : SIZE_MAX, .parse_special = args->parse_special, .out = out };
 
     if (valid < bytes) {
         snprintf(found, sizeof found, "an invalid byte at offset %zu", valid);
@@ -118,7 +133,7 @@ px_code daemon_tokenizer_encode(const daemon_tokenizer *t, const char *text, siz
     if ((rc = daemon_walk_init(&c.walk, &t->pre, out->a, bytes, encode_piece, &c, e))) goto done;
     if (args->add_special && t->add_bos && (rc = push(&c, t->bos, e))) goto done;
     if ((rc = fits(&c, text, bytes, true, e))) goto done;
-    while (daemon_trie_find(&t->added, text, bytes, at, args->parse_special, &id, &begin, &n)) {
+    while (daemon_trie_find(t->is_late ? &t->early : &t->added, text, bytes, at, args->parse_special, &id, &begin, &n)) {
         if ((rc = encode_part(&c, text + at, begin - at, !at && !args->continues, e)) || (rc = push(&c, id, e))) goto done;
         at = begin + n;
     }

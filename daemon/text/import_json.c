@@ -109,7 +109,14 @@ static px_code read_vocab(import *m, px_err *e)
     return PX_OK;
 }
 
-/* What makes an added token match other text than its own is not served. */
+/* A token that is looked for when the text is normalized, and is itself: what the normalizer puts in front of both is a space. */
+static px_code put_late(import *m, const json_t *id, px_err *e)
+{
+    if (!m->d.late && !(m->d.late = json_array())) return daemon_draft_no_memory(e);
+    return json_array_append_new(m->d.late, json_integer(json_integer_value(id))) ? daemon_draft_no_memory(e) : PX_OK;
+}
+
+/* What else makes an added token match other text than its own is not served. */
 static px_code read_added(import *m, px_err *e)
 {
     static const char *const flags[] = { "single_word", "lstrip", "rstrip" };
@@ -135,6 +142,7 @@ static px_code read_added(import *m, px_err *e)
                        (m->p.kind == DAEMON_SENTENCEPIECE && !strcmp(text, "<unk>")) ? DAEMON_TOKEN_UNKNOWN : DAEMON_TOKEN_CONTROL;
         if ((rc = place(m, where, text, id, type, e))) return rc;
         if (type == DAEMON_TOKEN_UNKNOWN) m->d.unk = (uint64_t)json_integer_value(id);
+        else if (m->p.normalizes_spaces && json_is_true(json_object_get(o, "normalized")) && (rc = put_late(m, id, e))) return rc;
     }
     return PX_OK;
 }

@@ -84,7 +84,7 @@ static px_code word_of(const json_t *o, const char *key, const char *const *word
 static px_code read_head(daemon_tokenizer *t, const json_t *doc, px_err *e)
 {
     static const char *const keys[] = { "format", "kind", "pre", "ignore_merges", "add_bos", "bos", "eos", "unk", "pad",
-                                        "eog", "types", "tokens", "merges", "nfc", "space_prefix", "ranks" };
+                                        "eog", "types", "tokens", "merges", "nfc", "space_prefix", "ranks", "late" };
     px_code rc;
     json_t *j;
     size_t kind, prefix = DAEMON_PREFIX_NEVER;
@@ -149,6 +149,31 @@ static px_code check_sentencepiece(daemon_tokenizer *t, px_err *e)
     return PX_OK;
 }
 
+/* The tokens that are looked for among a part's own spaces. */
+static px_code read_late(daemon_tokenizer *t, const json_t *doc, px_err *e)
+{
+    px_code rc;
+    const json_t *list = json_object_get(doc, "late");
+    uint32_t id;
+    char field[40], found[32];
+
+    if (!list) return PX_OK;
+    if (!json_is_array(list)) return px_fail(e, PX_ECORRUPT, "late", "a list of token ids is expected");
+    if (t->prefix != DAEMON_PREFIX_ALWAYS)
+        return px_err_set_mismatch(e, PX_ECORRUPT, __FILE__, __LINE__, "late", daemon_prefix_name[t->prefix], "space_prefix always");
+    if (!(t->is_late = px_new(t->a, bool, t->vocab.n))) return px_fail(e, PX_ENOMEM, "late", "%u tokens", t->vocab.n);
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        snprintf(field, sizeof field, "late[%zu]", i);
+        if ((rc = id_of(json_array_get(list, i), field, t->vocab.n, &id, e))) return rc;
+        snprintf(found, sizeof found, "type %d", t->vocab.token[id].type);
+        if (t->vocab.token[id].type != DAEMON_TOKEN_CONTROL && t->vocab.token[id].type != DAEMON_TOKEN_USER)
+            return px_err_set_mismatch(e, PX_ECORRUPT, __FILE__, __LINE__, field, found, "an added token");
+        t->is_late[id] = true;
+    }
+    if ((rc = daemon_trie_init(&t->early, t->a, &t->vocab, t->is_late, false, "", e))) return rc;
+    return daemon_trie_init(&t->late, t->a, &t->vocab, t->is_late, true, " ", e);
+}
+
 static px_code read_tokens(daemon_tokenizer *t, const json_t *doc, px_err *e)
 {
     px_code rc;
@@ -179,8 +204,8 @@ static px_code read_tokens(daemon_tokenizer *t, const json_t *doc, px_err *e)
         rc = daemon_vocab_add(&t->vocab, json_string_value(s), json_string_length(s), type, e);
         if (rc) return rc;
     }
-    if ((rc = check_sentencepiece(t, e))) return rc;
-    return daemon_trie_init(&t->added, t->a, &t->vocab, e);
+    if ((rc = check_sentencepiece(t, e)) || (rc = read_late(t, doc, e))) return rc;
+    return daemon_trie_init(&t->added, t->a, &t->vocab, NULL, false, "", e);
 }
 
 static px_code read_ranks(daemon_tokenizer *t, const json_t *ranks, px_err *e)
@@ -294,6 +319,9 @@ void daemon_normal_deinit(daemon_tokenizer *t)
     if (t->eog) px_del(t->a, t->eog, t->vocab.n);
     daemon_split_deinit(&t->pre);
     daemon_trie_deinit(&t->added);
+    daemon_trie_deinit(&t->early);
+    daemon_trie_deinit(&t->late);
+    if (t->is_late) px_del(t->a, t->is_late, t->vocab.n);
     daemon_merges_deinit(&t->merges);
     daemon_vocab_deinit(&t->vocab);
     *t = (daemon_tokenizer){0};

@@ -12,12 +12,14 @@
  *    "bos": 1, "eos": 2, "unk": 0, "pad": 2,   ids or null
  *    "eog": [0, 2],                            ids that end generation
  *    "types": "333111...",                     a digit a token (daemon_token_type)
+ *    "late": [1, 32000],                       only where there are such: added tokens that are looked for in a part when its
+ *                                              spaces stand in it, with the space in front that a part has (space_prefix "always")
  *    "tokens": ["<|endoftext|>", ...],         normal ones as vocab.h's kind writes them, others as they are; index = id
  *    "merges": ["Ġ t", ...],              written as tokens are; index = rank
  *    "ranks": null}                            or, with no merges: a rank a token, -1 for none: any two tokens that make a
  *                                              token merge with its rank (SentencePiece's own rule)
  *
- * All keys are needed, no other is allowed.  The document is hostile until it has been opened. */
+ * All keys but "late" are needed, no other is allowed.  The document is hostile until it has been opened. */
 #ifndef DAEMON_NORMAL_H
 #define DAEMON_NORMAL_H
 
@@ -39,6 +41,8 @@ struct daemon_tokenizer {
     daemon_vocab   vocab;
     daemon_merges  merges;
     daemon_trie    added;
+    bool          *is_late;            /* (vocab.n) owned; NULL: none, and the two below are empty */
+    daemon_trie    early, late;        /* those of `added` that are not late; those that are, with the space in front */
     daemon_split   pre;
     bool          *eog;                /* (vocab.n) owned */
     uint32_t       bos, eos, unk, pad; /* DAEMON_NO_TOKEN: none */

@@ -77,6 +77,7 @@ static px_code normalizer(daemon_pipeline *p, const json_t *step, const char *wh
     if (text_is(step, "type", "Prepend")) {
         p->kind = DAEMON_SENTENCEPIECE;
         p->prefix = DAEMON_PREFIX_ALWAYS;
+        p->normalizes_spaces = true;
         return text_is(step, "prepend", SPACE) ? PX_OK : refuse(step, where, "prepend", "\"" SPACE "\"", e);
     }
     if (text_is(step, "type", "Replace")) {

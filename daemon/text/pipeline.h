@@ -9,6 +9,7 @@ typedef struct daemon_pipeline {
     daemon_vocab_kind kind;
     daemon_prefix prefix;
     bool        nfc;
+    bool        normalizes_spaces;                  /* they are the normalizer's, and of added tokens that are normalized, too */
     const char *stage[DAEMON_SPLIT_STAGES + 1];     /* borrowed from the document or static */
     const char *bos;                                /* borrowed: what the post-processor puts in front; NULL: nothing */
 } daemon_pipeline;

@@ -1,6 +1,7 @@
 #include "daemon/text/trie.h"
 
 #include <stdio.h>
+#include <string.h>
 
 static struct daemon_trie_edge *edge_of(const daemon_trie *t, uint32_t node, uint8_t byte)
 {
@@ -11,18 +12,20 @@ static struct daemon_trie_edge *edge_of(const daemon_trie *t, uint32_t node, uin
     return &t->edge[s];
 }
 
-static bool is_added(const daemon_token *k)
-{
-    return k->type == DAEMON_TOKEN_CONTROL || k->type == DAEMON_TOKEN_USER;
-}
-
-static void add(daemon_trie *t, const daemon_vocab *v, uint32_t id)
+static bool is_added(const daemon_vocab *v, const bool *only, bool which, uint32_t id)
 {
     const daemon_token *k = &v->token[id];
-    uint32_t at = 0;
 
-    for (uint32_t i = 0; i < k->bytes; i++) {
-        uint8_t byte = (uint8_t)v->pool[k->at + i];
+    return (k->type == DAEMON_TOKEN_CONTROL || k->type == DAEMON_TOKEN_USER) && (!only || only[id] == which);
+}
+
+static void add(daemon_trie *t, const daemon_vocab *v, uint32_t id, const char *before)
+{
+    const daemon_token *k = &v->token[id];
+    uint32_t at = 0, front = (uint32_t)strlen(before);
+
+    for (uint32_t i = 0; i < front + k->bytes; i++) {
+        uint8_t byte = (uint8_t)(i < front ? before[i] : v->pool[k->at + i - front]);
         struct daemon_trie_edge *g = edge_of(t, at, byte);
         if (!g->to) {
             *g = (struct daemon_trie_edge){ .key = (uint64_t)at << 8 | byte, .to = t->n_node };
@@ -34,22 +37,22 @@ static void add(daemon_trie *t, const daemon_vocab *v, uint32_t id)
     if (*end == DAEMON_NO_ID) *end = id;               /* equal names: the first one, as daemon_vocab_find says */
 }
 
-px_code daemon_trie_init(daemon_trie *t, px_alloc *a, const daemon_vocab *v, px_err *e)
+px_code daemon_trie_init(daemon_trie *t, px_alloc *a, const daemon_vocab *v, const bool *only, bool which, const char *before, px_err *e)
 {
     px_code rc;
-    size_t total = 1;
+    size_t total = 1, front = strlen(before);
     char field[40];
 
     *t = (daemon_trie){ .a = a };
     for (uint32_t i = 0; i < v->n; i++) {
-        if (!is_added(&v->token[i])) continue;
-        if (v->token[i].bytes > DAEMON_TRIE_DEPTH) {
+        if (!is_added(v, only, which, i)) continue;
+        if (v->token[i].bytes + front > DAEMON_TRIE_DEPTH) {
             snprintf(field, sizeof field, "tokens[%u]", i);
             rc = px_fail(e, PX_ERANGE, field, "an added token of %u bytes; at most %u", v->token[i].bytes,
                          DAEMON_TRIE_DEPTH);
             goto fail;
         }
-        total += v->token[i].bytes;                    /* at most 2^22 * 256 */
+        total += v->token[i].bytes + front;            /* at most 2^22 * 256 */
     }
     t->cap_node = (uint32_t)total;
     for (t->n_edge = 16; t->n_edge < 2 * total; ) t->n_edge *= 2;
@@ -59,7 +62,7 @@ px_code daemon_trie_init(daemon_trie *t, px_alloc *a, const daemon_vocab *v, px_
     }
     t->node[t->n_node++] = (daemon_trie_node){ DAEMON_NO_ID, DAEMON_NO_ID };
     for (uint32_t i = 0; i < v->n; i++)
-        if (is_added(&v->token[i])) add(t, v, i);
+        if (is_added(v, only, which, i)) add(t, v, i, before);
     return PX_OK;
 
 fail:

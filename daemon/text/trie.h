@@ -16,8 +16,9 @@ typedef struct daemon_trie {
     size_t    n_edge;                      /* a power of two */
 } daemon_trie;
 
-/* Of all control and user-defined tokens of v.  Errors: PX_ERANGE (a longer one; e->field "tokens[i]"), PX_ENOMEM. */
-px_code daemon_trie_init(daemon_trie *t, px_alloc *a, const daemon_vocab *v, px_err *e);
+/* Of all control and user-defined tokens of v, or of those with `which` in only (v->n; NULL: all), each with `before` in front.
+ * Errors: PX_ERANGE (a longer one; e->field "tokens[i]"), PX_ENOMEM. */
+px_code daemon_trie_init(daemon_trie *t, px_alloc *a, const daemon_vocab *v, const bool *only, bool which, const char *before, px_err *e);
 /* The first added token in s from byte `from` on: its id, place and length; false if there is none.
  * Control tokens count only if `control`. */
 bool    daemon_trie_find(const daemon_trie *t, const char *s, size_t n, size_t from, bool control, uint32_t *id,

@@ -58,6 +58,8 @@ static void every_mistake_has_its_key(void **state)
         { "pad", NULL, PX_ECORRUPT, "pad" },
         { "eog", "[0,1000]", PX_ERANGE, "eog[1]" },
         { "eog", "{}", PX_ECORRUPT, "eog" },
+        { "late", "[]", PX_ECORRUPT, "late" },                      /* this one puts no space in front */
+        { "late", "1", PX_ECORRUPT, "late" },
         { "types", "\"333\"", PX_ECORRUPT, "types" },
         { "tokens", "[]", PX_ECORRUPT, "types" },
         { "tokens", "\"a\"", PX_ECORRUPT, "tokens" },
