@@ -18,7 +18,7 @@ import struct
 import sys
 
 PROVED_ON = 50
-SECONDS, MEMORY = 30, 2 << 30
+SECONDS, MEMORY = 20, 2 << 30
 ROLES = ("system", "user", "assistant")
 
 
