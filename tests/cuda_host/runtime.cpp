@@ -36,8 +36,8 @@ cudaError_t take(void **out, size_t bytes, memory kind)
     *out = NULL;
     if (!bytes) return cudaSuccess;
     if (kind == DEVICE && bytes > config.memory_bytes - live) return cudaErrorMemoryAllocation;
-    if (posix_memalign(&p, 256, bytes)) return cudaErrorMemoryAllocation;
-    memset(p, 0xff, bytes);
+    if (kind == DEVICE ? !(p = device_take(bytes)) : posix_memalign(&p, 256, bytes)) return cudaErrorMemoryAllocation;
+    if (kind != DEVICE) memset(p, 0xff, bytes);
     poison_uninitialised(p, bytes);
     extents.push_back(extent{ reinterpret_cast<uintptr_t>(p), bytes, kind });
     if (kind == DEVICE) live += bytes;
@@ -54,7 +54,8 @@ cudaError_t give(void *p, memory kind)
     if (it == extents.end() || it->at != reinterpret_cast<uintptr_t>(p) || it->kind != kind) return cudaErrorInvalidValue;
     if (kind == DEVICE) live -= it->bytes;
     extents.erase(it);
-    free(p);
+    if (kind == DEVICE) device_give(p);
+    else free(p);
     return cudaSuccess;
 }
 
@@ -297,6 +298,7 @@ cudaError_t cudaMemcpy(void *dst, const void *src, size_t bytes, cudaMemcpyKind 
     if (cudaError_t e = not_while_capturing()) return remember(e);
     if (bytes && !legal_copy(dst, src, bytes, kind)) return remember(cudaErrorInvalidValue);
     flush();
+    on_device here;
     memmove(dst, src, bytes);
     return cudaSuccess;
 }
@@ -309,6 +311,7 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpy
     /* Memory that is not pinned: the driver has taken or written the bytes when the call returns. */
     if (!capturing(stream) && (memory_of(dst, bytes, &inside) == UNKNOWN || memory_of(src, bytes, &inside) == UNKNOWN)) {
         flush();
+        on_device here;
         memmove(dst, src, bytes);
         return cudaSuccess;
     }
@@ -331,6 +334,7 @@ cudaError_t cudaMemset(void *p, int v, size_t bytes)
     if (cudaError_t e = not_while_capturing()) return remember(e);
     if (bytes && !fits(p, bytes, true)) return remember(cudaErrorInvalidValue);
     flush();
+    on_device here;
     memset(p, v, bytes);
     return cudaSuccess;
 }

@@ -11,6 +11,10 @@ cudaError_t called(const char *name);
 cudaError_t remember(cudaError_t e);               /* for cudaGetLastError */
 inline cudaError_t enter(const char *name) { return remember(called(name)); }
 enum memory { UNKNOWN, DEVICE, PINNED };
+/* reach.cpp: device memory, which only those reach who hold an on_device.  It begins as NaN. */
+void *device_take(size_t bytes);                   /* NULL: there is none */
+void device_give(void *p);
+struct on_device { on_device(); ~on_device(); on_device(const on_device &) = delete; };
 memory memory_of(const void *p, size_t bytes, bool *inside);   /* inside: all bytes are */
 /* Runs `work` now, later, or in every replay of the graph that the stream records. */
 cudaError_t enqueue(cudaStream_t stream, const std::function<void()> &work);

@@ -3,7 +3,10 @@
 #include "planted.h"
 
 #include <cuda_runtime_api.h>
+#include <signal.h>
 #include <stdio.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 static int bad;
 static void expect(const char *what, long got, long want)
@@ -11,6 +14,26 @@ static void expect(const char *what, long got, long want)
     if (got == want) return;
     printf("%s: %ld, not %ld\n", what, got, want);
     bad++;
+}
+
+#if defined(CUH_ASAN) || defined(CUH_MSAN) || defined(CUH_TSAN)
+#define SANITIZED 1                /* device memory is the sanitizer's */
+#else
+#define SANITIZED 0
+#endif
+
+/* The signal that ends a child which does it; 0: none. */
+template <typename F> static int ends(F f)
+{
+    int status = -1;
+    const pid_t pid = fork();
+
+    if (!pid) {
+        f();
+        _exit(0);
+    }
+    if (pid < 0 || waitpid(pid, &status, 0) != pid) return -1;
+    return WIFSIGNALED(status) ? WTERMSIG(status) : 0;
 }
 
 int main(void)
@@ -55,6 +78,8 @@ int main(void)
     expect("kernels run after it", static_cast<long>(cuh_calls("launch")), before + 1);
     /* sides, sizes, limits */
     expect("beyond the end", cudaMemcpy(in, result, 33, cudaMemcpyHostToDevice), cudaErrorInvalidValue);
+    expect("what touches device memory ends", ends([in] { in[0] = 1.0f; }), SANITIZED ? 0 : SIGSEGV);
+    expect("what touches pinned memory goes on", ends([pinned] { pinned[0] = 1.0f; }), 0);
     expect("wrong side", cudaMemcpy(result, pinned, 8, cudaMemcpyDeviceToHost), cudaErrorInvalidValue);
     expect("no rows", good_sum(in, 0, 4, out, s), cudaErrorInvalidConfiguration);
     expect("memory", cudaMemGetInfo(&left, &total), 0);

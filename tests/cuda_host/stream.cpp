@@ -40,7 +40,10 @@ bool run_one()
         work.swap(queue.front());
         queue.pop_front();
     }
-    work();
+    {
+        on_device here;
+        work();
+    }
     std::lock_guard<std::recursive_mutex> lock(lock_);
     done++;
     return true;
