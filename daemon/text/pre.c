@@ -3,8 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* White space as Unicode has it; the library's \s counts U+180E too, which is none since Unicode 6.3. */
-#define WS "\\t-\\r \\x{85}\\x{A0}\\x{1680}\\x{2000}-\\x{200A}\\x{2028}\\x{2029}\\x{202F}\\x{205F}\\x{3000}"
+#define WS DAEMON_SPLIT_SPACE
 /* Numerals (Nd, Nl, No), with those of Unicode 15 to 17, which the library (14) may not know and the makers' does. */
 #define NUMERAL "[\\p{N}\\x{10D40}-\\x{10D49}\\x{116D0}-\\x{116E3}\\x{11BF0}-\\x{11BF9}\\x{11DE0}-\\x{11DE9}" \
                 "\\x{11F50}-\\x{11F59}\\x{16130}-\\x{16139}\\x{16D70}-\\x{16D79}\\x{16FF4}-\\x{16FF6}\\x{1CCF0}-\\x{1CCF9}" \

@@ -15,7 +15,7 @@ typedef struct daemon_pre {
 const daemon_pre *daemon_pre_by_name(const char *name, size_t bytes);
 void daemon_pre_names(char *buf, size_t cap);
 
-/* An expression of a tokenizer.json -> our stage for it: white space and numerals as the makers' engine counts them where the
+/* An expression of a tokenizer.json -> our stage for it: white space as the makers' engine counts it, numerals too where the
  * expression is known, else the expression itself.  NULL: it uses something that the makers' engine understands
  * otherwise; *what is then that. */
 const char *daemon_pre_stage(const char *expression, const char **what);

@@ -33,6 +33,51 @@ px_code daemon_split_init(daemon_split *s, px_alloc *a)
     return PX_OK;
 }
 
+/* What stands for the part of a pattern at p, and its bytes; in_class: inside [ ], kept from part to part. */
+static const char *part_of(const char *p, size_t n, bool *in_class, size_t *part, size_t *bytes)
+{
+    static const char space[] = "[" DAEMON_SPLIT_SPACE "]", other[] = "[^" DAEMON_SPLIT_SPACE "]";
+    const char *end = NULL, *out = p;
+
+    *part = *bytes = n > 1 && *p == '\\' ? 2 : 1;
+    if (*part == 2 && p[1] == 's') {
+        out = *in_class ? DAEMON_SPLIT_SPACE : space;
+        *bytes = strlen(out);
+    } else if (*part == 2 && p[1] == 'S' && !*in_class) {
+        out = other;
+        *bytes = sizeof other - 1;
+    } else if (*part == 2 && p[1] == 'Q') {
+        end = memmem(p, n, "\\E", 2);
+        *part = *bytes = end ? (size_t)(end - p) + 2 : n;
+    } else if (*in_class && n > 1 && *p == '[' && p[1] == ':' && (end = memmem(p, n, ":]", 2))) {
+        *part = *bytes = (size_t)(end - p) + 2;
+    } else if (!*in_class && *p == '[') {
+        size_t i = 1 + (n > 1 && p[1] == '^');
+        *in_class = true;
+        *part = *bytes = i + (i < n && p[i] == ']');             /* the first of a class is one of it */
+    } else if (*in_class && *p == ']') {
+        *in_class = false;
+    }
+    return out;
+}
+
+/* The pattern with white space spelled out, in out (NULL: only counted); its bytes.  *from, in bytes of the result, becomes the place
+ * in the pattern. */
+static size_t spelled_out(const char *pattern, size_t bytes, char *out, size_t *from)
+{
+    size_t at = 0, n, part, place = bytes;
+    bool in_class = false;
+
+    for (size_t i = 0; i < bytes; i += part) {
+        const char *p = part_of(pattern + i, bytes - i, &in_class, &part, &n);
+        if (out) memcpy(out + at, p, n);
+        if (*from >= at && *from < at + n) place = p == pattern + i ? i + (*from - at) : i;
+        at += n;
+    }
+    *from = place;
+    return at;
+}
+
 px_code daemon_split_add(daemon_split *s, const char *pattern, size_t bytes, px_err *e)
 {
     px_code rc = PX_OK;
@@ -40,6 +85,8 @@ px_code daemon_split_add(daemon_split *s, const char *pattern, size_t bytes, px_
     pcre2_compile_context *compile = NULL;
     int why = PCRE2_ERROR_NOMEMORY;
     PCRE2_SIZE at = 0;
+    char *text = NULL;
+    size_t n = 0, ignored = 0;
     PCRE2_UCHAR words[128];
     char field[40];
 
@@ -49,10 +96,13 @@ px_code daemon_split_add(daemon_split *s, const char *pattern, size_t bytes, px_
     if (bytes == 0 || bytes > DAEMON_SPLIT_PATTERN)
         return px_fail(e, PX_ERANGE, field, "a pattern of %zu bytes; 1 to %d", bytes, DAEMON_SPLIT_PATTERN);
 
-    if ((general = pcre2_general_context_create(pcre_get, pcre_put, s->a)) &&
-        (compile = pcre2_compile_context_create(general)))
-        s->code[s->n] = pcre2_compile((PCRE2_SPTR)pattern, bytes, PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &why,
+    n = spelled_out(pattern, bytes, NULL, &ignored);
+    if ((text = px_new(s->a, char, n)) && (general = pcre2_general_context_create(pcre_get, pcre_put, s->a)) &&
+        (compile = pcre2_compile_context_create(general))) {
+        spelled_out(pattern, bytes, text, &ignored);
+        s->code[s->n] = pcre2_compile((PCRE2_SPTR)text, n, PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &why,
                                       &at, compile);
+    }
     if (s->code[s->n]) {
         pcre2_jit_compile(s->code[s->n], PCRE2_JIT_COMPLETE);     /* no executable memory: the interpreter serves */
         s->n++;
@@ -60,10 +110,12 @@ px_code daemon_split_add(daemon_split *s, const char *pattern, size_t bytes, px_
         rc = px_fail(e, PX_ENOMEM, field, "compiling the pattern");
     } else {
         pcre2_get_error_message(why, words, sizeof words);
+        spelled_out(pattern, bytes, NULL, &at);
         rc = px_fail(e, PX_ECORRUPT, field, "%s at byte %zu of the pattern", (char *)words, (size_t)at);
     }
     pcre2_compile_context_free(compile);
     pcre2_general_context_free(general);
+    if (text) px_del(s->a, text, n);
     return rc;
 }
 

@@ -9,6 +9,9 @@
 
 enum { DAEMON_SPLIT_STAGES = 8, DAEMON_SPLIT_PATTERN = 4096 };       /* most stages; most bytes of a pattern */
 
+/* White space as Unicode has it, inside a class; the library's \s counts U+180E too, which is none since Unicode 6.3. */
+#define DAEMON_SPLIT_SPACE "\\t-\\r \\x{85}\\x{A0}\\x{1680}\\x{2000}-\\x{200A}\\x{2028}\\x{2029}\\x{202F}\\x{205F}\\x{3000}"
+
 typedef struct daemon_split {
     px_alloc *a;                                /* borrowed */
     void     *code[DAEMON_SPLIT_STAGES];        /* pcre2_code, owned */
@@ -16,8 +19,8 @@ typedef struct daemon_split {
 } daemon_split;
 
 px_code daemon_split_init(daemon_split *s, px_alloc *a);
-/* Add a stage.  Errors: PX_ECORRUPT (pattern; e->text has the library's words and the offset), PX_ERANGE (too many,
- * too long), PX_ENOMEM; e->field "pre.stages[i]". */
+/* Add a stage; white space in it is DAEMON_SPLIT_SPACE, but for \S inside a class.  Errors: PX_ECORRUPT (pattern; e->text has
+ * the library's words and the offset), PX_ERANGE (too many, too long), PX_ENOMEM; e->field "pre.stages[i]". */
 px_code daemon_split_add(daemon_split *s, const char *pattern, size_t bytes, px_err *e);
 void    daemon_split_deinit(daemon_split *s);
 
