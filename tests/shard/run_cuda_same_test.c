@@ -207,16 +207,20 @@ static void answers_are_those_of_the_cpu(void **state)
 }
 
 #ifdef TEST_CUDA_PLUGIN
-/* 1.1 billion weights, as TinyLlama has them, and every number of ranks that shares the GPU. */
+/* 1.1 billion weights, as TinyLlama has them, and every number of ranks that shares the GPU.  More rows than the narrow matmuls
+ * take: an answer has at most 2^20 pairs, so with fewer ids. */
 static void a_billion_weights_too(void **state)
 {
     static const test_shape big = { .n_layer = 22, .d_model = 2048, .d_ff = 5632, .n_head = 32, .n_kv_head = 4, .head_dim = 64, .n_vocab = 32000, .n_ctx = 2048 };
     static const uint32_t world[] = { 1, 2, 4, 8 };
+    test_shape fewer_ids = big;
 
     (void)state;
+    fewer_ids.n_vocab = 10000;
     meets_the_cpu(&big, "bf16", KERN_KV_F16, world, 4, 36, 32, 5e-4, 0.2);
     meets_the_cpu(&big, "w8a16_g128", KERN_KV_F16, world, 3, 36, 32, 5e-4, 0.2);
-    meets_the_cpu(&big, "w4a16_g128", KERN_KV_F16, world, 1, 100, 96, 5e-4, 0.2);
+    meets_the_cpu(&fewer_ids, "bf16", KERN_KV_F16, world, 1, 100, 96, 5e-4, 0.2);
+    meets_the_cpu(&fewer_ids, "w4a16_g128", KERN_KV_F16, world, 1, 100, 96, 5e-4, 0.2);
 }
 #endif
 
