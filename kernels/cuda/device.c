@@ -13,7 +13,10 @@ static bool is_for_good(cudaError_t s)
     case cudaErrorIllegalInstruction: case cudaErrorMisalignedAddress: case cudaErrorInvalidAddressSpace:
     case cudaErrorInvalidPc: case cudaErrorLaunchFailure: case cudaErrorAssert: case cudaErrorECCUncorrectable:
     case cudaErrorNvlinkUncorrectable: case cudaErrorContextIsDestroyed: case cudaErrorDevicesUnavailable:
-    case cudaErrorExternalDevice: case cudaErrorTensorMemoryLeak: case cudaErrorUnknown:
+    case cudaErrorExternalDevice: case cudaErrorUnknown:
+#if CUDART_VERSION >= 12080
+    case cudaErrorContained: case cudaErrorTensorMemoryLeak:
+#endif
         return true;
     default:
         return false;
