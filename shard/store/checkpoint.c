@@ -63,9 +63,13 @@ static px_code open_safetensors(shard_checkpoint *c, const shard_probe *p, px_er
     px_code rc;
     kern_dtype dtype;
     size_t n = 0, at = 0;
+    char path[4096];
 
     if ((rc = shard_hfconfig_read(&c->arch, &dtype, c->revision, sizeof c->revision, true, c->a, p->config, e))) return rc;
     if ((rc = shard_arch_check_served(&c->arch, e))) { px_err_set_file(e, p->config); return rc; }
+    if ((rc = px_path_join(path, sizeof path, p->dir, "generation_config.json", e)) ||
+        (rc = shard_hfconfig_add_generation(&c->arch, c->a, path, e)))
+        return rc;
     rc = p->index[0] ? shard_safetensors_set_index(&c->files, c->a, p->dir, p->index, e)
                      : shard_safetensors_set_single(&c->files, c->a, p->weights, e);
     if (rc) return rc;

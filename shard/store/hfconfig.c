@@ -310,25 +310,33 @@ static px_code read_rope(json_t *o, const shard_family *f, shard_arch *m, px_err
     return PX_OK;
 }
 
-static px_code read_ids(json_t *o, shard_arch *m, px_err *e)
+/* The ids that end a generation, beside those that are there. */
+static px_code add_ends(json_t *o, shard_arch *m, px_err *e)
 {
     px_code rc;
     json_t *eos = get(o, "eos_token_id");
     size_t n = json_is_array(eos) ? json_array_size(eos) : eos != NULL;
+    uint32_t id, k;
+
+    for (size_t i = 0; i < n; i++) {
+        if ((rc = as_u32(json_is_array(eos) ? json_array_get(eos, i) : eos, "eos_token_id", &id, e))) return rc;
+        if (id >= m->n_vocab) return px_fail(e, PX_ERANGE, "eos_token_id", "%u is not below vocab_size %u", id, m->n_vocab);
+        for (k = 0; k < m->n_eos && m->eos[k] != id; ) k++;
+        if (k == sizeof m->eos / sizeof *m->eos) return px_fail(e, PX_ERANGE, "eos_token_id", "more than %u ids", k);
+        if (k == m->n_eos) m->eos[m->n_eos++] = id;
+    }
+    return PX_OK;
+}
+
+static px_code read_ids(json_t *o, shard_arch *m, px_err *e)
+{
+    px_code rc;
 
     m->bos = UINT32_MAX;
     if (get(o, "bos_token_id") && (rc = need_u32(o, "bos_token_id", &m->bos, e))) return rc;
     if (m->bos != UINT32_MAX && m->bos >= m->n_vocab)
         return px_fail(e, PX_ERANGE, "bos_token_id", "%u is not below vocab_size %u", m->bos, m->n_vocab);
-    if (n > sizeof m->eos / sizeof *m->eos) return px_fail(e, PX_ERANGE, "eos_token_id", "%zu ids; at most 8 are kept", n);
-    for (size_t i = 0; i < n; i++) {
-        uint32_t *id = &m->eos[m->n_eos];
-        if ((rc = as_u32(json_is_array(eos) ? json_array_get(eos, i) : eos, "eos_token_id", id, e))) return rc;
-        if (*id >= m->n_vocab)
-            return px_fail(e, PX_ERANGE, "eos_token_id", "%u is not below vocab_size %u", *id, m->n_vocab);
-        m->n_eos++;
-    }
-    return PX_OK;
+    return add_ends(o, m, e);
 }
 
 static px_code read_dtype(json_t *o, kern_dtype *out, px_err *e)
@@ -347,23 +355,47 @@ static px_code read_dtype(json_t *o, kern_dtype *out, px_err *e)
     return refuse(key, s, "float32, float16 or bfloat16", e);
 }
 
-px_code shard_hfconfig_read(shard_arch *m, kern_dtype *dtype, char *revision, size_t cap, bool served, px_alloc *a,
-                            const char *path, px_err *e)
+/* The file as an object; *o NULL where it is none. */
+static px_code load(json_t **o, px_alloc *a, const char *path, px_err *e)
 {
     px_code rc;
     char *text = NULL;
     size_t bytes;
-    json_t *o = NULL, *root = NULL;
     json_error_t why;
+
+    *o = NULL;
+    if ((rc = px_read_file(a, path, MAX_CONFIG_BYTES, &text, &bytes, e))) return rc;
+    *o = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &why);
+    px_alloc_put(a, text, bytes + 1, 1);
+    if (!*o) return px_fail(e, PX_EINVAL, "", "line %d, column %d: %s", why.line, why.column, why.text);
+    return json_is_object(*o) ? PX_OK : px_mismatch(e, "", type_word(*o), "an object");
+}
+
+px_code shard_hfconfig_add_generation(shard_arch *m, px_alloc *a, const char *path, px_err *e)
+{
+    px_err why = {0};
+    json_t *o;
+    px_code rc = load(&o, a, path, &why);
+
+    if (rc == PX_ENOTFOUND) return PX_OK;
+    if (!rc) rc = add_ends(o, m, &why);
+    json_decref(o);
+    if (rc && e && !e->code) *e = why;
+    if (rc) px_err_set_file(e, path);
+    return rc;
+}
+
+px_code shard_hfconfig_read(shard_arch *m, kern_dtype *dtype, char *revision, size_t cap, bool served, px_alloc *a,
+                            const char *path, px_err *e)
+{
+    px_code rc;
+    json_t *o = NULL, *root = NULL;
     const shard_family *f = NULL;
     const char *name = "", *commit = "";
 
     *m = (shard_arch){0};
-    if ((rc = px_read_file(a, path, MAX_CONFIG_BYTES, &text, &bytes, e))) goto out;
-    root = o = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &why);
-    px_alloc_put(a, text, bytes + 1, 1);
-    if (!o) { rc = px_fail(e, PX_EINVAL, "", "line %d, column %d: %s", why.line, why.column, why.text); goto out; }
-    if (!json_is_object(o)) { rc = px_mismatch(e, "", type_word(o), "an object"); goto out; }
+    if ((rc = load(&root, a, path, e))) goto out;
+    o = root;
     if ((rc = read_family(o, served, &f, e))) goto out;
     if (f->sizes && get(o, "text_config")) {                /* a picture model: its language model alone */
         o = get(o, "text_config");

@@ -13,4 +13,8 @@
 px_code shard_hfconfig_read(shard_arch *m, kern_dtype *dtype, char *revision, size_t cap, bool served, px_alloc *a,
                             const char *path, px_err *e);
 
+/* generation_config.json, where there is one: the ids in its eos_token_id end a generation, beside config.json's.
+ * Errors: PX_EMISMATCH, PX_ERANGE (eos_token_id), PX_EINVAL, and those of px_read_file; an absent file is none. */
+px_code shard_hfconfig_add_generation(shard_arch *m, px_alloc *a, const char *path, px_err *e);
+
 #endif

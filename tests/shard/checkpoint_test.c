@@ -475,6 +475,20 @@ static void binds_a_folder_exactly(void **state)
     expect(folder("hf"), PX_EUNSUP, "model.layers.1.mlp.up_proj.weight");
 }
 
+static void a_folders_generation_config_is_read(void **state)
+{
+    (void)state;
+    write_config("gen/config.json", false);
+    write_part("gen/model.safetensors", 0, N_HF, NULL, NULL, 0, 0);
+    text_write("{\"eos_token_id\":[4,1]}", "gen/generation_config.json");
+    shard_checkpoint *c = open_good(folder("gen"));
+    const shard_arch *m = shard_checkpoint_arch(c);
+    assert_true(m->n_eos == 2 && m->eos[0] == 4 && m->eos[1] == 1);
+    shard_checkpoint_close(c);
+    text_write("{\"eos_token_id\":[4,5]}", "gen/generation_config.json");
+    expect(folder("gen"), PX_ERANGE, "eos_token_id");
+}
+
 static void a_tied_head_must_be_the_table(void **state)
 {
     char path[600];
@@ -593,6 +607,7 @@ int main(void)
         cmocka_unit_test(refuses_types_by_name),
         cmocka_unit_test(reads_and_refuses_metadata),
         cmocka_unit_test(binds_a_folder_exactly),
+        cmocka_unit_test(a_folders_generation_config_is_read),
         cmocka_unit_test(a_tied_head_must_be_the_table),
         cmocka_unit_test(binds_the_files_of_an_index),
         cmocka_unit_test(refuses_other_paths),

@@ -307,6 +307,37 @@ static void refuses_what_is_no_configuration(void **state)
     assert_int_equal(shard_hfconfig_read(&m, &dtype, revision, 96, true, &heap.a, "/nonexistent/config.json", &e), PX_ENOTFOUND);
 }
 
+/* generation_config.json adds to what ends a generation, and says nothing else. */
+static void generation_adds_its_ends(void **state)
+{
+    static const struct { const char *text; px_code code; const char *field; uint32_t n; } want[] = {
+        { "{\"eos_token_id\":[5,2,7,5],\"bos_token_id\":9999,\"temperature\":0.6}", PX_OK, "", 3 },
+        { "{\"eos_token_id\":7}", PX_OK, "", 2 },
+        { "{\"eos_token_id\":null}", PX_OK, "", 1 },
+        { "{}", PX_OK, "", 1 },
+        { "{\"eos_token_id\":[321]}", PX_ERANGE, "eos_token_id", 0 },
+        { "{\"eos_token_id\":[1,3,4,5,6,7,8,9]}", PX_ERANGE, "eos_token_id", 0 },
+        { "{\"eos_token_id\":\"2\"}", PX_EMISMATCH, "eos_token_id", 0 },
+        { "[]", PX_EMISMATCH, "", 0 },
+        { "{", PX_EINVAL, "", 0 },
+    };
+    shard_arch m;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
+        px_err e = {0};
+        assert_int_equal(read_with("{\"eos_token_id\":2}", &m, &e), PX_OK);
+        const char *path = text_write(want[i].text, "generation_config.json");
+        assert_int_equal(shard_hfconfig_add_generation(&m, &heap.a, path, &e), want[i].code);
+        assert_string_equal(e.field, want[i].field);
+        if (want[i].code) assert_string_equal(e.file, path);
+        else assert_true(m.n_eos == want[i].n && m.eos[0] == 2 && m.bos == UINT32_MAX);
+    }
+    px_err e = {0};
+    assert_int_equal(shard_hfconfig_add_generation(&m, &heap.a, "no such folder/generation_config.json", &e), PX_OK);
+    assert_int_equal(e.code, PX_OK);
+}
+
 static px_code read_and_drop(px_alloc *a, px_err *e)
 {
     shard_arch m;
@@ -331,6 +362,7 @@ int main(void)
         cmocka_unit_test(knows_the_defaults),
         cmocka_unit_test(refuses_by_name),
         cmocka_unit_test(refuses_what_is_no_configuration),
+        cmocka_unit_test(generation_adds_its_ends),
         cmocka_unit_test(survives_every_oom),
     };
     return cmocka_run_group_tests_name("shard_hfconfig", tests, up, down);
