@@ -482,8 +482,8 @@ static void a_folders_generation_config_is_read(void **state)
     write_part("gen/model.safetensors", 0, N_HF, NULL, NULL, 0, 0);
     text_write("{\"eos_token_id\":[4,1]}", "gen/generation_config.json");
     shard_checkpoint *c = open_good(folder("gen"));
-    const shard_arch *m = shard_checkpoint_arch(c);
-    assert_true(m->n_eos == 2 && m->eos[0] == 4 && m->eos[1] == 1);
+    const shard_arch *arch = shard_checkpoint_arch(c);
+    assert_true(arch->n_eos == 2 && arch->eos[0] == 4 && arch->eos[1] == 1);
     shard_checkpoint_close(c);
     text_write("{\"eos_token_id\":[4,5]}", "gen/generation_config.json");
     expect(folder("gen"), PX_ERANGE, "eos_token_id");
