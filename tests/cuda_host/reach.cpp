@@ -1,5 +1,6 @@
 /* reach.cpp - device memory that the host cannot touch, in the plain variant: pages of its own, with no right to them but while
- * work of a stream runs; large blocks, whose pages take long to turn, stay open.  Sanitizers want blocks of their own allocator, of exact size; there it is plain memory. */
+ * work of a stream runs; large blocks, whose pages take long to turn, stay open.  Sanitizers want blocks of their own
+ * allocator, of exact size; there it is plain memory. */
 #include "runtime.h"
 #include "block.h"
 
