@@ -154,6 +154,9 @@ def tokenizers(root):
             pair = lambda m: m.split(" ") if isinstance(m, str) else m
             t["model"]["merges"] = [m for m in t["model"]["merges"] if all(x in ids for x in (*pair(m), "".join(pair(m))))]
             out.append(json.dumps(t, ensure_ascii=False).encode())
+            if name == "llama2":                                 # looked for among the normalizer's spaces
+                t["added_tokens"] = [dict(a, normalized=True) for a in t["added_tokens"]]
+                out.append(json.dumps(t, ensure_ascii=False).encode())
     normal = {"format": 2, "kind": "bpe-bytelevel", "pre": {"name": "x", "stages": ["\\p{N}", "'s| ?\\p{L}+"]}, "nfc": True, "space_prefix": "never",
               "ignore_merges": False, "add_bos": True, "bos": 3, "eos": None, "unk": None, "pad": 3, "eog": [3], "types": "1113",
               "tokens": ["a", "b", "ab", "<s>"], "merges": ["a b"], "ranks": None}
