@@ -20,8 +20,8 @@ static uint64_t find(const daemon_draft *d, const char *name)
     return DAEMON_NO_ID64;
 }
 
-/* "<s>", {"content": "<s>", ...}, null or nothing. */
-static px_code named(const daemon_draft *d, const json_t *config, const char *key, uint64_t *id, px_err *e)
+/* "<s>", {"content": "<s>", ...}, null or nothing; one that the vocabulary lacks is a fault, or as none where it is not `needed`. */
+static px_code named(const daemon_draft *d, const json_t *config, const char *key, bool needed, uint64_t *id, px_err *e)
 {
     const json_t *v = json_object_get(config, key);
     char field[64], found[64];
@@ -31,10 +31,10 @@ static px_code named(const daemon_draft *d, const json_t *config, const char *ke
     snprintf(field, sizeof field, FILE_NAME ": %s", key);
     if (!json_is_string(v)) return px_fail(e, PX_ECORRUPT, field, "neither a token nor null");
     uint64_t at = find(d, json_string_value(v));
-    if (at == DAEMON_NO_ID64)
+    if (at == DAEMON_NO_ID64 && needed)
         return px_err_set_mismatch(e, PX_ECORRUPT, __FILE__, __LINE__, field,
                                    px_log_quote(json_string_value(v), -1, found, sizeof found), "a token of the vocabulary");
-    *id = at;
+    if (at != DAEMON_NO_ID64) *id = at;
     return PX_OK;
 }
 
@@ -112,8 +112,8 @@ px_code daemon_hints_apply(const daemon_hints *h, daemon_draft *d, const char *b
         goto done;
     }
     if (d->kind == DAEMON_SENTENCEPIECE && d->bos == DAEMON_NO_ID64) d->bos = find(d, "<s>");
-    if ((rc = named(d, config, "bos_token", &d->bos, e)) || (rc = named(d, config, "eos_token", &d->eos, e)) ||
-        (rc = named(d, config, "unk_token", &d->unk, e)) || (rc = named(d, config, "pad_token", &d->pad, e)))
+    if ((rc = named(d, config, "bos_token", true, &d->bos, e)) || (rc = named(d, config, "eos_token", true, &d->eos, e)) ||
+        (rc = named(d, config, "unk_token", true, &d->unk, e)) || (rc = named(d, config, "pad_token", false, &d->pad, e)))        /* nothing is padded here */
         goto done;
     for (size_t i = 0; h && i < h->n_eos; i++) {
         if (h->eos[i] >= d->n) continue;                  /* the architecture's own check names it */

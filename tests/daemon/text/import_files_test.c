@@ -232,6 +232,7 @@ static void hints_decide(void **state)
         { "{\"added_tokens_decoder\":{\"1e3\":{}}}", PX_ECORRUPT, "tokenizer_config.json: added_tokens_decoder", 0, false, 0 },
         { "{\"added_tokens_decoder\":{\"-1\":{}}}", PX_ECORRUPT, "tokenizer_config.json: added_tokens_decoder", 0, false, 0 },
         { "{\"added_tokens_decoder\":{\"\":{}}}", PX_ECORRUPT, "tokenizer_config.json: added_tokens_decoder", 0, false, 0 },
+        { "{\"pad_token\":\"<|none|>\",\"bos_token\":\"<|im_start|>\"}", PX_OK, "", 1, false, 2 },
         { "{\"pad_token\":[]}", PX_ECORRUPT, "tokenizer_config.json: pad_token", 0, false, 0 },
         { "[]", PX_ECORRUPT, "tokenizer_config.json", 0, false, 0 },
         { "{", PX_ECORRUPT, "tokenizer_config.json", 0, false, 0 },
