@@ -61,11 +61,19 @@ KERN_INLINE void add_scaled(int R, const __m256i *s, __m256 d, const kern_q12 *c
         acc[2 * r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(s[r]), _mm256_mul_ps(d, _mm256_set1_ps(meta[r]->scale)), acc[2 * r]);
 }
 
+/* 16-bit sums of both terms as one. */
+KERN_INLINE void join(int R, const __m256i *s1, const __m256i *s2, __m256i *s)
+{
+    const __m256i sixteen = _mm256_set1_epi16(16), one = _mm256_set1_epi16(1);
+
+    KERN_UNROLL
+    for (int r = 0; r < R; r++) s[r] = _mm256_add_epi32(_mm256_madd_epi16(s1[r], sixteen), _mm256_madd_epi16(s2[r], one));
+}
+
 /* One block of half a panel times R rows; acc[2 * r]. */
 KERN_INLINE void half_q(kern_dtype t, int R, const uint8_t *quants, const uint8_t *scales, const uint8_t *const *x,
                     const kern_q12 *const *meta, __m256 *acc)
 {
-    const __m256i sixteen = _mm256_set1_epi16(16), one = _mm256_set1_epi16(1);
     const bool unsigned_bytes = t == KERN_Q8_M, bytes = t == KERN_Q8_0 || t == KERN_W8 || unsigned_bytes, less_8 = t == KERN_Q4_0 || t == KERN_W4;
     __m256i s[4], s1[4], s2[4];
 
@@ -98,11 +106,9 @@ KERN_INLINE void half_q(kern_dtype t, int R, const uint8_t *quants, const uint8_
                 s2[r] = _mm256_add_epi16(s2[r], _mm256_maddubs_epi16(hi, quad(x[r] + 48 + 4 * j)));
             }
         }
+        join(R, s1, s2, s);
         KERN_UNROLL
-        for (int r = 0; r < R; r++) {
-            s[r] = _mm256_add_epi32(_mm256_madd_epi16(s1[r], sixteen), _mm256_madd_epi16(s2[r], one));
-            if (less_8) s[r] = _mm256_add_epi32(s[r], _mm256_set1_epi32(meta[r]->neg8));
-        }
+        for (int r = 0; r < R && less_8; r++) s[r] = _mm256_add_epi32(s[r], _mm256_set1_epi32(meta[r]->neg8));
     }
     add_scaled(R, s, halves(scales), meta, acc);
     if (kern_block_minimum(t)) {
@@ -161,11 +167,11 @@ KERN_INLINE __m256i by_column(__m256i v)
 /* 16 columns of a unit of Q2_HM for 8 outputs, those of bits 2 i and 2 i + 1; acc[2 * r]. */
 KERN_INLINE void half_two_8(int R, int i, const uint8_t *unit, const uint8_t *const *x, const kern_q12 *const *meta, __m256 *acc)
 {
-    const __m256i sixteen = _mm256_set1_epi16(16), one = _mm256_set1_epi16(1), three = _mm256_set1_epi8(3);
+    const __m256i three = _mm256_set1_epi8(3);
     const __m256i pair = by_column(_mm256_loadu_si256((const __m256i *)(unit + 256 + 64 * i)));
     const __m256 d = _mm256_cvtph_ps(_mm256_castsi256_si128(pair)), m = _mm256_cvtph_ps(_mm256_extracti128_si256(pair, 1));
     const int h = i % 2 * 16;
-    __m256i s1[4], s2[4];
+    __m256i s[4], s1[4], s2[4];
 
     __asm__ volatile("" ::: "memory");     /* as in half_q */
     KERN_UNROLL
@@ -179,13 +185,11 @@ KERN_INLINE void half_two_8(int R, int i, const uint8_t *unit, const uint8_t *co
             s2[r] = _mm256_add_epi16(s2[r], _mm256_maddubs_epi16(w, quad(x[r] + 32 + h + 4 * j)));
         }
     }
+    join(R, s1, s2, s);
+    add_scaled(R, s, d, meta, acc);
     KERN_UNROLL
-    for (int r = 0; r < R; r++) {
-        __m256 s = _mm256_set1_ps(meta[r]->scale);
-        __m256i sum = _mm256_add_epi32(_mm256_madd_epi16(s1[r], sixteen), _mm256_madd_epi16(s2[r], one));
-        acc[2 * r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), _mm256_mul_ps(d, s), acc[2 * r]);
-        acc[2 * r] = _mm256_fmadd_ps(_mm256_set1_ps(kern_q12_half_sum(meta[r], h)), _mm256_mul_ps(m, s), acc[2 * r]);
-    }
+    for (int r = 0; r < R; r++)
+        acc[2 * r] = _mm256_fmadd_ps(_mm256_set1_ps(kern_q12_half_sum(meta[r], h)), _mm256_mul_ps(m, _mm256_set1_ps(meta[r]->scale)), acc[2 * r]);
 }
 
 KERN_INLINE void half_two(int R, int i, const uint8_t *unit, const uint8_t *const *x, const kern_q12 *const *meta, __m256 *acc)

@@ -29,6 +29,16 @@ KERN_INLINE __m512 halves(const uint8_t *p) { return _mm512_cvtph_ps(_mm256_load
 
 KERN_INLINE mm_acc mm_zero(void) { return _mm512_setzero_ps(); }
 
+/* The sums of both terms, 16 s1 + s2. */
+KERN_INLINE void add_scaled(int R, const __m512i *s1, const __m512i *s2, __m512 d, const kern_q12 *const *meta, __m512 *acc)
+{
+    KERN_UNROLL
+    for (int r = 0; r < R; r++) {
+        __m512i sum = _mm512_add_epi32(_mm512_slli_epi32(s1[r], 4), s2[r]);
+        acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_mul_ps(d, _mm512_set1_ps(meta[r]->scale)), acc[r]);
+    }
+}
+
 /* Half a block of Q8_H: columns 16 h to 16 h + 15. */
 KERN_INLINE void half_h(int R, int h, const uint8_t *quants, const uint8_t *scales, const uint8_t *const *x, const kern_q12 *const *meta,
                         __m512 *acc)
@@ -51,12 +61,7 @@ KERN_INLINE void half_h(int R, int h, const uint8_t *quants, const uint8_t *scal
             s2[r] = _mm512_dpbusd_epi32(s2[r], w, quad(x[r] + 32 + 4 * j));
         }
     }
-    __m512 d = halves(scales + 32 * h);
-    KERN_UNROLL
-    for (int r = 0; r < R; r++) {
-        __m512i sum = _mm512_add_epi32(_mm512_slli_epi32(s1[r], 4), s2[r]);
-        acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_mul_ps(d, _mm512_set1_ps(meta[r]->scale)), acc[r]);
-    }
+    add_scaled(R, s1, s2, halves(scales + 32 * h), meta, acc);
 }
 
 /* One block of one panel times R rows.  x[r]: the rows' quads of this block, meta[r]: their scales. */
@@ -104,13 +109,12 @@ KERN_INLINE void block_q(kern_dtype t, int R, const uint8_t *quants, const uint8
             }
         }
     }
-    __m512 d = halves(scales), m = kern_block_minimum(t) ? halves(scales + 32) : d;
-    KERN_UNROLL
-    for (int r = 0; r < R; r++) {
-        __m512 s = _mm512_set1_ps(meta[r]->scale);
-        __m512i sum = _mm512_add_epi32(_mm512_slli_epi32(s1[r], 4), s2[r]);
-        acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_mul_ps(d, s), acc[r]);
-        if (kern_block_minimum(t)) acc[r] = _mm512_fmadd_ps(_mm512_set1_ps(meta[r]->sum_f), _mm512_mul_ps(m, s), acc[r]);
+    add_scaled(R, s1, s2, halves(scales), meta, acc);
+    if (kern_block_minimum(t)) {
+        __m512 m = halves(scales + 32);
+        KERN_UNROLL
+        for (int r = 0; r < R; r++)
+            acc[r] = _mm512_fmadd_ps(_mm512_set1_ps(meta[r]->sum_f), _mm512_mul_ps(m, _mm512_set1_ps(meta[r]->scale)), acc[r]);
     }
 }
 
@@ -134,13 +138,10 @@ KERN_INLINE void half_two(int R, int i, const uint8_t *unit, const uint8_t *cons
             s2[r] = _mm512_dpbusd_epi32(s2[r], w, quad(x[r] + 32 + h + 4 * j));
         }
     }
+    add_scaled(R, s1, s2, d, meta, acc);
     KERN_UNROLL
-    for (int r = 0; r < R; r++) {
-        __m512 s = _mm512_set1_ps(meta[r]->scale);
-        __m512i sum = _mm512_add_epi32(_mm512_slli_epi32(s1[r], 4), s2[r]);
-        acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_mul_ps(d, s), acc[r]);
-        acc[r] = _mm512_fmadd_ps(_mm512_set1_ps(kern_q12_half_sum(meta[r], h)), _mm512_mul_ps(m, s), acc[r]);
-    }
+    for (int r = 0; r < R; r++)
+        acc[r] = _mm512_fmadd_ps(_mm512_set1_ps(kern_q12_half_sum(meta[r], h)), _mm512_mul_ps(m, _mm512_set1_ps(meta[r]->scale)), acc[r]);
 }
 
 KERN_INLINE void block_bf16(int R, const uint8_t *at, const float *const *x, __m512 *acc)

@@ -130,7 +130,8 @@ px_code shard_checkpoint_open(shard_checkpoint **out, px_alloc *a, const char *p
     switch (p->kind) {
     case SHARD_IS_GGUF:        rc = open_gguf(c, path, e); break;
     case SHARD_IS_SAFETENSORS: rc = open_safetensors(c, p, e); break;
-    case SHARD_IS_CONFIG:      rc = px_fail(e, PX_ENOTFOUND, "model.safetensors", "a configuration without weights in safetensors, the one form that is read of a folder"); break;
+    case SHARD_IS_CONFIG:      rc = px_fail(e, PX_ENOTFOUND, "model.safetensors", "a configuration without weights in safetensors, the one form"
+                                                                     " that is read of a folder"); break;
     case SHARD_IS_MODEL:       rc = px_fail(e, PX_EUNSUP, "", "the numbers of a model without weights"); break;
     case SHARD_IS_SET:         rc = px_fail(e, PX_EINVAL, "manifest.json", "this is a shard set, and not a checkpoint"); break;
     }
