@@ -11,6 +11,8 @@
 
 #define NO_GGML UINT32_MAX
 
+const int8_t kern_q4_hl_level[16] = { KERN_Q4_HL_LEVELS };
+
 static const kern_dtype_info info[KERN_N_DTYPES] = {
     [KERN_F32]    = { "F32",      1,   4,  0, true,  true  },
     [KERN_F16]    = { "F16",      1,   2,  1, true,  true  },
@@ -35,6 +37,7 @@ static const kern_dtype_info info[KERN_N_DTYPES] = {
     [KERN_Q8_M]   = { "Q8_M",    32,  36, NO_GGML, true,  true  },
     [KERN_Q8_H]   = { "Q8_H",    32,  36, NO_GGML, true,  true  },
     [KERN_Q2_HM]  = { "Q2_HM",   64,  32, NO_GGML, true,  true  },
+    [KERN_Q4_HL]  = { "Q4_HL",   32,  20, NO_GGML, true,  true  },
 };
 
 const kern_dtype_info *kern_dtype_get(kern_dtype t)

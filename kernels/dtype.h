@@ -21,8 +21,13 @@ typedef enum kern_dtype {
     KERN_Q8_M,       /* a byte of 0..255, F16 scale and minimum a block of 32: q * d + m; what types with a minimum are stored as */
     KERN_Q8_H,       /* a signed byte, an F16 scale for each half of a block of 32: q * d; what types with a scale for 16 columns are stored as */
     KERN_Q2_HM,      /* two bits, an F16 scale and an F16 minimum for each half of a block of 32: q * d + m, q of 0..3; what Q2_K is stored as */
+    KERN_Q4_HL,      /* four bits that name one of 16 levels, an F16 scale for each half of a block of 32: level * d; what Q3_K and IQ2_XS are stored as */
     KERN_N_DTYPES
 } kern_dtype;
+
+/* What Q4_HL's numbers stand for: Q3_K's three bits less 4, and IQ2_XS's eights, behind them negative. */
+#define KERN_Q4_HL_LEVELS -4, -3, -2, -1, 0, 1, 2, 3, 8, 25, 43, 0, -8, -25, -43, 0
+extern const int8_t kern_q4_hl_level[16];
 
 typedef struct kern_dtype_info {
     const char *name;              /* "Q4_1" */
@@ -49,6 +54,7 @@ bool kern_matrix_bytes(kern_dtype t, uint64_t rows, uint64_t cols, uint64_t *byt
  * Q8_H: the F16 scale of columns 0..15, that of columns 16..31, 32 signed bytes.
  * Q2_HM: 64 columns are 16 bytes, byte i of columns i, 16 + i, 32 + i and 48 + i from its lowest bits up, then the F16 scale and the F16
  * minimum of each 16 columns.  Last 32 columns: 16 bytes whose upper bits are 0, and two scales and minima.
+ * Q4_HL: the F16 scale of columns 0..15, that of columns 16..31, 16 bytes: columns i low, 16 + i high, numbers of KERN_Q4_HL_LEVELS.
  * FP8: the F32 scale, which all rows of a cut share, then a byte a column, any number of them.  Bytes that e4m3 calls NaN read as 480. */
 
 /* n elements (a multiple of the block; W8, W4: of 32) of a readable type as fp32; d*q exact (FP8: rounded), with a minimum one rounded addition. */
@@ -63,7 +69,7 @@ void kern_row_from_f32(kern_dtype t, const float *src, size_t n, void *dst);
  * Q8_M: m = the largest fp16 that is not above min x; d = (max x - m) / 255 to the nearest fp16, or the next larger fp16 where that
  * would need a quant beyond 255; q = nearest even of (x - m) / d.  So no value is off by more than d / 2, but for the sum's rounding.
  * FP8: of a row that is a cut of its own; the next three are for a cut of many.
- * Q2_HM has no rule: nothing but blocks of two bits becomes it (reblock.h). */
+ * Q2_HM and Q4_HL have no rule: nothing but blocks of few bits becomes them (reblock.h). */
 bool kern_row_quantise(kern_dtype t, const float *src, size_t n, void *dst);
 /* The largest magnitude of n values; NaN if one is not finite. */
 float kern_row_magnitude(const float *src, size_t n);
@@ -88,6 +94,7 @@ void kern_row_distance(const float *was, const float *is, size_t n, double *erro
  *   Q4_1: 256 bytes of nibbles, 16 fp16 scales, 16 fp16 minima (320).
  *   Q8_M: 512 unsigned bytes, 16 fp16 scales, 16 fp16 minima (576).
  *   Q8_H: 512 signed bytes, 16 fp16 scales of columns 0..15, 16 of columns 16..31 (576).
+ *   Q4_HL: 256 bytes of nibbles, 16 fp16 scales of columns 0..15, 16 of columns 16..31 (320).
  *   Q2_HM: per 64 columns 256 bytes of two bits, then for each 16 columns 16 pairs of an fp16 scale and an fp16 minimum (512): the words
  *          of four bytes of the plain rows beside each other.  Last 32 columns: 384.
  *   Q4_0, Q8_0: two blocks' quants (2 x 256, 2 x 512), then their 2 x 32 bytes of scales; an odd last block is
@@ -99,7 +106,7 @@ void kern_row_distance(const float *was, const float *is, size_t n, double *erro
  *   FP8:   512 bytes per 32 columns, and behind all of them the 16 rows' F32 scales (64 bytes), each the scale of the cut.
  *          64-byte vector 4h + j (h 0..1, j 0..3) holds for row r (4 bytes at 4r) the columns 16h + 2j, 2j + 8, 2j + 1, 2j + 9:
  *          the 16-bit lanes' low bytes are a pair of columns, their high bytes another.
- *   Quants: byte quads along K.  Q4_x, W4: 64-byte vector j (0..3) holds for row r (4 bytes at 4r) the quad of columns
+ *   Quants: byte quads along K.  Q4_x, Q4_HL, W4: 64-byte vector j (0..3) holds for row r (4 bytes at 4r) the quad of columns
  *   4j..4j+3 in its low nibbles and the quad of columns 16+4j..16+4j+3 in its high nibbles; Q2_HM the quads from 4j, 16+4j, 32+4j and
  *   48+4j, two bits each, the first lowest.  Q8_0, W8, Q8_M, Q8_H: 64-byte
  *   vector j (0..7) holds for row r the quad of columns 4j..4j+3. */

@@ -46,6 +46,14 @@ ROW_FN void ROW(q8_h)(const uint8_t *restrict p, float *restrict y)
     for (int i = 16; i < 32; i++) y[i] = d[1] * (float)(int8_t)p[4 + i];
 }
 
+ROW_FN void ROW(q4_hl)(const uint8_t *restrict p, float *restrict y)
+{
+    float d[2] = { kern_half_at(p), kern_half_at(p + 2) };
+
+    for (int i = 0; i < 16; i++) y[i] = d[0] * (float)kern_q4_hl_level[p[4 + i] & 15];
+    for (int i = 0; i < 16; i++) y[16 + i] = d[1] * (float)kern_q4_hl_level[p[4 + i] >> 4];
+}
+
 /* 64 columns, or 32. */
 ROW_FN void ROW(q2_hm)(const uint8_t *restrict p, size_t n, float *restrict y)
 {
@@ -95,6 +103,9 @@ ROW_FN void ROW(to_f32)(kern_dtype t, const uint8_t *restrict p, size_t n, float
         break;
     case KERN_Q8_H:
         for (; n >= 32; n -= 32, p += 36, y += 32) ROW(q8_h)(p, y);
+        break;
+    case KERN_Q4_HL:
+        for (; n >= 32; n -= 32, p += 20, y += 32) ROW(q4_hl)(p, y);
         break;
     case KERN_Q2_HM:
         for (; n >= 64; n -= 64, p += 32, y += 64) ROW(q2_hm)(p, 64, y);

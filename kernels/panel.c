@@ -24,6 +24,7 @@ uint64_t kern_panel_stride(kern_dtype t, uint64_t cols)
     case KERN_Q8_0:
     case KERN_Q8_M:
     case KERN_Q8_H:
+    case KERN_Q4_HL:
     case KERN_W8:
     case KERN_W4:   return n * q + (n / unit + (n % unit != 0)) * 64;
     default:        return 0;
@@ -195,6 +196,13 @@ void kern_panel_row_to_f32(kern_dtype t, const void *panel, uint32_t row, uint64
         } else if (t == KERN_Q8_H) {
             float last = kern_half_at(p + at.second + 2 * row);
             for (uint32_t c = 0; c < 32; c++) dst[c] = (c < 16 ? d : last) * (float)(int8_t)q[64 * (c / 4) + c % 4];
+        } else if (t == KERN_Q4_HL) {
+            float last = kern_half_at(p + at.second + 2 * row);
+            for (uint32_t c = 0; c < 16; c++) {
+                uint8_t v = q[64 * (c / 4) + c % 4];
+                dst[c] = d * (float)kern_q4_hl_level[v & 15];
+                dst[c + 16] = last * (float)kern_q4_hl_level[v >> 4];
+            }
         } else if (t == KERN_Q8_M) {
             float m = kern_half_at(p + at.second + 2 * row);
             for (uint32_t c = 0; c < 32; c++) dst[c] = d * (float)q[64 * (c / 4) + c % 4] + m;

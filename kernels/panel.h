@@ -27,7 +27,7 @@ static inline uint64_t kern_block_quants(kern_dtype t)
 /* A minimum beside the scale. */
 static inline bool kern_block_minimum(kern_dtype t) { return t == KERN_Q4_1 || t == KERN_Q8_M; }
 /* A scale for the first 16 columns and one for the last. */
-static inline bool kern_block_halves(kern_dtype t) { return t == KERN_Q8_H; }
+static inline bool kern_block_halves(kern_dtype t) { return t == KERN_Q8_H || t == KERN_Q4_HL; }
 /* Either way: two fp16 of each block, one behind the other. */
 static inline bool kern_block_two(kern_dtype t) { return kern_block_minimum(t) || kern_block_halves(t); }
 /* Blocks that share a scale. */
@@ -38,7 +38,7 @@ static inline uint64_t kern_block_unit(kern_dtype t) { return kern_block_two(t) 
 static inline uint64_t kern_block_row(kern_dtype t) { return kern_block_quants(t) / KERN_PANEL_ROWS; }
 
 /* Offsets of block b of n: its quants, the 16 scales that hold for it, and its 16 minima (Q4_1, Q8_M) or scales of the last
- * 16 columns (Q8_H).  A last unit may have fewer blocks: its 64 bytes follow what it has. */
+ * 16 columns (Q8_H, Q4_HL).  A last unit may have fewer blocks: its 64 bytes follow what it has. */
 typedef struct kern_block_at { uint64_t quants, scales, second; } kern_block_at;
 static inline kern_block_at kern_block_find(kern_dtype t, uint64_t n, uint64_t b)
 {

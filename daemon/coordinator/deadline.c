@@ -9,7 +9,7 @@
 static px_code late(void *ctx, const px_watched *of, px_err *e)
 {
     (void)ctx;
-    return px_fail(e, PX_ETIMEOUT, daemon_field_name(DAEMON_FIELD_DEADLINE), "step %s was not done within %.3g s", of->what,
+    return px_fail(e, PX_ETIMEOUT, daemon_field_name(DAEMON_FIELD_DEADLINE), "step %s was not done within %.7g s", of->what,
                    (double)of->limit / 1e6);
 }
 

@@ -114,8 +114,8 @@ static px_code run_step(daemon_engine *g, const shard_step *step, px_err *e)
         if (ev.kind == DAEMON_EV_TIMEOUT && g->draining)
             return px_fail(e, PX_ETIMEOUT, "grace_s", "step %llu ran when the grace time ended", (unsigned long long)step->number);
         if (ev.kind == DAEMON_EV_TIMEOUT)
-            return px_fail(e, PX_ETIMEOUT, "step", "no answer to step %llu within %lld s", (unsigned long long)step->number,
-                           (long long)(limit / 1000000));
+            return px_fail(e, PX_ETIMEOUT, "step", "no answer to step %llu within %.1f s", (unsigned long long)step->number,
+                           (double)limit / 1e6);
         if ((rc = handle(g, &ev, &answered, e))) return rc;
     } while (!answered);
     if ((rc = daemon_result_decode(&g->wire.a, ev.frame.data, ev.frame.n, &res, e))) return rc;

@@ -16,8 +16,8 @@ static px_code ask(void *ctx, px_err *e)
 static px_code late(void *ctx, const px_watched *of, px_err *e)
 {
     (void)ctx;
-    return px_fail(e, PX_ETIMEOUT, "step", "step %llu has not ended on the device after %lld s", (unsigned long long)of->number,
-                   (long long)((px_now_us() - of->began) / 1000000));
+    return px_fail(e, PX_ETIMEOUT, "step", "step %llu has not ended on the device after %.1f s", (unsigned long long)of->number,
+                   (double)(px_now_us() - of->began) / 1e6);
 }
 
 /* The step's thread may sit in the driver for good: nothing is closed, nobody is waited for.  The abort, which lets the peers'

@@ -80,6 +80,7 @@ static void names_and_numbers_that_do_not_exist(void **state)
     assert_string_equal(kern_arith_id(KERN_Q8_M, KERN_KV_F16), "q12-f16-tree-1");
     assert_string_equal(kern_arith_id(KERN_Q8_H, KERN_KV_F16), "q12-f16-tree-1");
     assert_string_equal(kern_arith_id(KERN_Q2_HM, KERN_KV_F16), "q12-f16-tree-1");
+    assert_string_equal(kern_arith_id(KERN_Q4_HL, KERN_KV_F16), "q12-f16-tree-1");
     assert_string_equal(kern_arith_id(KERN_BF16, KERN_KV_F32), "bf16-f32-tree-1");
     assert_string_equal(kern_arith_id(KERN_FP8, KERN_KV_F16), "f16-f16-tree-1");
     assert_string_equal(kern_arith_id(KERN_Q6_K, KERN_KV_F32), "none");
@@ -182,7 +183,7 @@ static void halves_round_to_even_and_saturate(void **state)
 
 static void panels_hold_what_was_packed(void **state)
 {
-    static const kern_dtype types[] = { KERN_F32, KERN_F16, KERN_BF16, KERN_FP8, KERN_Q8_0, KERN_Q8_M, KERN_Q8_H, KERN_Q2_HM, KERN_Q4_0,
+    static const kern_dtype types[] = { KERN_F32, KERN_F16, KERN_BF16, KERN_FP8, KERN_Q8_0, KERN_Q8_M, KERN_Q8_H, KERN_Q2_HM, KERN_Q4_HL, KERN_Q4_0,
                                         KERN_Q4_1, KERN_W8, KERN_W4 };
     uint64_t seed = 1;
 
@@ -208,7 +209,7 @@ static void panels_hold_what_was_packed(void **state)
                             for (size_t half = k + 17; half < bytes && half < k + 32; half += 2) row[r][half] &= 0xbb;
                         } else if (f->block > 1) {
                             row[r][k + 1] &= 0xbb;
-                            if (t == KERN_Q4_1 || t == KERN_Q8_M || t == KERN_Q8_H) row[r][k + 3] &= 0xbb;
+                            if (t == KERN_Q4_1 || t == KERN_Q8_M || t == KERN_Q8_H || t == KERN_Q4_HL) row[r][k + 3] &= 0xbb;
                         } else if (t == KERN_F16) row[r][k + 1] &= 0xbb;
                     if (t == KERN_FP8) row[r][3] &= 0xbf;
                 }
@@ -320,6 +321,40 @@ static void bytes_with_a_scale_a_half_lie_as_the_text_says(void **state)
                 assert_int_equal(unit[c % 32 / 4 * 64 + 4 * r + c % 4], block[4 + c % 32]);
                 assert_memory_equal(unit + 512 + 32 * (c % 32 / 16) + 2 * r, d, 2);
                 assert_true(plain[c] == kern_f16_to_f32((uint16_t)(d[0] | d[1] << 8)) * (float)(int8_t)block[4 + c % 32] && packed[c] == plain[c]);
+            }
+        }
+    }
+    free(panel);
+}
+
+/* And of Q4_HL: the level that a nibble names times the scale of its half. */
+static void named_levels_lie_as_the_text_says(void **state)
+{
+    static const int level[16] = { -4, -3, -2, -1, 0, 1, 2, 3, 8, 25, 43, 0, -8, -25, -43, 0 };
+    enum { N = 5, ROW = 20 * N };
+    uint8_t row[16][ROW], *panel = malloc(kern_panel_stride(KERN_Q4_HL, 32 * N));
+    const void *src[16];
+    float plain[32 * N], packed[32 * N];
+    uint64_t seed = 18;
+
+    (void)state;
+    for (uint32_t n = 3; n <= 16; n += 13) {
+        for (uint32_t r = 0; r < n; r++) {
+            src[r] = row[r];
+            for (uint32_t k = 0; k < ROW; k++) row[r][k] = (uint8_t)(test_rand(&seed) >> 8 & (k % 20 < 4 ? 0xbb : 0xff));
+        }
+        kern_panel_pack(KERN_Q4_HL, src, n, 32 * N, panel);
+        for (uint32_t r = 0; r < n; r++) {
+            kern_row_to_f32(KERN_Q4_HL, row[r], 32 * N, plain);
+            kern_panel_row_to_f32(KERN_Q4_HL, panel, r, 32 * N, packed);
+            for (uint32_t c = 0; c < 32 * N; c++) {
+                const uint8_t *block = row[r] + c / 32 * 20, *unit = panel + c / 32 * 320, *d = block + c % 32 / 16 * 2;
+                const uint8_t byte = block[4 + c % 16];
+
+                assert_int_equal(unit[c % 16 / 4 * 64 + 4 * r + c % 4], byte);
+                assert_memory_equal(unit + 256 + 32 * (c % 32 / 16) + 2 * r, d, 2);
+                assert_true(plain[c] == kern_f16_to_f32((uint16_t)(d[0] | d[1] << 8)) * (float)level[c % 32 < 16 ? byte & 15 : byte >> 4]);
+                assert_true(packed[c] == plain[c]);
             }
         }
     }
@@ -448,6 +483,9 @@ static void panels_lie_as_described(void **state)
     assert_int_equal(kern_panel_bytes(KERN_Q8_H, 17, 96, &bytes, &e), PX_OK);
     assert_int_equal(bytes, 2 * 3 * 576);
     assert_int_equal(kern_block_find(KERN_Q8_H, 3, 2).second, 2 * 576 + 544);
+    assert_int_equal(kern_panel_bytes(KERN_Q4_HL, 17, 96, &bytes, &e), PX_OK);
+    assert_int_equal(bytes, 2 * 3 * 320);
+    assert_int_equal(kern_block_find(KERN_Q4_HL, 3, 2).second, 2 * 320 + 288);
     assert_int_equal(kern_panel_bytes(KERN_Q2_HM, 17, 96, &bytes, &e), PX_OK);
     assert_int_equal(bytes, 2 * (512 + 384));
     assert_int_equal(kern_panel_bytes(KERN_Q2_HM, 16, 48, &bytes, &e), PX_ERANGE);
@@ -502,6 +540,7 @@ int main(void)
         cmocka_unit_test(groups_of_128_lie_as_the_text_says),
         cmocka_unit_test(bytes_with_a_minimum_lie_as_the_text_says),
         cmocka_unit_test(bytes_with_a_scale_a_half_lie_as_the_text_says),
+        cmocka_unit_test(named_levels_lie_as_the_text_says),
         cmocka_unit_test(two_bits_lie_as_the_text_says),
         cmocka_unit_test(fp8_lies_as_the_text_says),
         cmocka_unit_test(panels_lie_as_described),

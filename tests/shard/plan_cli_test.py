@@ -65,7 +65,8 @@ class Plan(unittest.TestCase):
         for key in ("formats", "split_formats", "nccl"):
             self.assertEqual(found[key], GOLDEN[key])
         nine = {"block": 32, "bytes": 36, "bpw": 9.0}
-        self.assertEqual(found["stored_formats"], {"Q8_M": nine, "Q8_H": nine, "Q2_HM": {"block": 64, "bytes": 32, "bpw": 4.0}})
+        self.assertEqual(found["stored_formats"], {"Q8_M": nine, "Q8_H": nine, "Q2_HM": {"block": 64, "bytes": 32, "bpw": 4.0},
+                                                   "Q4_HL": {"block": 32, "bytes": 20, "bpw": 5.0}})
 
     def test_every_model_and_format(self):
         values = 0
