@@ -21,7 +21,7 @@ typedef enum kern_dtype {
     KERN_Q8_M,       /* a byte of 0..255, F16 scale and minimum a block of 32: q * d + m; what types with a minimum are stored as */
     KERN_Q8_H,       /* a signed byte, an F16 scale for each half of a block of 32: q * d; what types with a scale for 16 columns are stored as */
     KERN_Q2_HM,      /* two bits, an F16 scale and an F16 minimum for each half of a block of 32: q * d + m, q of 0..3; what Q2_K is stored as */
-    KERN_Q4_HL,      /* four bits that name one of 16 levels, an F16 scale for each half of a block of 32: level * d; what Q3_K and IQ2_XS are stored as */
+    KERN_Q4_HL,      /* four bits that name a level, an F16 scale for each half of a block of 32: level * d; what Q3_K and IQ2_XS are stored as */
     KERN_N_DTYPES
 } kern_dtype;
 

@@ -1,9 +1,10 @@
 /* matmul.c - out[t][r] = sum over columns of weight[r][k] * activation[t][k]; the definition.
  *
- * Q4_0, Q4_1, Q8_0, Q8_M, Q8_H, W4, W8 on Q12 activations, blocks b of 32 columns ascending: S = sum of w * X, exact in int32 (w: nibble - 8,
- * nibble, byte, byte of 0..255, nibble - 8, byte); p = d * s, rounded (W4, W8: d of the block's group); acc = fmaf((float)S, p, acc);
+ * Q4_0, Q4_1, Q8_0, Q8_M, Q8_H, Q4_HL, W4, W8 on Q12 activations, blocks b of 32 columns ascending: S = sum of w * X, exact in int32 (w:
+ * nibble - 8, nibble, byte, byte of 0..255, byte, the level that a nibble names, nibble - 8, byte); p = d * s, rounded (W4, W8: d of the
+ * block's group); acc = fmaf((float)S, p, acc);
  * Q4_1 and Q8_M then: acc = fmaf((float)sumX, m * s, acc), m * s rounded.  d and m are fp16 converted to fp32.
- * Q8_H the same of each half of a block by itself, columns 0..15 before 16..31: S0 with d0 * s, S1 with d1 * s.  Q2_HM (w: 0..3), too, and
+ * Q8_H, Q4_HL the same of each half of a block by itself, columns 0..15 before 16..31: S0 with d0 * s, S1 with d1 * s.  Q2_HM (w: 0..3), too, and
  * each half's minimum behind it, as Q4_1 has it, with the sum of the half's X.
  * |X| <= 16 * 127 + 8 = 2040, so |S| <= 32 * 255 * 2040 = 16,646,400 < 2^24: S is exact as a float, too.
  * BF16 on BF16: per 32 columns two chains of fmaf from zero, over the even and over the odd columns; even + odd; that
@@ -29,6 +30,7 @@ static void weights_of(kern_dtype t, const uint8_t *quants, uint32_t r, int32_t 
         const uint8_t *quad = quants + 4 * r + c % 4;
         if (t == KERN_Q8_M)                   w[c] = quad[64 * (c / 4)];
         else if (kern_block_quants(t) == 512) w[c] = (int8_t)quad[64 * (c / 4)];
+        else if (t == KERN_Q4_HL)             w[c] = kern_q4_hl_level[c < 16 ? quad[64 * (c / 4)] & 15 : quad[64 * ((c - 16) / 4)] >> 4];
         else if (c < 16)                      w[c] = (quad[64 * (c / 4)] & 15) - less;
         else                                  w[c] = (quad[64 * ((c - 16) / 4)] >> 4) - less;
     }
@@ -98,6 +100,7 @@ static void q4_1(const kern_mm *m) { quantised(KERN_Q4_1, m); }
 static void q8_0(const kern_mm *m) { quantised(KERN_Q8_0, m); }
 static void q8_m(const kern_mm *m) { quantised(KERN_Q8_M, m); }
 static void q8_h(const kern_mm *m) { quantised(KERN_Q8_H, m); }
+static void q4_hl(const kern_mm *m) { quantised(KERN_Q4_HL, m); }
 static void w8(const kern_mm *m) { quantised(KERN_W8, m); }
 static void w4(const kern_mm *m) { quantised(KERN_W4, m); }
 
@@ -177,7 +180,7 @@ px_code kern_cpu_matmul_scalar(kern_dev *d, const kern_matmul_args *a, px_err *e
 {
     static const kern_mm_table table = { {
         [KERN_Q4_0] = q4_0, [KERN_Q4_1] = q4_1, [KERN_Q8_0] = q8_0, [KERN_Q8_M] = q8_m, [KERN_Q8_H] = q8_h, [KERN_Q2_HM] = q2_hm,
-        [KERN_W8] = w8, [KERN_W4] = w4, [KERN_BF16] = bf16, [KERN_F16] = f16, [KERN_FP8] = fp8,
+        [KERN_Q4_HL] = q4_hl, [KERN_W8] = w8, [KERN_W4] = w4, [KERN_BF16] = bf16, [KERN_F16] = f16, [KERN_FP8] = fp8,
         [KERN_F32] = f32,
     } };
 

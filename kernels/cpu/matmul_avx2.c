@@ -7,7 +7,8 @@
  * term (2 * 128 * 8 a step, 16,384 over a block) stays in 16 bits.
  * Unsigned bytes (Q8_M) would give up to 2 * 255 * 127 a step: they go in as w - 128, which has the bounds of signed bytes, and 128 sumX
  * is added at the end.  |128 sumX| <= 128 * 32 * 2040 = 8,355,840, and the sum of w - 128 is no larger: int32 holds both.
- * The signed bytes of Q8_H have a sum for each half of a block; so have the two bits of Q2_HM, whose 8 * 3 * 127 a half stay in 16 bits. */
+ * Q4_HL's nibbles become the levels that they name and go on as signed bytes.
+ * The signed bytes of Q8_H and Q4_HL have a sum for each half of a block; so have the two bits of Q2_HM, whose 8 * 3 * 127 a half stay in 16 bits. */
 #include "kernels/cpu/matmul.h"
 #include "kernels/cpu/unroll.h"
 #include "kernels/panel.h"
@@ -30,8 +31,18 @@ KERN_INLINE __m256 halves(const uint8_t *p) { return _mm256_cvtph_ps(_mm_loadu_s
 
 KERN_INLINE mm_acc mm_zero(void) { return _mm256_setzero_ps(); }
 
-/* Sums of columns 4 * from up to 4 * to of bytes, without the 128 that unsigned ones are too small by. */
-KERN_INLINE void sums_of_bytes(bool unsigned_bytes, int R, int from, int to, const uint8_t *quants, const uint8_t *const *x, __m256i *s)
+/* Quad j (0..7) of a block's columns as signed bytes; unsigned ones are too small by 128. */
+KERN_INLINE __m256i bytes_at(kern_dtype t, const uint8_t *quants, int j)
+{
+    const __m256i level = _mm256_broadcastsi128_si256(_mm_setr_epi8(KERN_Q4_HL_LEVELS));
+    __m256i v = _mm256_loadu_si256((const __m256i *)(quants + 64 * (t == KERN_Q4_HL ? j % 4 : j)));
+
+    if (t == KERN_Q4_HL) return _mm256_shuffle_epi8(level, _mm256_and_si256(j < 4 ? v : _mm256_srli_epi16(v, 4), _mm256_set1_epi8(15)));
+    return t == KERN_Q8_M ? _mm256_xor_si256(v, _mm256_set1_epi8((char)0x80)) : v;
+}
+
+/* Sums of columns 4 * from up to 4 * to of such bytes. */
+KERN_INLINE void sums_of_bytes(kern_dtype t, int R, int from, int to, const uint8_t *quants, const uint8_t *const *x, __m256i *s)
 {
     const __m256i sixteen = _mm256_set1_epi16(16), one = _mm256_set1_epi16(1);
     __m256i s2[4];
@@ -40,9 +51,7 @@ KERN_INLINE void sums_of_bytes(bool unsigned_bytes, int R, int from, int to, con
     for (int r = 0; r < R; r++) s[r] = s2[r] = _mm256_setzero_si256();
     KERN_UNROLL
     for (int j = from; j < to; j++) {
-        __m256i w = _mm256_loadu_si256((const __m256i *)(quants + 64 * j)), size;
-        if (unsigned_bytes) w = _mm256_xor_si256(w, _mm256_set1_epi8((char)0x80));
-        size = _mm256_abs_epi8(w);
+        __m256i w = bytes_at(t, quants, j), size = _mm256_abs_epi8(w);
         KERN_UNROLL
         for (int r = 0; r < R; r++) {
             __m256i q1 = _mm256_sign_epi8(quad(x[r] + 4 * j), w), q2 = _mm256_sign_epi8(quad(x[r] + 32 + 4 * j), w);
@@ -82,14 +91,14 @@ KERN_INLINE void half_q(kern_dtype t, int R, const uint8_t *quants, const uint8_
     KERN_UNROLL
     for (int r = 0; r < R; r++) s1[r] = s2[r] = _mm256_setzero_si256();
     if (kern_block_halves(t)) {
-        sums_of_bytes(false, R, 0, 4, quants, x, s);
+        sums_of_bytes(t, R, 0, 4, quants, x, s);
         add_scaled(R, s, halves(scales), meta, acc);
-        sums_of_bytes(false, R, 4, 8, quants, x, s);
+        sums_of_bytes(t, R, 4, 8, quants, x, s);
         add_scaled(R, s, halves(scales + 32), meta, acc);
         return;
     }
     if (bytes) {
-        sums_of_bytes(unsigned_bytes, R, 0, 8, quants, x, s);
+        sums_of_bytes(t, R, 0, 8, quants, x, s);
         KERN_UNROLL
         for (int r = 0; r < R && unsigned_bytes; r++) s[r] = _mm256_add_epi32(s[r], _mm256_set1_epi32(-16 * meta[r]->neg8));
     } else {

@@ -6,7 +6,7 @@
  * vpdpbusd multiplies unsigned weights (nibbles; bytes XOR 0x80; Q8_M's bytes as they are) by signed activations and does not saturate; the two
  * terms q1 and q2 have their own sums, S = 16 S1 + S2.  The offset of the weights (8, 128) is taken out by starting a
  * sum at -8 sumX: S2 for nibbles, S1 (which counts 16-fold) for bytes.  |S1| <= 8 * 65,280 + 32 * 255 * 127 < 2^21: 16 S1 fits.  Q8_H has such
- * sums of each half of a block. */
+ * sums of each half of a block, and Q4_HL, whose nibbles become the levels that they name, 128 too large, too. */
 #include "kernels/cpu/matmul.h"
 #include "kernels/cpu/unroll.h"
 #include "kernels/panel.h"
@@ -39,9 +39,19 @@ KERN_INLINE void add_scaled(int R, const __m512i *s1, const __m512i *s2, __m512 
     }
 }
 
-/* Half a block of Q8_H: columns 16 h to 16 h + 15. */
-KERN_INLINE void half_h(int R, int h, const uint8_t *quants, const uint8_t *scales, const uint8_t *const *x, const kern_q12 *const *meta,
-                        __m512 *acc)
+/* Quad j of a block of Q8_H or Q4_HL as unsigned bytes, 128 too large. */
+KERN_INLINE __m512i bytes_at(kern_dtype t, const uint8_t *quants, int j)
+{
+    const __m512i flip = _mm512_set1_epi8((char)0x80), level = _mm512_xor_si512(flip, _mm512_broadcast_i32x4(_mm_setr_epi8(KERN_Q4_HL_LEVELS)));
+    __m512i v = _mm512_loadu_si512(quants + 64 * (t == KERN_Q4_HL ? j % 4 : j));
+
+    if (t == KERN_Q4_HL) return _mm512_shuffle_epi8(level, _mm512_and_si512(j < 4 ? v : _mm512_srli_epi16(v, 4), _mm512_set1_epi8(15)));
+    return _mm512_xor_si512(v, flip);
+}
+
+/* Half of such a block: columns 16 h to 16 h + 15. */
+KERN_INLINE void half_h(kern_dtype t, int R, int h, const uint8_t *quants, const uint8_t *scales, const uint8_t *const *x,
+                        const kern_q12 *const *meta, __m512 *acc)
 {
     __m512i s1[8], s2[8];
 
@@ -54,7 +64,7 @@ KERN_INLINE void half_h(int R, int h, const uint8_t *quants, const uint8_t *scal
     }
     KERN_UNROLL
     for (int j = 4 * h; j < 4 * h + 4; j++) {
-        __m512i w = _mm512_xor_si512(_mm512_loadu_si512(quants + 64 * j), _mm512_set1_epi8((char)0x80));
+        __m512i w = bytes_at(t, quants, j);
         KERN_UNROLL
         for (int r = 0; r < R; r++) {
             s1[r] = _mm512_dpbusd_epi32(s1[r], w, quad(x[r] + 4 * j));
@@ -72,8 +82,8 @@ KERN_INLINE void block_q(kern_dtype t, int R, const uint8_t *quants, const uint8
     __m512i s1[8], s2[8];
 
     if (kern_block_halves(t)) {
-        half_h(R, 0, quants, scales, x, meta, acc);
-        half_h(R, 1, quants, scales, x, meta, acc);
+        half_h(t, R, 0, quants, scales, x, meta, acc);
+        half_h(t, R, 1, quants, scales, x, meta, acc);
         return;
     }
     /* Else the compiler keeps the quads of one panel for the next, in registers that it does not have. */

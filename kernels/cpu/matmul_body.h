@@ -182,6 +182,7 @@ static void q8_0(const kern_mm *m) { run(KERN_Q8_0, m); }
 static void q8_m(const kern_mm *m) { run(KERN_Q8_M, m); }
 static void q8_h(const kern_mm *m) { run(KERN_Q8_H, m); }
 static void q2_hm(const kern_mm *m) { run(KERN_Q2_HM, m); }
+static void q4_hl(const kern_mm *m) { run(KERN_Q4_HL, m); }
 static void w8(const kern_mm *m) { run(KERN_W8, m); }
 static void w4(const kern_mm *m) { run(KERN_W4, m); }
 static void bf16(const kern_mm *m) { run(KERN_BF16, m); }
@@ -193,7 +194,7 @@ px_code OP(kern_dev *d, const kern_matmul_args *a, px_err *e)
 {
     static const kern_mm_table table = { {
         [KERN_Q4_0] = q4_0, [KERN_Q4_1] = q4_1, [KERN_Q8_0] = q8_0, [KERN_Q8_M] = q8_m, [KERN_Q8_H] = q8_h, [KERN_Q2_HM] = q2_hm,
-        [KERN_W8] = w8, [KERN_W4] = w4, [KERN_BF16] = bf16, [KERN_F16] = f16, [KERN_FP8] = fp8,
+        [KERN_Q4_HL] = q4_hl, [KERN_W8] = w8, [KERN_W4] = w4, [KERN_BF16] = bf16, [KERN_F16] = f16, [KERN_FP8] = fp8,
         [KERN_F32] = f32,
     } };
 

@@ -85,7 +85,7 @@ static void fill(const job *j, kern_dtype t, uint32_t cols)
         float v = 0.01f * (float)(i % 7);
         if (f->block == 1) kern_row_from_f32(t, &v, 1, rows + i);
         else for (size_t k = t == KERN_Q2_HM ? 16 : 0; k < (t == KERN_Q2_HM ? 32 : 2); k += 2) memcpy(rows + i + k, &h, 2);
-        if (t == KERN_Q4_1 || t == KERN_Q8_M || t == KERN_Q8_H) memcpy(rows + i + 2, &h, 2);
+        if (t == KERN_Q4_1 || t == KERN_Q8_M || t == KERN_Q8_H || t == KERN_Q4_HL) memcpy(rows + i + 2, &h, 2);
     }
     for (int r = 0; r < 16; r++) src[r] = rows + (size_t)r * row;
     kern_panel_pack(t, src, 16, cols, j->weights);
@@ -193,7 +193,7 @@ static void layers(const job *j, kern_dtype t, uint32_t rows)
 
 int main(int argc, char **argv)
 {
-    static const kern_dtype types[] = { KERN_Q4_1, KERN_Q4_0, KERN_Q8_0, KERN_Q8_M, KERN_Q8_H, KERN_Q2_HM, KERN_W4, KERN_W8, KERN_FP8, KERN_BF16, KERN_F16, KERN_F32 };
+    static const kern_dtype types[] = { KERN_Q4_1, KERN_Q4_0, KERN_Q8_0, KERN_Q8_M, KERN_Q8_H, KERN_Q2_HM, KERN_Q4_HL, KERN_W4, KERN_W8, KERN_FP8, KERN_BF16, KERN_F16, KERN_F32 };
     job j = { .threads = argc > 1 ? (uint32_t)atoi(argv[1]) : 1, .bytes = (size_t)(argc > 2 ? atoi(argv[2]) : 512) << 20 };
     px_heap heap;
     px_err e = {0};

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const kern_dtype types[] = { KERN_F32, KERN_F16, KERN_BF16, KERN_FP8, KERN_Q8_0, KERN_Q8_M, KERN_Q8_H, KERN_Q2_HM, KERN_Q4_0,
+static const kern_dtype types[] = { KERN_F32, KERN_F16, KERN_BF16, KERN_FP8, KERN_Q8_0, KERN_Q8_M, KERN_Q8_H, KERN_Q2_HM, KERN_Q4_HL, KERN_Q4_0,
                                     KERN_Q4_1, KERN_W8, KERN_W4 };
 #define N_TYPES (sizeof types / sizeof *types)
 
@@ -30,13 +30,14 @@ static void half_random(uint8_t *p, int style, uint64_t *seed)
 /* What lies between two scales of a plain row: a group has 4 blocks, the last of a row may have fewer. */
 static uint32_t quant_bytes(kern_dtype t) { return t == KERN_Q8_0 || t == KERN_W8 || t == KERN_Q8_M || t == KERN_Q8_H ? 32 : 16; }
 /* A minimum or another scale behind the scale. */
-static bool has_two(kern_dtype t) { return t == KERN_Q4_1 || t == KERN_Q8_M || t == KERN_Q8_H; }
+static bool has_two(kern_dtype t) { return t == KERN_Q4_1 || t == KERN_Q8_M || t == KERN_Q8_H || t == KERN_Q4_HL; }
 static uint32_t head_bytes(kern_dtype t) { return has_two(t) ? 4 : 2; }
 /* The byte of quants that are all as large, or as small, as they can be. */
 static int extreme(kern_dtype t, bool large)
 {
     bool with_sign = quant_bytes(t) == 32 && t != KERN_Q8_M;
 
+    if (t == KERN_Q4_HL) return large ? 0xaa : 0xee;              /* 43 and -43 */
     return large ? (with_sign ? 0x7f : 0xff) : with_sign ? 0x80 : 0;
 }
 static uint32_t group_blocks(kern_dtype t) { return t == KERN_W8 || t == KERN_W4 ? 4 : 1; }
@@ -457,46 +458,53 @@ static void unsigned_bytes_reach_their_largest_sum(void **state)
         }
 }
 
-/* Halves of a block with the largest sums of either sign, 16 * 128 * 2032 each: neither half takes from the other, and the sums are exact. */
+/* Halves of a block with the largest sums of either sign, 16 * 128 * 2032 (of levels 16 * 43 * 2032) each: neither half takes from the
+ * other, and the sums are exact. */
 static void halves_have_sums_of_their_own(void **state)
 {
-    static const int value[] = { -128, -127, 127, 1, 0, -1 };
+    static const struct { kern_dtype t; int value[6]; uint8_t stored[6]; } kind[] = {
+        { KERN_Q8_H, { -128, -127, 127, 1, 0, -1 }, { 0x80, 0x81, 0x7f, 1, 0, 0xff } },
+        { KERN_Q4_HL, { -43, 43, -4, 3, 0, 25 }, { 14, 10, 0, 7, 4, 9 } },
+    };
     uint64_t seed = 24;
 
     (void)state;
-    for (kern_path p = KERN_PATH_SCALAR; p < KERN_N_PATHS; p++)
-        for (int sign = 0; sign < 4 && kern_cpu_has(p); sign++)
-            for (uint32_t rows = 1; rows <= 9; rows += 2) {
-                weights w = weights_random(KERN_Q8_H, 48, 64, PLAIN, &seed);
-                bench f = bench_open(p, 1);
-                float x[9 * 64];
-                uint32_t flags[9] = { 0 };
-                size_t count;
+    for (size_t k = 0; k < 2; k++)
+        for (kern_path p = KERN_PATH_SCALAR; p < KERN_N_PATHS; p++)
+            for (int sign = 0; sign < 4 && kern_cpu_has(p); sign++)
+                for (uint32_t rows = 1; rows <= 9; rows += 2) {
+                    const int *value = kind[k].value;
+                    weights w = weights_random(kind[k].t, 48, 64, PLAIN, &seed);
+                    bench f = bench_open(p, 1);
+                    float x[9 * 64];
+                    uint32_t flags[9] = { 0 };
+                    size_t count;
 
-                for (uint32_t r = 0; r < 48; r++)
-                    for (uint32_t b = 0; b < 2; b++) {
-                        const uint16_t head[2] = { 0x3c00, r % 2 ? 0x4000 : 0xb800 };              /* scales 1, and 2 or -1/2 */
-                        uint8_t *block = w.plain + r * w.row_bytes + 36 * b;
-                        memcpy(block, head, sizeof head);
-                        memset(block + 4, value[r % 6], 16);
-                        memset(block + 20, value[(r / 6 + b) % 6], 16);
+                    for (uint32_t r = 0; r < 48; r++)
+                        for (uint32_t b = 0; b < 2; b++) {
+                            const uint16_t head[2] = { 0x3c00, r % 2 ? 0x4000 : 0xb800 };              /* scales 1, and 2 or -1/2 */
+                            const uint8_t first = kind[k].stored[r % 6], last = kind[k].stored[(r / 6 + b) % 6];
+                            uint8_t *block = w.plain + r * w.row_bytes + kern_dtype_get(w.t)->block_bytes * b;
+                            memcpy(block, head, sizeof head);
+                            memset(block + 4, w.t == KERN_Q4_HL ? first | last << 4 : first, 16);
+                            if (w.t == KERN_Q8_H) memset(block + 20, last, 16);
+                        }
+                    pack_all(&w);
+                    for (uint32_t i = 0; i < rows * 64; i++) x[i] = (i % 32 < 16 ? sign & 1 : sign >> 1) ? -2032 : 2032;
+                    void *act = quantise(&f, KERN_ACT_Q12, x, rows, 64, flags);
+                    float *out = multiply(&f, &w, 1, act, rows, 48, &count);
+                    for (uint32_t i = 0; i < rows * 48; i++) {
+                        uint32_t r = i % 48;
+                        double want = 0;
+                        for (uint32_t b = 0; b < 2; b++)
+                            want += 16 * 2032 * (value[r % 6] * (sign & 1 ? -1.0 : 1.0)
+                                                 + value[(r / 6 + b) % 6] * (r % 2 ? 2 : -0.5) * (sign >> 1 ? -1.0 : 1.0));
+                        assert_true((double)out[i] == want);
                     }
-                pack_all(&w);
-                for (uint32_t i = 0; i < rows * 64; i++) x[i] = (i % 32 < 16 ? sign & 1 : sign >> 1) ? -2032 : 2032;
-                void *act = quantise(&f, KERN_ACT_Q12, x, rows, 64, flags);
-                float *out = multiply(&f, &w, 1, act, rows, 48, &count);
-                for (uint32_t i = 0; i < rows * 48; i++) {
-                    uint32_t r = i % 48;
-                    double want = 0;
-                    for (uint32_t b = 0; b < 2; b++)
-                        want += 16 * 2032 * (value[r % 6] * (sign & 1 ? -1.0 : 1.0)
-                                             + value[(r / 6 + b) % 6] * (r % 2 ? 2 : -0.5) * (sign >> 1 ? -1.0 : 1.0));
-                    assert_true((double)out[i] == want);
+                    free(out), free(act);
+                    bench_close(&f);
+                    weights_drop(&w);
                 }
-                free(out), free(act);
-                bench_close(&f);
-                weights_drop(&w);
-            }
 }
 
 static void the_twin_is_close_to_double(void **state)
