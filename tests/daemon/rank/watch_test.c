@@ -2,6 +2,7 @@
  * The rank is a child, its sums go over the fake NCCL, and its reports come to the test through a pipe. */
 #include "tests/comm/nccl_world.h"
 
+#include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
