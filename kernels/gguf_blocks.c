@@ -113,6 +113,21 @@ __attribute__((noinline)) void kern_iq2_levels(const uint8_t *p, int8_t q[256])
         _mm_storeu_si128((__m128i *)(q + 8 * w), _mm_set_epi64x(iq2_eight(p + 4 + 2 * w), iq2_eight(p + 2 + 2 * w)));
 }
 
+/* Bits 4 and 5 of a level's byte (8, 25, 43) are 0, 1, 2. */
+static int64_t iq2_eight_numbers(const uint8_t *p)
+{
+    const uint64_t each = 0x0101010101010101ull;
+    uint32_t word = p[0] | (uint32_t)p[1] << 8;
+
+    return (int64_t)((iq2_row[word & 511] >> 4 & 3 * each) | (iq2_minus[word >> 9] & 4 * each) | 8 * each);
+}
+
+__attribute__((noinline)) void kern_iq2_numbers(const uint8_t *p, uint8_t q[256])
+{
+    for (int w = 0; w < 32; w += 2)
+        _mm_storeu_si128((__m128i *)(q + 8 * w), _mm_set_epi64x(iq2_eight_numbers(p + 4 + 2 * w), iq2_eight_numbers(p + 2 + 2 * w)));
+}
+
 #define ROW_PATH 0
 #include "kernels/gguf_blocks_body.h"
 #undef ROW_PATH

@@ -20,5 +20,7 @@ int  kern_iq4_xs_scale(const uint8_t *block, int g);
 extern const int8_t kern_iq4_level[16];
 /* IQ2_XS: the 256 levels of a block with their signs, +-8, 25 or 43. */
 void kern_iq2_levels(const uint8_t *block, int8_t q[256]);
+/* Those levels as numbers of KERN_Q4_HL_LEVELS. */
+void kern_iq2_numbers(const uint8_t *block, uint8_t q[256]);
 
 #endif

@@ -1,5 +1,5 @@
-/* reblock.c - blocks of GGUF that are only read, as Q4_1, Q8_0, Q8_M, Q8_H and Q2_HM (reblock.h).  Up to 256 columns are taken apart beside
- * each other; quants move as they are, eight to a word; nothing is searched for, and no value is computed. */
+/* reblock.c - blocks of GGUF that are only read, as Q4_1, Q8_0, Q8_M, Q8_H, Q2_HM and Q4_HL (reblock.h).  Up to 256 columns are taken apart
+ * beside each other; quants move as they are, eight to a word; nothing is searched for, and no value is computed. */
 #include "kernels/reblock.h"
 #include "kernels/gguf_blocks.h"
 #include "kernels/half.h"
@@ -142,15 +142,18 @@ static void iq4_xs(kern_path path, const uint8_t *p, int n, groups *b)
     ROW_ON(path, levels, b->q);
 }
 
-/* Sixteen scales s of -32..31 times quants of -4..3: their products fit a byte when they change sign, and so does d. */
+/* Quants of three bits, less 4, are the first levels of Q4_HL. */
 static void q3_k(kern_path path, const uint8_t *p, int n, groups *b)
 {
-    int16_t scale[16];
+    const float d = kern_half_at(p + 108);
 
-    (void)n;
-    for (int i = 0; i < 16; i++) scale[i] = (int16_t)kern_q3_k_scale(p + 96, i);
-    for (int g = 0; g < 8; g++) b->d[g] = -kern_half_at(p + 108);
-    ROW_ON(path, q3_k_products, p, p + 32, scale, b->q);
+    (void)path, (void)n;
+    for (int i = 0; i < 16; i++) b->d[i] = d * (float)kern_q3_k_scale(p + 96, i);
+    for (int g = 0; g < 8; g++) {
+        uint64_t q[4];
+        for (int i = 0; i < 4; i++) q[i] = (word(p + 32 + g / 4 * 32 + 8 * i) >> g % 4 * 2 & 3 * EACH) | (word(p + 8 * i) >> g & EACH) << 2;
+        put_four(b->q + 32 * g, q);
+    }
 }
 
 static void q6_k(kern_path path, const uint8_t *p, int n, groups *b)
@@ -179,7 +182,7 @@ static void iq2_xs(kern_path path, const uint8_t *p, int n, groups *b)
         b->d[2 * g] = d * (0.5f + (float)(p[66 + g] & 15)) * 0.25f;
         b->d[2 * g + 1] = d * (0.5f + (float)(p[66 + g] >> 4)) * 0.25f;
     }
-    kern_iq2_levels(p, (int8_t *)b->q);
+    kern_iq2_numbers(p, b->q);
 }
 
 static void q2_k(kern_path path, const uint8_t *p, int n, groups *b)
@@ -204,9 +207,9 @@ static const struct {
     int times;                                                  /* Q8_H: levels may be multiplied by it */
 } KIND[KERN_N_DTYPES] = {
     [KERN_Q5_0] = { KERN_Q8_0, q5_0, 1 },   [KERN_IQ4_NL] = { KERN_Q8_0, iq4_nl, 1 },  [KERN_IQ4_XS] = { KERN_Q8_0, iq4_xs, 1 },
-    [KERN_Q3_K] = { KERN_Q8_0, q3_k, 1 },   [KERN_Q5_1] = { KERN_Q8_M, q5_1, 1 },      [KERN_Q4_K] = { KERN_Q4_1, q4_k, 1 },
+    [KERN_Q3_K] = { KERN_Q4_HL, q3_k, 1 },  [KERN_Q5_1] = { KERN_Q8_M, q5_1, 1 },      [KERN_Q4_K] = { KERN_Q4_1, q4_k, 1 },
     [KERN_Q5_K] = { KERN_Q8_M, q5_k, 1 },   [KERN_Q2_K] = { KERN_Q2_HM, q2_k, 1 },     [KERN_Q6_K] = { KERN_Q8_H, q6_k, 3 },
-    [KERN_IQ2_XS] = { KERN_Q8_H, iq2_xs, 1 },                   /* 43 times 3 is no byte */
+    [KERN_IQ2_XS] = { KERN_Q4_HL, iq2_xs, 1 },
 };
 
 kern_dtype kern_reblock_to(kern_dtype t) { return (unsigned)t < KERN_N_DTYPES && KIND[t].to != KERN_F32 ? KIND[t].to : KERN_N_DTYPES; }
@@ -234,19 +237,19 @@ static uint8_t *put(const groups *b, int g, kern_dtype to, size_t at, uint8_t *o
         else put_pair(quants, low, high);
         return put_pairs(b, g, at % 2 ? out : out + 16);
     }
-    if (to == KERN_Q8_H) {
+    if (to == KERN_Q8_H || to == KERN_Q4_HL) {
         kern_half_put(out, (uint16_t)b->d_half[2 * g]);
         kern_half_put(out + 2, (uint16_t)b->d_half[2 * g + 1]);
-        memcpy(out + 4, q, 32);
-        return out + 36;
-    }
-    kern_half_put(out, (uint16_t)b->d_half[g]);
-    out += 2;
-    if (to != KERN_Q8_0) {
-        kern_half_put(out, (uint16_t)b->m_half[g]);
+        out += 4;
+    } else {
+        kern_half_put(out, (uint16_t)b->d_half[g]);
         out += 2;
+        if (to != KERN_Q8_0) {
+            kern_half_put(out, (uint16_t)b->m_half[g]);
+            out += 2;
+        }
     }
-    if (to != KERN_Q4_1) {
+    if (to != KERN_Q4_1 && to != KERN_Q4_HL) {
         memcpy(out, q, 32);
         return out + 32;
     }
@@ -258,7 +261,7 @@ bool kern_row_reblock_on(kern_path path, kern_dtype from, const void *row, size_
 {
     const kern_dtype_info *f = kern_dtype_get(from);
     const kern_dtype to = kern_reblock_to(from);
-    const int each = to == KERN_Q8_H || to == KERN_Q2_HM ? 16 : 32;
+    const int each = to == KERN_Q8_H || to == KERN_Q2_HM || to == KERN_Q4_HL ? 16 : 32;
     const size_t start = col;
     uint8_t *out = dst;
     groups b;
@@ -271,6 +274,7 @@ bool kern_row_reblock_on(kern_path path, kern_dtype from, const void *row, size_
 
         KIND[from].take(path, block, some, &b);
         if (to == KERN_Q2_HM) ROW_ON(path, pairs_of_16, &b);
+        else if (to == KERN_Q4_HL) ROW_ON(path, levels_of_16, &b);
         else if (to == KERN_Q8_H) ROW_ON(path, halves_of_16, KIND[from].times, &b);
         else ROW_ON(path, halves_of_32, to == KERN_Q8_0, to == KERN_Q8_0 ? 0 : 1, &b);
         for (int i = 32 * first / each; i < 32 * (first + some) / each; i++) {

@@ -14,20 +14,6 @@ ROW_FN void ROW(levels)(uint8_t *restrict q)
 #endif
 }
 
-/* Q3_K: quants of three bits, less 4, times the scales of their sixteen columns, with the other sign. */
-ROW_FN void ROW(q3_k_products)(const uint8_t *restrict high, const uint8_t *restrict two, const int16_t *restrict scale, uint8_t *restrict q)
-{
-    for (int i = 0; i < 16; i++) {
-        const uint8_t *low = two + i / 8 * 32 + i % 2 * 16, *top = high + i % 2 * 16;
-        const int16_t by = scale[i];
-        const int down = i % 8 / 2 * 2, bit = i / 2;
-        for (int c = 0; c < 16; c++) {
-            int16_t three = (int16_t)((low[c] >> down & 3) | (top[c] >> bit & 1) << 2);
-            q[16 * i + c] = (uint8_t)(by * (int16_t)(4 - three));
-        }
-    }
-}
-
 #if ROW_PATH
 /* The sums of four vectors. */
 ROW_FN inline __m128i ROW(four_sums)(__m256i a, __m256i b, __m256i c, __m256i d)
@@ -85,6 +71,28 @@ ROW_FN inline void ROW(moments_of_32)(bool with_sign, const uint8_t *restrict q,
             sum[g] += v;
             squares[g] += v * v;
         }
+    }
+#endif
+}
+
+/* Sums of squares of the levels that sixteens of Q4_HL name; no square is above 1849. */
+ROW_FN inline void ROW(level_squares_of_16)(const uint8_t *restrict q, int32_t *restrict squares)
+{
+#if ROW_PATH
+    const __m256i level = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)kern_q4_hl_level)), one = _mm256_set1_epi16(1);
+
+    for (int i = 0; i < 16; i += 4, q += 64) {
+        __m256i first = _mm256_abs_epi8(_mm256_shuffle_epi8(level, _mm256_loadu_si256((const __m256i *)q)));
+        __m256i last = _mm256_abs_epi8(_mm256_shuffle_epi8(level, _mm256_loadu_si256((const __m256i *)(q + 32))));
+        __m256i a = _mm256_madd_epi16(_mm256_maddubs_epi16(first, first), one), b = _mm256_madd_epi16(_mm256_maddubs_epi16(last, last), one);
+        a = _mm256_hadd_epi32(a, b);                                       /* two sums of i, two of i + 2; of i + 1 and i + 3 */
+        a = _mm256_hadd_epi32(a, a);                                       /* i, i + 2, the same; i + 1, i + 3, the same */
+        _mm_storeu_si128((__m128i *)(squares + i), _mm_unpacklo_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1)));
+    }
+#else
+    for (int i = 0; i < 16; i++) {
+        squares[i] = 0;
+        for (int c = 16 * i; c < 16 * i + 16; c++) squares[i] += kern_q4_hl_level[q[c]] * kern_q4_hl_level[q[c]];
     }
 #endif
 }
@@ -185,6 +193,24 @@ ROW_FN void ROW(halves_of_16)(int most, groups *restrict b)
     for (int i = 0; i < 16 && most > 1; i++) {
         const int16_t multiple = (int16_t)times[i];
         for (int c = 0; c < 16; c++) b->q[16 * i + c] = (uint8_t)(b->q[16 * i + c] * multiple);
+    }
+    for (int i = 0; i < 16; i++) {
+        double squares = b->squares[i], d = b->d[i], lost = b->lost[i];
+        b->error[i] = lost * lost * squares;
+        b->size[i] = d * d * squares;
+    }
+}
+
+/* Scales in fp16 of sixteens whose levels have names. */
+ROW_FN void ROW(levels_of_16)(groups *restrict b)
+{
+    ROW(level_squares_of_16)(b->q, b->squares);
+    for (int i = 0; i < 16; i++) {
+        float d = b->d[i];
+        uint32_t h = kern_float_to_half(d);
+        b->d_half[i] = h;
+        b->lost[i] = d - kern_half_to_float((uint16_t)h);
+        b->fits[i] = fabsf(d) < BEYOND_HALF;
     }
     for (int i = 0; i < 16; i++) {
         double squares = b->squares[i], d = b->d[i], lost = b->lost[i];

@@ -14,8 +14,8 @@ enum { MOST = 1024 };
 /* rms: of what changes in random blocks, relative to the values; 0: nothing does.  nearer: than Q8_0, and so many times at least. */
 static const struct { kern_dtype from, to; double rms, nearer; } PAIR[] = {
     { KERN_Q5_0, KERN_Q8_0, 0, 0 },      { KERN_IQ4_NL, KERN_Q8_0, 0, 0 },    { KERN_IQ4_XS, KERN_Q8_0, 2.5e-4, 0.99 },
-    { KERN_Q3_K, KERN_Q8_0, 0, 0 },      { KERN_Q5_1, KERN_Q8_M, 0, 0 },      { KERN_Q4_K, KERN_Q4_1, 3e-4, 6 }, { KERN_Q5_K, KERN_Q8_M, 3e-4, 9 },
-    { KERN_Q2_K, KERN_Q2_HM, 5e-4, 8 }, { KERN_Q6_K, KERN_Q8_H, 2e-4, 20 }, { KERN_IQ2_XS, KERN_Q8_H, 4e-4, 10 },
+    { KERN_Q3_K, KERN_Q4_HL, 2.5e-4, 8 },      { KERN_Q5_1, KERN_Q8_M, 0, 0 },      { KERN_Q4_K, KERN_Q4_1, 3e-4, 6 }, { KERN_Q5_K, KERN_Q8_M, 3e-4, 9 },
+    { KERN_Q2_K, KERN_Q2_HM, 5e-4, 8 }, { KERN_Q6_K, KERN_Q8_H, 2e-4, 20 }, { KERN_IQ2_XS, KERN_Q4_HL, 4e-4, 10 },
 };
 #define N_PAIRS (sizeof PAIR / sizeof *PAIR)
 
@@ -26,7 +26,7 @@ static size_t row_bytes(kern_dtype t, size_t n)
     assert_true(kern_matrix_bytes(t, 1, n, &bytes));
     return bytes;
 }
-static bool has_minimum(kern_dtype t) { return t != KERN_Q8_0 && t != KERN_Q8_H; }
+static bool has_minimum(kern_dtype t) { return t != KERN_Q8_0 && t != KERN_Q8_H && t != KERN_Q4_HL; }
 
 static void put(uint8_t *p, float x)
 {
@@ -97,7 +97,7 @@ static void golden_blocks_change_by_so_much(void **state)
 {
     static const struct { kern_dtype from; double rms; } kept[] = {
         { KERN_Q5_0, 0 },      { KERN_Q5_1, 0 },      { KERN_IQ4_NL, 0 },    { KERN_IQ4_XS, 2.5e-4 }, { KERN_Q4_K, 1.5e-4 },
-        { KERN_Q5_K, 1.5e-4 },   { KERN_Q6_K, 2e-4 },   { KERN_Q3_K, 0 },   { KERN_Q2_K, 2e-4 },    { KERN_IQ2_XS, 3e-4 },
+        { KERN_Q5_K, 1.5e-4 },   { KERN_Q6_K, 2e-4 },   { KERN_Q3_K, 2.5e-4 },   { KERN_Q2_K, 2e-4 },    { KERN_IQ2_XS, 3e-4 },
     };
     enum { N = 8 * 512 };
 
@@ -298,6 +298,53 @@ static void sixteens_lose_half_a_unit(void **state)
     assert_true(nearer > 100000 && refused > 100000);
 }
 
+/* Named levels with any fp16 for a scale: no value is off by more than 2^-11 of itself, or than its level times half of the smallest fp16, */
+static void named_levels_keep_their_names(void **state)
+{
+    static const struct { kern_dtype t; size_t d, bytes; } kind[] = { { KERN_Q3_K, 108, 110 }, { KERN_IQ2_XS, 0, 74 } };
+    uint64_t seed = 12;
+
+    (void)state;
+    for (size_t k = 0; k < 2; k++) {
+        int refused = 0, same = 0;
+        for (uint32_t round = 0; round < 100000; round++) {
+            uint8_t block[110], out[20];
+            float was[256], is[32];
+            double sums[2] = { 0 }, error = 0, size = 0;
+            size_t g = test_rand(&seed) >> 8 & 7;
+            bool fits = true;
+
+            for (size_t i = 0; i < sizeof block; i++) block[i] = (uint8_t)(test_rand(&seed) >> 8);
+            const uint16_t h = (uint16_t)(round * 40503u);
+            block[kind[k].d] = (uint8_t)h, block[kind[k].d + 1] = (uint8_t)(h >> 8);
+            kern_row_to_f32(kind[k].t, block, 256, was);
+            double each[2];
+            for (int half = 0; half < 2; half++) {
+                const float d = kern_f16_to_f32(h);
+                const size_t i = 2 * g + (size_t)half;
+                const uint8_t *s = block + 96, eighths = half ? block[66 + g] >> 4 : block[66 + g] & 15;
+                each[half] = kind[k].t == KERN_IQ2_XS ? (double)d * (2 * eighths + 1) / 8
+                           : (double)d * (((i < 8 ? s[i] & 15 : s[i - 8] >> 4) | (s[8 + i % 4] >> i / 4 * 2 & 3) << 4) - 32);
+                fits = fits && fabs(each[half]) < 65520;                        /* false for a NaN */
+            }
+            if (kern_row_reblock(kind[k].t, block, 32 * g, 32, out, sums) != fits) fail_msg("type %zu, scale %04x", k, h);
+            refused += !fits;
+            if (!fits) continue;
+            kern_row_to_f32(KERN_Q4_HL, out, 32, is);
+            for (size_t c = 0; c < 32; c++) {
+                const double x = (double)was[32 * g + c], off = (double)is[c] - x, level = each[c / 16] != 0 ? x / each[c / 16] : 0;
+                if (!(fabs(off) <= fmax(fabs(x) * 0x1.001p-11, fabs(level) * 0x1p-25))) fail_msg("%a became %a", x, (double)is[c]);
+                if (kind[k].t == KERN_Q3_K && fabs(each[c / 16]) < 0x1p-13) assert_true(off == 0);
+                error += off * off;
+                size += x * x;
+            }
+            assert_true(fabs(sums[0] - error) <= error * 1e-3 + size * 1e-13 && fabs(sums[1] - size) <= size * 1e-6);
+            same += error == 0;
+        }
+        assert_true(refused > 5000 && same > 5000 && same < 95000);
+    }
+}
+
 static void what_is_refused(void **state)
 {
     static const uint16_t bad[] = { 0x7c00, 0xfc00, 0x7e00, 0x7c01 };
@@ -341,6 +388,7 @@ int main(void)
         cmocka_unit_test(the_mean_is_kept),
         cmocka_unit_test(two_bits_keep_their_levels),
         cmocka_unit_test(sixteens_lose_half_a_unit),
+        cmocka_unit_test(named_levels_keep_their_names),
         cmocka_unit_test(what_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

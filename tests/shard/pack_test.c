@@ -256,7 +256,7 @@ static void a_file_of_every_type(void **state)
     for (shard_role r = 0; r < SHARD_N_ROLES; r++) {
         const shard_conversion *x = &result.converted[r];
         uint64_t was = 0, is = 0, n = 0, bytes;
-        bool rounded = false;                            /* Q3_K, Q5_0, Q5_1 and IQ4_NL keep all values */
+        bool rounded = false;                            /* Q5_0, Q5_1 and IQ4_NL keep all values */
         kern_dtype first = KERN_N_DTYPES;
         for (size_t i = 0; i < N_MIXED; i++) {
             char name[64];
@@ -268,7 +268,7 @@ static void a_file_of_every_type(void **state)
             kern_matrix_bytes(to, mixed[i].rows, mixed[i].cols, &bytes);
             if (!n) first = to;
             is += bytes * (r == SHARD_ATTN_K || r == SHARD_ATTN_V ? 2 : 1);          /* one KV head, on both ranks */
-            rounded |= mixed[i].type != KERN_Q5_0 && mixed[i].type != KERN_IQ4_NL && mixed[i].type != KERN_Q5_1 && mixed[i].type != KERN_Q3_K;
+            rounded |= mixed[i].type != KERN_Q5_0 && mixed[i].type != KERN_IQ4_NL && mixed[i].type != KERN_Q5_1;
             n++;
         }
         assert_true(x->n == n && x->source_bytes == was && x->stored_bytes == is);
@@ -577,7 +577,7 @@ static void policies_and_types_that_do_not_go_together(void **state)
         assert_int_equal(shard_types_stored(&stored, &heap.a, m, &t, p, &e), can ? PX_OK : PX_EUNSUP);
         if (can) {
             kern_dtype is = shard_type_of(&stored, SHARD_FFN_UP, 1);
-            assert_int_equal(is, p == SHARD_TO_F32 ? KERN_F32 : p == SHARD_TO_BF16 ? KERN_BF16 : p == SHARD_AS_FILE ? KERN_Q8_H : KERN_Q8_0);
+            assert_int_equal(is, p == SHARD_TO_F32 ? KERN_F32 : p == SHARD_TO_BF16 ? KERN_BF16 : p == SHARD_AS_FILE ? KERN_Q4_HL : KERN_Q8_0);
             shard_types_deinit(&stored);
         } else assert_string_equal(e.field, "blk.1.ffn_up.weight");
         px_err_clear(&e);
@@ -585,8 +585,8 @@ static void policies_and_types_that_do_not_go_together(void **state)
     {
         static const struct { kern_dtype file, kept; shard_policy also; } kind[] = {
             { KERN_Q5_1, KERN_Q8_M, SHARD_TO_Q8_0 }, { KERN_Q5_K, KERN_Q8_M, SHARD_TO_Q8_0 }, { KERN_Q4_K, KERN_Q4_1, SHARD_TO_Q4_1 },
-            { KERN_Q5_0, KERN_Q8_0, SHARD_TO_Q8_0 }, { KERN_Q6_K, KERN_Q8_H, SHARD_TO_Q8_0 }, { KERN_IQ2_XS, KERN_Q8_H, SHARD_TO_Q8_0 },
-            { KERN_Q3_K, KERN_Q8_0, SHARD_TO_Q8_0 }, { KERN_Q2_K, KERN_Q2_HM, SHARD_TO_Q8_0 }, { KERN_Q4_0, KERN_Q4_0, SHARD_TO_Q4_0 },
+            { KERN_Q5_0, KERN_Q8_0, SHARD_TO_Q8_0 }, { KERN_Q6_K, KERN_Q8_H, SHARD_TO_Q8_0 }, { KERN_IQ2_XS, KERN_Q4_HL, SHARD_TO_Q8_0 },
+            { KERN_Q3_K, KERN_Q4_HL, SHARD_TO_Q8_0 }, { KERN_Q2_K, KERN_Q2_HM, SHARD_TO_Q8_0 }, { KERN_Q4_0, KERN_Q4_0, SHARD_TO_Q4_0 },
         };
         for (size_t i = 0; i < sizeof kind / sizeof *kind; i++)
             for (p = SHARD_AS_FILE; p < SHARD_N_POLICIES; p++) {

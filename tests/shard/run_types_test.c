@@ -32,7 +32,7 @@ static float *score(const char *path, shard_policy policy, kern_kv_dtype kv, uin
 /* kl, worst: bounds as the file is; better: how many times nearer (KL) than --format Q8_0, at least; 0: it is the same. */
 static const struct { kern_dtype type; double kl, worst, better; } TYPE[] = {
     { KERN_Q5_0, 1e-5, 0.05, 0 },   { KERN_Q5_1, 1e-5, 0.05, 40 }, { KERN_Q4_K, 2e-5, 0.05, 8 }, { KERN_Q5_K, 2e-5, 0.05, 15 },
-    { KERN_IQ4_NL, 1e-5, 0.05, 0 }, { KERN_IQ4_XS, 1e-5, 0.05, 0 }, { KERN_Q6_K, 1e-5, 0.05, 100 },   { KERN_Q3_K, 1e-5, 0.05, 0 }, { KERN_Q2_K, 1e-5, 0.05, 10 }, { KERN_IQ2_XS, 1e-5, 0.05, 20 },
+    { KERN_IQ4_NL, 1e-5, 0.05, 0 }, { KERN_IQ4_XS, 1e-5, 0.05, 0 }, { KERN_Q6_K, 1e-5, 0.05, 100 },   { KERN_Q3_K, 1e-5, 0.05, 20 }, { KERN_Q2_K, 1e-5, 0.05, 10 }, { KERN_IQ2_XS, 1e-5, 0.05, 20 },
 };
 
 static void every_type_meets_its_bound(void **state)
