@@ -130,7 +130,8 @@ static px_code refused(comm_nccl *n, const char *what, int result, px_err *e)
                    last ? last : "");
 }
 
-/* What was begun with `result`, until it is done.  An error and a deadline end the communicator. */
+/* What was begun with `result`, until it is done.  An error and a deadline end the communicator.  After the deadline there is
+ * one more look: a thread that was not run meanwhile finds that NCCL has done its part. */
 static px_code settle(comm *c, int result, const char *what, px_time_us wait_us, px_err *e)
 {
     comm_nccl *n = c->nccl;
@@ -140,16 +141,17 @@ static px_code settle(comm *c, int result, const char *what, px_time_us wait_us,
     int state = result;
 
     for (unsigned turn = 0; state == COMM_NCCL_IN_PROGRESS; turn++) {
-        if (px_now_us() - begun > wait_us) {
-            px_fail(&why, PX_ETIMEOUT, "nccl", "%s: still in progress after %lld ms on rank %u", what, (long long)(wait_us / 1000), c->rank);
-            break;
-        }
+        const bool last = px_now_us() - begun > wait_us;
         rest(turn);
         if ((rc = enter(n, e))) return rc;
         int r = n->lib.comm_get_async_error(n->comm, &state);
         if (r && r != COMM_NCCL_IN_PROGRESS) state = r;
         if (state && state != COMM_NCCL_IN_PROGRESS) refused(n, what, state, &why);
         leave(n);
+        if (state == COMM_NCCL_IN_PROGRESS && last) {
+            px_fail(&why, PX_ETIMEOUT, "nccl", "%s: still in progress after %lld ms on rank %u", what, (long long)(wait_us / 1000), c->rank);
+            break;
+        }
     }
     return why.code ? end_with(n, &why, e) : PX_OK;
 }

@@ -40,7 +40,7 @@ static void nap(unsigned us) { nanosleep(&(struct timespec){ .tv_nsec = (long)us
 static void stay(void)
 {
     atomic_store(&world->stays, 1);
-    for (int i = 0; i < 100000 && atomic_load(&world->stays); i++) nap(200);
+    for (int i = 0; i < 400000 && atomic_load(&world->stays); i++) nap(200);
     atomic_store(&world->stays, 0);
 }
 

@@ -23,7 +23,7 @@ typedef enum fake_how {
     FAKE_HANGS,                                /* in progress for ever */
     FAKE_STALLS,                               /* FAKE_REDUCE: begun, and the queue never gets through it */
     FAKE_BREAKS,                               /* FAKE_REDUCE: as stalls, and the asynchronous error is `result` */
-    FAKE_STAYS                                 /* FAKE_REDUCE: the call does not return while `stays` (but for 20 s at most) */
+    FAKE_STAYS                                 /* FAKE_REDUCE: the call does not return while `stays` (but for 80 s at most) */
 } fake_how;
 
 typedef struct fake_queue fake_queue;
@@ -43,7 +43,7 @@ typedef struct fake_world {
     bool      no_window;                       /* the hardware has none: success, and NULL */
     bool      wrong[2]; unsigned delay_us[2];  /* of a sum: plain, symmetric */
     struct { fake_call call; fake_how how; uint32_t rank; int nth, result; } fault;    /* the rank's nth call, from 1 */
-    bool      abort_stays;                     /* ncclCommAbort does not return while `stays` (but for 20 s at most) */
+    bool      abort_stays;                     /* ncclCommAbort does not return while `stays` (but for 80 s at most) */
     /* by the fake */
     int       calls[FAKE_RANKS][FAKE_CALLS];
     _Atomic int stays;                         /* set by the call, ended by the test */

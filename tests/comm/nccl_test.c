@@ -39,6 +39,31 @@ static void sums_are_right(void **state)
         }
 }
 
+/* A call whose time is up when it is looked at for the first time, and that has been done by then. */
+static void round_out_of_time(test_rank *r)
+{
+    if (r->rc) return;
+    test_nccl_limits(r, -1, WAIT_US);
+    r->rc = test_nccl_round(r, 0, 0, PARTIAL_FLOATS);
+    if (!r->rc) test_nccl_limits(r, WAIT_US, WAIT_US);
+}
+
+static void what_is_done_is_not_late(void **state)
+{
+    test_rank r = { .args.alone = true };
+
+    (void)state;
+    test_nccl_fresh();
+    test_nccl->polls = 1;
+    test_nccl_ranks(&r, 1, WAIT_US, round_out_of_time);
+    all_ok(&r, 1);
+    test_nccl_fresh();
+    test_nccl->polls = 2;                                  /* not even at the last look */
+    test_nccl_ranks(&r, 1, WAIT_US, round_out_of_time);
+    assert_int_equal(r.rc, PX_ETIMEOUT);
+    assert_int_equal(test_nccl->aborts, 1);
+}
+
 /* ---- processes ---- */
 
 static void sums_are_right_between_processes(void **state)
@@ -383,6 +408,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sums_are_right),
+        cmocka_unit_test(what_is_done_is_not_late),
         cmocka_unit_test(sums_are_right_between_processes),
         cmocka_unit_test(a_graph_holds_it),
         cmocka_unit_test(the_slow_way_is_not_chosen),

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "comm/nccl_abi.h"
+#include "comm/table.h"
 
 fake_world *test_nccl;
 const char *test_nccl_lacks;
@@ -168,6 +169,12 @@ void test_nccl_rank(test_rank *r, const comm_args *host, void (*fn)(test_rank *r
     comm_close(r->host);
     r->c = r->host = NULL;
     self = NULL;
+}
+
+void test_nccl_limits(test_rank *r, px_time_us call_us, px_time_us host_us)
+{
+    r->c->dev.timeout_us = call_us;
+    r->host->room.at.timeout_us = host_us;
 }
 
 typedef struct start { test_rank *r; comm_local_group *group; px_time_us timeout_us; void (*fn)(test_rank *r); } start;

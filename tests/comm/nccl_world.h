@@ -9,7 +9,8 @@
 
 #define PARTIAL_FLOATS 1500u
 #define PARTIAL (PARTIAL_FLOATS * sizeof(float))
-#define WAIT_US (20 * (px_time_us)1000000)             /* where nothing may take so long */
+/* A busy machine may not run a thread for seconds: only a wait that has no end by itself may have SOON_US. */
+#define WAIT_US (60 * (px_time_us)1000000)             /* where nothing may take so long */
 #define SOON_US (1000 * (px_time_us)1000)              /* where something will */
 
 typedef struct test_rank {
@@ -42,6 +43,8 @@ void test_nccl_rank(test_rank *r, const comm_args *host, void (*fn)(test_rank *r
 /* Every rank a process: fn as above; status: of waitpid, the exit code is rc. */
 void test_nccl_processes(uint32_t n, void (*fn)(test_rank *r), int *status);
 void test_nccl_nothing_left(void);
+/* From now on: the longest wait of a call for NCCL and for the device, and of a call of the host transport. */
+void test_nccl_limits(test_rank *r, px_time_us call_us, px_time_us host_us);
 
 void *test_over(const void *p);                        /* device address <-> host address */
 /* Fills partial `which` with numbers of (rank, round), sums the first n, waits, compares.  PX_ECORRUPT: another sum. */
