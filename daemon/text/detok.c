@@ -221,6 +221,7 @@ px_code daemon_detok_finish(daemon_detok *d, daemon_bytes *out, px_err *e)
     px_code rc;
 
     if (d->stopped) return PX_OK;
+    d->deaf = true;                                  /* no token ends here, so nobody would be told of a stop string */
     if ((rc = give_up_tail(d, e))) return rc;
     return release(d, out, true, e);
 }

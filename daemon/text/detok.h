@@ -49,7 +49,7 @@ px_code daemon_detok_init(daemon_detok *d, px_alloc *a, const daemon_tokenizer *
  * together the longest.  hit and which may not be NULL.
  * Errors: PX_ERANGE (no such id; e->field "token_ids"), PX_ENOMEM. */
 px_code daemon_detok_push(daemon_detok *d, uint32_t id, daemon_bytes *out, bool *hit, size_t *which, px_err *e);
-/* End of the stream: releases what is held (an unfinished sequence becomes U+FFFD). */
+/* End of the stream: releases what is held (an unfinished sequence becomes U+FFFD, which completes no stop string). */
 px_code daemon_detok_finish(daemon_detok *d, daemon_bytes *out, px_err *e);
 void    daemon_detok_deinit(daemon_detok *d);
 

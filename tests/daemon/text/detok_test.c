@@ -93,6 +93,7 @@ static void stop_strings_cut_the_text(void **state)
         { "\xe6\x97\xa5\xe6\x9c\xac!", { "\xe6\x9c\xac" }, 0, false, "\xe6\x97\xa5", "" },
         { "\xe6\x97\xa5\xe6\x9c\xad", { "\xe6\x9c\xac" }, -1, false, "\xe6\x97\xa5\xe6\x9c\xad", "" },
         { "a\xe6\x9c", { "a\xef\xbf\xbd!" }, -1, false, "", "a\xef\xbf\xbd" },
+        { "a\xe6\x9c", { "a\xef\xbf\xbd" }, -1, false, "", "a\xef\xbf\xbd" },     /* made by the end: the text is not cut */
         { "a\xe6\x9cz", { "a\xef\xbf\xbdz" }, 0, false, "", "" },        /* a U+FFFD that the decoder made counts */
         { "q", { "q" }, 0, false, "", "" },
         { "\n\n", { "\n\n", "\n\n\n" }, 0, false, "", "" },
