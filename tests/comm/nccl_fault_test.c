@@ -1,7 +1,11 @@
 /* nccl, when something goes wrong: every call that can fail or hang does so, at the first time and later ones; a rank dies.
- * Nobody waits for longer than the time-out, everybody ends with an error that says what it was, and nothing is left. */
+ * Nobody waits for longer than the time-out, everybody ends with an error that says what it was, and nothing is left.
+ *
+ * SOON_US is the limit of those waits only that cannot end otherwise, and all before them have WAIT_US: what is found must not
+ * depend on who is run when. */
 #include "tests/comm/nccl_world.h"
 
+#include <limits.h>
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
@@ -9,7 +13,11 @@
 #include <unistd.h>
 
 enum { N = 3 };
-#define MOST_US (8 * (px_time_us)1000000)      /* two time-outs, and a machine that is busy */
+#define MOST_US (WAIT_US / 2)                  /* two times SOON_US, and a machine that is busy */
+#define NEVER   UINT_MAX
+
+/* Which rounds of `serve` rank 2 does not end, and how long it then waits for a call and for the device. */
+static struct { unsigned from; px_time_us call_us, watch_us; } lost;
 
 static void fault(fake_call call, fake_how how, uint32_t rank, int nth, int result)
 {
@@ -19,6 +27,7 @@ static void fault(fake_call call, fake_how how, uint32_t rank, int nth, int resu
     test_nccl->fault.rank = rank;
     test_nccl->fault.nth = nth;
     test_nccl->fault.result = result;
+    lost.from = NEVER;
 }
 
 /* Whatever it was: it stays over.  No assertion here: a forked child must not run on in the test program. */
@@ -41,8 +50,10 @@ static void serve(test_rank *r)
 
     if (r->rc || (r->rc = comm_watch_open(&w, r->a, r->c, &r->e))) return;
     for (unsigned round = 0; round < 5 && !r->rc; round++) {
+        const bool all_end = round < lost.from, by_itself = r->rank == 2;
         px_err found = {0};
-        comm_watch_arm(w, SOON_US, "the step");
+        test_nccl_limits(r, !all_end && by_itself ? lost.call_us : WAIT_US, WAIT_US);
+        comm_watch_arm(w, all_end ? WAIT_US : by_itself ? lost.watch_us : SOON_US, "the step");
         rc = test_nccl_round(r, 0, round, PARTIAL_FLOATS);
         seen = comm_watch_disarm(w, &found);
         if (seen) r->e = found;                /* why the device's wait ended */
@@ -52,15 +63,15 @@ static void serve(test_rank *r)
     if (r->rc) nothing_goes_on(r);
 }
 
-static px_time_us run_faulty(test_rank *r, void (*fn)(test_rank *r))
+/* The limits of NCCL's calls while it is opened: of the faulty rank, and of the others. */
+static void run_faulty(test_rank *r, px_time_us own_us, px_time_us others_us, void (*fn)(test_rank *r))
 {
     const px_time_us begun = px_now_us();
 
     memset(r, 0, N * sizeof *r);
-    test_nccl_ranks(r, N, SOON_US, fn);
-    const px_time_us took = px_now_us() - begun;
-    assert_true(took < MOST_US);
-    return took;
+    r[test_nccl->fault.rank].args.timeout_us = own_us;
+    test_nccl_ranks(r, N, others_us, fn);
+    assert_true(px_now_us() - begun < MOST_US);
 }
 
 /* ---- opening ---- */
@@ -75,7 +86,7 @@ static void opening_says_what_failed(void **state)
         { FAKE_INIT, FAKE_HANGS, 0, PX_ETIMEOUT, "ncclCommInitRankConfig: still in progress after 1000 ms on rank 1" },
         { FAKE_WINDOW, FAKE_REFUSES, 3, PX_EINTERNAL, "ncclCommWindowRegister: internal error" },
         { FAKE_WINDOW, FAKE_LATER, 2, PX_EIO, "ncclCommWindowRegister: unhandled system error" },
-        { FAKE_WINDOW, FAKE_HANGS, 0, PX_ETIMEOUT, "ncclCommWindowRegister: still in progress" },
+        { FAKE_WINDOW, FAKE_HANGS, 0, PX_ETIMEOUT, "ncclCommWindowRegister: still in progress after 6000 ms on rank 1" },
     };
     test_rank r[N];
 
@@ -83,7 +94,8 @@ static void opening_says_what_failed(void **state)
     for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
         const uint32_t who = row[i].call == FAKE_ID ? 0 : 1;
         fault(row[i].call, row[i].how, who, 1, row[i].result);
-        run_faulty(r, NULL);
+        const bool init = row[i].call == FAKE_INIT;            /* else all have met before, within the same time */
+        run_faulty(r, row[i].how != FAKE_HANGS ? WAIT_US : init ? SOON_US : 6 * SOON_US, init ? SOON_US : WAIT_US, NULL);
         for (uint32_t k = 0; k < N; k++) {
             assert_true(r[k].rc != PX_OK);
             assert_null(r[k].c);
@@ -101,7 +113,7 @@ static void memory_that_is_refused_is_the_devices(void **state)
 
     (void)state;
     fault(FAKE_MEM, FAKE_REFUSES, 2, 1, 2);
-    run_faulty(r, serve);
+    run_faulty(r, WAIT_US, WAIT_US, serve);
     for (int k = 0; k < N; k++) assert_int_equal(r[k].rc, PX_OK);
     assert_int_equal(test_nccl->sums[0], 5 * N);
     assert_int_equal(test_nccl->sums[1], 0);
@@ -111,13 +123,14 @@ static void memory_that_is_refused_is_the_devices(void **state)
 
 static void a_step_that_fails_ends_on_all_ranks(void **state)
 {
-    static const struct { fake_how how; int result; px_code rc; const char *says; } row[] = {
-        { FAKE_REFUSES, 3, PX_EINTERNAL, "ncclAllReduce: internal error" },
-        { FAKE_LATER, 1, PX_EDEVICE, "unhandled cuda error" },      /* by the call or by the watch, who looks first */
-        { FAKE_HANGS, 0, PX_ETIMEOUT, "" },                /* by the call's own deadline or by the watch's: both know */
-        { FAKE_STALLS, 0, PX_ETIMEOUT, "the step: rank 2 waited 1000 ms" },
-        { FAKE_BREAKS, 6, PX_EPEER, "ncclCommGetAsyncError: remote process" },
-        { FAKE_BREAKS, 1, PX_EDEVICE, "ncclCommGetAsyncError: unhandled cuda error" },
+    static const struct { fake_how how; int result; px_time_us call_us, watch_us; px_code rc; const char *says; } row[] = {
+        { FAKE_REFUSES, 3, WAIT_US, WAIT_US, PX_EINTERNAL, "ncclAllReduce: internal error" },
+        { FAKE_LATER, 1, WAIT_US, WAIT_US, PX_EDEVICE, "unhandled cuda error" },   /* by the call or by the watch, who looks first */
+        { FAKE_HANGS, 0, SOON_US, WAIT_US, PX_ETIMEOUT, "ncclAllReduce: still in progress after 1000 ms on rank 2" },
+        { FAKE_HANGS, 0, WAIT_US, SOON_US, PX_ETIMEOUT, "the step: rank 2 waited 1000 ms" },
+        { FAKE_STALLS, 0, WAIT_US, SOON_US, PX_ETIMEOUT, "the step: rank 2 waited 1000 ms" },
+        { FAKE_BREAKS, 6, WAIT_US, WAIT_US, PX_EPEER, "ncclCommGetAsyncError: remote process" },
+        { FAKE_BREAKS, 1, WAIT_US, WAIT_US, PX_EDEVICE, "ncclCommGetAsyncError: unhandled cuda error" },
     };
     test_rank r[N];
 
@@ -125,7 +138,10 @@ static void a_step_that_fails_ends_on_all_ranks(void **state)
     for (size_t i = 0; i < sizeof row / sizeof *row; i++)
         for (int nth = 1; nth <= 4; nth += 3) {
             fault(FAKE_REDUCE, row[i].how, 2, nth, row[i].result);
-            run_faulty(r, serve);
+            lost.from = (unsigned)nth - 1;
+            lost.call_us = row[i].call_us;
+            lost.watch_us = row[i].watch_us;
+            run_faulty(r, WAIT_US, WAIT_US, serve);
             for (int k = 0; k < N; k++) assert_true(r[k].rc != PX_OK);
             assert_int_equal(r[0].rc, PX_ETIMEOUT);        /* who waits for the others learns it by the watch */
             assert_int_equal(r[2].rc, row[i].rc);
@@ -139,12 +155,17 @@ static void a_step_that_fails_ends_on_all_ranks(void **state)
 
 /* ---- the measurement ---- */
 
-static void measure(test_rank *r)
+static void measure_within(test_rank *r, px_time_us host_us)
 {
     comm_measured m;
 
-    if (!r->rc) r->rc = comm_measure_all(r->c, PARTIAL, &m, &r->e);
+    if (r->rc) return;
+    test_nccl_limits(r, SOON_US, host_us);
+    r->rc = comm_measure_all(r->c, PARTIAL, &m, &r->e);
 }
+
+static void measure(test_rank *r) { measure_within(r, SOON_US); }
+static void measure_as_its_cause(test_rank *r) { measure_within(r, r->rank == 1 ? WAIT_US : SOON_US); }
 
 static void a_measurement_that_fails_ends_on_all_ranks(void **state)
 {
@@ -154,11 +175,11 @@ static void a_measurement_that_fails_ends_on_all_ranks(void **state)
     for (int how = FAKE_REFUSES; how <= FAKE_BREAKS; how++)
         for (int nth = 1; nth <= 12; nth += 11) {
             fault(FAKE_REDUCE, (fake_how)how, 1, nth, 6);
-            run_faulty(r, measure);
+            run_faulty(r, WAIT_US, WAIT_US, measure);
             for (int k = 0; k < N; k++) assert_true(r[k].rc != PX_OK);
         }
     fault(FAKE_DEREGISTER, FAKE_HANGS, 1, 1, 0);
-    run_faulty(r, measure);
+    run_faulty(r, WAIT_US, WAIT_US, measure_as_its_cause);
     assert_int_equal(r[1].rc, PX_ETIMEOUT);
     assert_non_null(strstr(r[1].e.text, "ncclCommWindowDeregister"));
 }
@@ -173,7 +194,7 @@ static void a_close_that_fails_aborts(void **state)
     for (int how = FAKE_REFUSES; how <= FAKE_LATER; how++)
         for (int call = FAKE_DEREGISTER; call <= FAKE_FINALIZE; call++) {
             fault((fake_call)call, (fake_how)how, 0, 1, 3);
-            run_faulty(r, serve);
+            run_faulty(r, WAIT_US, WAIT_US, serve);
             for (int k = 0; k < N; k++) assert_int_equal(r[k].rc, PX_OK);
             assert_int_equal(test_nccl->aborts, 1);
         }
@@ -237,6 +258,7 @@ static void serve_one_step(test_rank *r)
 
     if (r->rc || (r->rc = comm_watch_open(&w, r->a, r->c, &r->e))) return;
     comm_watch_arm(w, WAIT_US, "the step");
+    test_nccl_limits(r, lost.call_us, WAIT_US);
     r->rc = test_nccl_round(r, 0, 0, PARTIAL_FLOATS);
     seen = comm_watch_disarm(w, &found);
     if (!seen || seen != r->rc || strcmp(found.text, r->e.text)) {
@@ -251,9 +273,9 @@ static void serve_one_step(test_rank *r)
 /* The call is held in the abort that it ends with until the watch has looked: who disarms hears of the call's own error. */
 static void a_watch_that_finds_the_abort_says_why(void **state)
 {
-    static const struct { fake_how how; px_code rc; const char *says; } row[] = {
-        { FAKE_HANGS, PX_ETIMEOUT, "ncclAllReduce: still in progress after 1000 ms on rank 0" },
-        { FAKE_REFUSES, PX_EDEVICE, "ncclAllReduce: unhandled cuda error" },
+    static const struct { fake_how how; px_time_us call_us; px_code rc; const char *says; } row[] = {
+        { FAKE_HANGS, SOON_US, PX_ETIMEOUT, "ncclAllReduce: still in progress after 1000 ms on rank 0" },
+        { FAKE_REFUSES, WAIT_US, PX_EDEVICE, "ncclAllReduce: unhandled cuda error" },
     };
 
     (void)state;
@@ -262,7 +284,8 @@ static void a_watch_that_finds_the_abort_says_why(void **state)
         fault(FAKE_REDUCE, row[i].how, 0, 1, 1);
         test_nccl->abort_stays = true;
         const px_time_us begun = px_now_us();
-        test_nccl_ranks(&r, 1, SOON_US, serve_one_step);
+        lost.call_us = row[i].call_us;
+        test_nccl_ranks(&r, 1, WAIT_US, serve_one_step);
         assert_true(px_now_us() - begun < MOST_US);        /* the watch did look */
         if (r.rc != row[i].rc || !strstr(r.e.text, row[i].says)) fail_msg("row %zu: %s: %s", i, px_code_name(r.rc), r.e.text);
         assert_int_equal(test_nccl->aborts, 1);
@@ -324,6 +347,7 @@ static void survivors_of_a_killed_rank_end(void **state)
 
     (void)state;
     test_nccl_fresh();
+    lost.from = 1;                                         /* the first it ends */
     test_nccl_processes(N, serve_or_die, status);
     assert_true(px_now_us() - begun < MOST_US);
     assert_true(WIFSIGNALED(status[2]));

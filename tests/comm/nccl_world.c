@@ -177,7 +177,7 @@ void test_nccl_limits(test_rank *r, px_time_us call_us, px_time_us host_us)
     r->host->room.at.timeout_us = host_us;
 }
 
-typedef struct start { test_rank *r; comm_local_group *group; px_time_us timeout_us; void (*fn)(test_rank *r); } start;
+typedef struct start { test_rank *r; comm_local_group *group; void (*fn)(test_rank *r); } start;
 
 static void *run(void *arg)
 {
@@ -185,7 +185,7 @@ static void *run(void *arg)
 
     test_nccl_rank(s->r, &(comm_args){ .kind = COMM_LOCAL, .rank = s->r->rank, .world = s->r->world,
                                        .partial_bytes = s->r->host_is_small ? 4 : PARTIAL,
-                                       .gather_bytes = 40, .timeout_us = s->timeout_us, .group = s->group }, s->fn);
+                                       .gather_bytes = 40, .timeout_us = WAIT_US, .group = s->group }, s->fn);
     return NULL;
 }
 
@@ -209,8 +209,8 @@ void test_nccl_ranks(test_rank *r, uint32_t n, px_time_us timeout_us, void (*fn)
     for (uint32_t i = 0; i < n; i++) {
         r[i].rank = i;
         r[i].world = n;
-        r[i].args.timeout_us = timeout_us;
-        s[i] = (start){ .r = &r[i], .group = group, .timeout_us = timeout_us, .fn = fn };
+        if (!r[i].args.timeout_us) r[i].args.timeout_us = timeout_us;
+        s[i] = (start){ .r = &r[i], .group = group, .fn = fn };
         assert_int_equal(pthread_create(&t[i], NULL, run, &s[i]), 0);
     }
     for (uint32_t i = 0; i < n; i++) pthread_join(t[i], NULL);

@@ -34,9 +34,9 @@ extern bool        test_nccl_absent;
 extern _Atomic int test_nccl_opened;                   /* dlopens of libnccl.so.2 */
 
 void test_nccl_fresh(void);                            /* version 2.28.9, no faults */
-/* Every rank a thread: host comm, args, then comm_open_nccl_all into c and rc, then fn (also where that failed), then both
- * are closed.  Asserts in the end that nothing is left of communicators, windows and memory, and that NCCL was used as its
- * rules want. */
+/* Every rank a thread: host comm (WAIT_US), args, then comm_open_nccl_all (timeout_us, unless its args have one) into c and rc,
+ * then fn (also where that failed), then both are closed.  Asserts in the end that nothing is left of communicators, windows
+ * and memory, and that NCCL was used as its rules want. */
 void test_nccl_ranks(test_rank *r, uint32_t n, px_time_us timeout_us, void (*fn)(test_rank *r));
 /* One rank alone or one of a forked world: as above, in this thread.  group or shm_fd as in comm_args. */
 void test_nccl_rank(test_rank *r, const comm_args *host, void (*fn)(test_rank *r));

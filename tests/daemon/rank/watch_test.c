@@ -44,6 +44,7 @@ static void one_step(test_rank *r)
 
     if (r->rc) _exit(98);
     rank.sums = r->c;
+    if (test_nccl->fault.how == FAKE_HANGS) test_nccl_limits(r, SOON_US, WAIT_US);
     px_log_init(&rank.log, 2, PX_ERROR, 0);
     if (daemon_rank_watch_open(&rank, &r->e)) _exit(97);
     daemon_rank_watch_begin(&rank, 7, 0);
@@ -70,7 +71,7 @@ static int step(fake_how how, int result, uint32_t step_s, heard *h)
     assert_int_equal(pipe(at), 0);
     assert_true((pid = fork()) >= 0);
     if (!pid) {
-        test_rank r = { .world = 1, .args = { .alone = true, .timeout_us = SOON_US } };
+        test_rank r = { .world = 1, .args = { .alone = true, .timeout_us = WAIT_US } };
         close(at[0]);
         out = at[1];
         rank.config.step_s = step_s;
