@@ -68,6 +68,7 @@ static __device__ __forceinline__ cu_quad quad_at(const uint8_t *panel, unsigned
             const int b = static_cast<int>(v >> (8 * i) & 0xff);
             if (P::UNSIGNED) q.x[i] = d * __int2float_rn(b) + m;
             else if (P::BYTES) q.x[i] = d * __int2float_rn(static_cast<signed char>(b));
+            else if (P::LEVELS) q.x[i] = d * __int2float_rn(static_cast<int>(cu_levels(v >> (8 * i)) & 0xff) - CU_LEVEL_BIAS);
             else if (P::MINIMA) q.x[i] = d * __int2float_rn(b & 15) + m;
             else q.x[i] = d * __int2float_rn((b & 15) - 8);
         }
@@ -103,7 +104,7 @@ static const struct { kern_dtype dtype; launch_fn *fn; } variant[] = {
     { KERN_F32, launch<KERN_F32> },   { KERN_F16, launch<KERN_F16> },   { KERN_BF16, launch<KERN_BF16> }, { KERN_Q8_0, launch<KERN_Q8_0> },
     { KERN_FP8, launch<KERN_FP8> },
     { KERN_Q8_M, launch<KERN_Q8_M> }, { KERN_Q8_H, launch<KERN_Q8_H> }, { KERN_Q2_HM, launch<KERN_Q2_HM> },
-    { KERN_Q4_0, launch<KERN_Q4_0> }, { KERN_Q4_1, launch<KERN_Q4_1> },
+    { KERN_Q4_HL, launch<KERN_Q4_HL> }, { KERN_Q4_0, launch<KERN_Q4_0> }, { KERN_Q4_1, launch<KERN_Q4_1> },
     { KERN_W8, launch<KERN_W8> },     { KERN_W4, launch<KERN_W4> },
 };
 

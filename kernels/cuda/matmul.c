@@ -14,6 +14,7 @@ static const struct path { uint32_t chunk; cu_skinny_fn *skinny; cu_unpack_fn *u
     [KERN_FP8] = { 2, cu_skinny_fp8, cu_unpack_fp8 },
     [KERN_Q8_0] = { 2, cu_skinny_q8_0, cu_unpack_q8_0 }, [KERN_Q8_M] = { 2, cu_skinny_q8_m, cu_unpack_q8_m },
     [KERN_Q8_H] = { 2, cu_skinny_q8_h, cu_unpack_q8_h }, [KERN_Q2_HM] = { 4, cu_skinny_q2_hm, cu_unpack_q2_hm },
+    [KERN_Q4_HL] = { 4, cu_skinny_q4_hl, cu_unpack_q4_hl },
     [KERN_Q4_0] = { 4, cu_skinny_q4_0, cu_unpack_q4_0 }, [KERN_Q4_1] = { 4, cu_skinny_q4_1, cu_unpack_q4_1 },
     [KERN_W8] = { 2, cu_skinny_w8, cu_unpack_w8 }, [KERN_W4] = { 4, cu_skinny_w4, cu_unpack_w4 },
 };

@@ -38,8 +38,8 @@ typedef struct cu_mm {
  * `partial`.  max_shared: what a block can have; a tile of 64 that does not fit becomes two of 32.  Which tile is taken
  * changes no bit: the order of a sum depends on wm, wk, splits and the type alone. */
 typedef cu_status cu_skinny_fn(const cu_mm *m, uint32_t tile, size_t max_shared, cu_stream s);
-cu_skinny_fn cu_skinny_bf16, cu_skinny_f16, cu_skinny_fp8, cu_skinny_q8_0, cu_skinny_q8_m, cu_skinny_q8_h, cu_skinny_q2_hm, cu_skinny_q4_0, cu_skinny_q4_1,
-    cu_skinny_w8, cu_skinny_w4;
+cu_skinny_fn cu_skinny_bf16, cu_skinny_f16, cu_skinny_fp8, cu_skinny_q8_0, cu_skinny_q8_m, cu_skinny_q8_h, cu_skinny_q2_hm, cu_skinny_q4_hl,
+    cu_skinny_q4_0, cu_skinny_q4_1, cu_skinny_w8, cu_skinny_w4;
 
 /* out = the sum over splits, ascending, times the row's scale. */
 cu_status cu_skinny_combine(const cu_mm *m, cu_stream s);
@@ -50,8 +50,8 @@ cu_status cu_matmul_f32(const cu_mm *m, cu_stream s);
 /* Panels [panel0, panel0 + n) as plain rows of 32 * blocks 16-bit values: bf16 for BF16, else fp16, each block of 32
  * columns in the order of the type's activations. */
 typedef cu_status cu_unpack_fn(const uint8_t *panels, size_t stride, uint32_t n, uint32_t blocks, void *rows, cu_stream s);
-cu_unpack_fn cu_unpack_bf16, cu_unpack_f16, cu_unpack_fp8, cu_unpack_q8_0, cu_unpack_q8_m, cu_unpack_q8_h, cu_unpack_q2_hm, cu_unpack_q4_0, cu_unpack_q4_1,
-    cu_unpack_w8, cu_unpack_w4;
+cu_unpack_fn cu_unpack_bf16, cu_unpack_f16, cu_unpack_fp8, cu_unpack_q8_0, cu_unpack_q8_m, cu_unpack_q8_h, cu_unpack_q2_hm, cu_unpack_q4_hl,
+    cu_unpack_q4_0, cu_unpack_q4_1, cu_unpack_w8, cu_unpack_w4;
 
 /* Row t of out[0..rows) times the scale of activations' row t, where that is not 1. */
 cu_status cu_scale_rows(const cu_mm *m, float *out, size_t out_stride, uint32_t cols, cu_stream s);

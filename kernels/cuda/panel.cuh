@@ -11,7 +11,7 @@
  *   all others       4t, 4t + 2, 4t + 1, 4t + 3, and 16 further on the same   (so paired because nibbles are cheap to get so)
  * and activations are kept in this order (cu_act_column): what a lane needs of a block is 16 bytes in one piece.  Sums over K
  * do not see it, as long as weights and activations agree.  Of these others an mma of 16 columns takes a half of the block, not a
- * part of both: a scale of 16 columns (Q8_H, Q2_HM) can be applied after it. */
+ * part of both: a scale of 16 columns (Q8_H, Q2_HM, Q4_HL) can be applied after it. */
 #ifndef KERN_CUDA_PANEL_CUH
 #define KERN_CUDA_PANEL_CUH
 
@@ -32,7 +32,8 @@ struct cu_panel {
     static constexpr bool FLAT = PAIRS || FP8;                                        /* no scales between blocks */
     static constexpr bool UNSIGNED = D == KERN_Q8_M;                                  /* bytes of 0..255 */
     static constexpr bool TWO_BITS = D == KERN_Q2_HM;                                 /* two blocks' in a byte; pairs of scale and minimum */
-    static constexpr bool HALVES = D == KERN_Q8_H || TWO_BITS;                        /* two scales, of columns 0..15 and 16..31 */
+    static constexpr bool LEVELS = D == KERN_Q4_HL;                                   /* nibbles that name levels */
+    static constexpr bool HALVES = D == KERN_Q8_H || TWO_BITS || LEVELS;              /* two scales, of columns 0..15 and 16..31 */
     static constexpr bool BYTES = D == KERN_Q8_0 || D == KERN_W8 || D == KERN_Q8_M || D == KERN_Q8_H;
     static constexpr bool MINIMA = D == KERN_Q4_1 || D == KERN_Q8_M || TWO_BITS;
     static constexpr bool TWO = (MINIMA || HALVES) && !TWO_BITS;                      /* 16 minima or scales behind 16 scales */
@@ -60,14 +61,35 @@ struct cu_panel {
 
 __device__ __forceinline__ unsigned cu_word(const uint4 &v, int i) { return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w; }
 
-/* Bytes 0 and 2 (selector 0x4240) or 1 and 3 (0x4341) of four, signed ones with their top bits flipped, as two fp16: exact, since
- * fp16 holds every whole number up to 2048.  0x6400 is 1024, whose last bit is 1. */
-template <bool UNSIGNED>
-__device__ __forceinline__ unsigned cu_bytes_to_half2(unsigned flipped, unsigned selector)
+/* Bytes 0 and 2 (selector 0x4240) or 1 and 3 (0x4341) of four as two fp16, less `LESS`: exact, since fp16 holds every whole number up to
+ * 2048.  0x6400 is 1024, whose last bit is 1.  Signed bytes: with their top bits flipped and 128 less. */
+template <unsigned LESS>
+__device__ __forceinline__ unsigned cu_bytes_to_half2(unsigned v, unsigned selector)
 {
-    const __half2 biased = cu_as_half2(cu_prmt(flipped, 0x64646464u, selector));
+    const __half2 biased = cu_as_half2(cu_prmt(v, 0x64646464u, selector));
 
-    return cu_bits(cu_fma2(biased, cu_as_half2(0x3c003c00u), cu_as_half2(UNSIGNED ? 0xe400e400u : 0xe480e480u)));        /* - 1024, - 1152 */
+    return cu_bits(cu_fma2(biased, cu_as_half2(0x3c003c00u), cu_as_half2(0xe400e400u + 0x10001u * LESS)));               /* - 1024 - LESS */
+}
+
+/* Levels 4 i .. 4 i + 3 of Q4_HL as bytes, CU_LEVEL_BIAS too large, so that no top bit is set. */
+enum { CU_LEVEL_BIAS = 64 };
+__host__ __device__ constexpr unsigned cu_level_word(unsigned i)
+{
+    constexpr int level[16] = { KERN_Q4_HL_LEVELS };
+    unsigned word = 0;
+
+    for (unsigned k = 0; k < 4; k++) word |= static_cast<unsigned>(level[4 * i + k] + CU_LEVEL_BIAS) << (8 * k);
+    return word;
+}
+
+/* The levels that the lower four nibbles of v name, a byte each.  Of eight bytes a nibble below 8 chooses one and any other the sign of
+ * one, which is 0: a lookup gives the byte where the other gives zeros. */
+__device__ __forceinline__ unsigned cu_levels(unsigned v)
+{
+    constexpr unsigned A = cu_level_word(0), B = cu_level_word(1), C = cu_level_word(2), D = cu_level_word(3);
+    static_assert(!((A | B | C | D) & 0x80808080u), "levels of 7 bits");
+
+    return cu_prmt(A, B, v) | cu_prmt(C, D, v ^ 0x8888u);
 }
 
 /* The low (or high) nibbles of bytes 0 and 2 as two fp16, less `LESS` (8 or 0): exact. */
@@ -115,9 +137,15 @@ __device__ __forceinline__ void cu_panel_values(const uint4 (&v)[cu_panel<D>::VE
             CU_UNROLL
             for (int i = 0; i < 2; i++) {
                 const unsigned flipped = cu_word(v[i], r) ^ (P::UNSIGNED ? 0u : 0x80808080u);
-                value[r][2 * i] = cu_bytes_to_half2<P::UNSIGNED>(flipped, 0x4240);
-                value[r][2 * i + 1] = cu_bytes_to_half2<P::UNSIGNED>(flipped, 0x4341);
+                value[r][2 * i] = cu_bytes_to_half2<P::UNSIGNED ? 0 : 128>(flipped, 0x4240);
+                value[r][2 * i + 1] = cu_bytes_to_half2<P::UNSIGNED ? 0 : 128>(flipped, 0x4341);
             }
+        } else if constexpr (P::LEVELS) {      /* bytes 0 and 2 below 1 and 3: their levels are then pairs of columns of both halves */
+            const unsigned pairs = cu_prmt(cu_word(v[0], r), 0, 0x3120), even = cu_levels(pairs), odd = cu_levels(pairs >> 16);
+            value[r][0] = cu_bytes_to_half2<CU_LEVEL_BIAS>(even, 0x4240);
+            value[r][1] = cu_bytes_to_half2<CU_LEVEL_BIAS>(odd, 0x4240);
+            value[r][2] = cu_bytes_to_half2<CU_LEVEL_BIAS>(even, 0x4341);
+            value[r][3] = cu_bytes_to_half2<CU_LEVEL_BIAS>(odd, 0x4341);
         } else if constexpr (P::TWO_BITS) {
             const unsigned even = cu_word(v[0], r) >> 4 * (b % P::SPAN), odd = even >> 8;
             value[r][0] = cu_two_bits_to_half2<false>(even);

@@ -5,7 +5,7 @@
  * rows.  K goes in chunks of 4 16-byte vectors a lane (Q2_HM: 2), dealt to the wk warps in turn; four (or three) rounds of chunks are
  * under way at a time, copied by cp.async into a ring in shared memory, so no registers wait for memory.  Each lane reads back
  * the quants that it copied; activations and scales are shared.  No quant is widened before it is in registers, and widening
- * is exact: fp16 holds every quant.  Per group of columns with one scale (Q8_H, Q2_HM: 16, one mma):
+ * is exact: fp16 holds every quant.  Per group of columns with one scale (Q8_H, Q2_HM, Q4_HL: 16, one mma):
  *     acc = fmaf(sum of w * x, d, acc)                 the sum by mma, from zero, in fp32
  *     acc = fmaf(sum of x, m, acc)                     Q4_1, Q8_M, Q2_HM; the sum by mma with ones
  * and a row's scale, a power of two, at the end.  BF16, F16 and FP8: acc is mma's own, FP8's times the scale of its row of weights.

@@ -50,7 +50,8 @@ static void matmuls(bench *b)
     static const struct { const char *name; uint32_t out, cols; } weight[] = {
         { "qkv", 6144, 4096 }, { "attn_out", 4096, 4096 }, { "gate_up", 28672, 4096 }, { "down", 4096, 14336 }, { "head", 128256, 4096 },
     };
-    static const kern_dtype types[] = { KERN_BF16, KERN_F16, KERN_FP8, KERN_W8, KERN_Q8_0, KERN_Q8_M, KERN_Q8_H, KERN_W4, KERN_Q4_0, KERN_Q4_1, KERN_Q2_HM };
+    static const kern_dtype types[] = { KERN_BF16, KERN_F16, KERN_FP8, KERN_W8, KERN_Q8_0, KERN_Q8_M, KERN_Q8_H, KERN_W4, KERN_Q4_0, KERN_Q4_1, KERN_Q4_HL,
+                                       KERN_Q2_HM };
     static const uint32_t rows[] = { 1, 4, 16, 64, 2048 };
     const uint32_t most = b->tiny ? 80 : 16384, side = b->tiny ? 64 : 8192;
     uint64_t bytes;

@@ -5,7 +5,7 @@
 #include "tests/kernels/cuda/row_bench.h"
 
 static const kern_dtype types[] = { KERN_F32, KERN_F16, KERN_BF16, KERN_Q8_0, KERN_Q4_0, KERN_Q4_1, KERN_W8, KERN_W4, KERN_Q8_M, KERN_Q8_H, KERN_FP8,
-                                    KERN_Q2_HM };
+                                    KERN_Q2_HM, KERN_Q4_HL };
 enum { TYPES = sizeof types / sizeof *types };
 
 /* Panels of any bytes: every quant, every scale that fp16 has, rubbish in the padding. */

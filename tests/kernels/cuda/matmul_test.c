@@ -15,7 +15,7 @@ enum { SLOW = EFFORT_TSAN };                    /* every kernel of few rows, few
 static uint32_t at_most(uint32_t rows) { return SLOW && rows > 13 ? 13 : rows; }
 
 static const kern_dtype types[] = { KERN_F32, KERN_BF16, KERN_F16, KERN_Q8_0, KERN_Q4_0, KERN_Q4_1, KERN_W8, KERN_W4, KERN_Q8_M, KERN_Q8_H, KERN_FP8,
-                                    KERN_Q2_HM };
+                                    KERN_Q2_HM, KERN_Q4_HL };
 #define N_TYPES (sizeof types / sizeof *types)
 
 static uint32_t pick(uint64_t *seed, uint32_t n) { return (uint32_t)(test_rand(seed) % n); }

@@ -130,6 +130,13 @@ static void element(kern_dtype t, const uint8_t *row, uint32_t k, double *value,
         p = row + (size_t)block * 36;
         *value = (double)half_at(p + (i < 16 ? 0 : 2)) * (int8_t)p[4 + i];
         break;
+    case KERN_Q4_HL: {                 /* Q3_K's three bits less 4, IQ2_XS's eights, and those behind them negative */
+        static const int big[] = { 8, 25, 43, 0 };
+        p = row + (size_t)block * 20;
+        const int n = i < 16 ? p[4 + i] & 15 : p[4 + i - 16] >> 4;
+        *value = (double)half_at(p + (i < 16 ? 0 : 2)) * (n < 8 ? n - 4 : n < 12 ? big[n - 8] : -big[n - 12]);
+        break;
+    }
     case KERN_Q2_HM:                   /* a pair of scale and minimum behind the quants for each 16 columns */
         p = row + (size_t)(k / 64) * 32;
         i = k % 64 / 16;
@@ -178,7 +185,7 @@ mm_weights mm_weights_random(kern_dtype t, uint32_t rows, uint32_t cols, uint64_
     for (size_t i = 0; i < n; i++) w.plain[i] = (uint8_t)test_rand(seed);
     for (size_t i = 0; f->block == 32 && i < n; i += f->block_bytes) {
         half_random(w.plain + i, seed);
-        if (t == KERN_Q4_1 || t == KERN_Q8_M || t == KERN_Q8_H) half_random(w.plain + i + 2, seed);
+        if (t == KERN_Q4_1 || t == KERN_Q8_M || t == KERN_Q8_H || t == KERN_Q4_HL) half_random(w.plain + i + 2, seed);
     }
     for (size_t i = 0; t == KERN_Q2_HM && i < n; i += 2)
         if (i % row_bytes % 32 >= 16) half_random(w.plain + i, seed);
