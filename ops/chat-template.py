@@ -115,7 +115,8 @@ def render(table, talk):
         prefix, suffix, trim = turn(m["role"])
         text = m["content"]
         if m["role"] == "assistant" and table["drop_thinking"] and "</think>" in text:
-            text = text.split("</think>")[-1].lstrip("\n")
+            text = text.split("</think>")[-1]
+            text = text if table["drop_thinking"] == "keep_newlines" else text.lstrip("\n")
         if system is not None and i in place:
             text = table["system"]["prefix"] + system + table["system"]["suffix"] + text
         out += prefix + (text.strip() if trim else text) + suffix
@@ -129,7 +130,7 @@ WORDS = ["so", "what", "is", "12", "it?", "\n", " ", "\n\n", "\t", "é", "日本
 
 
 def random_text(rng):
-    return " ".join(rng.choice(WORDS) for _ in range(rng.choice((0, 1, 2, 3, 8, 20))))
+    return "".join(rng.choice(WORDS) + rng.choice((" ", " ", "")) for _ in range(rng.choice((0, 1, 2, 3, 8, 20))))
 
 
 def random_conversation(rng, system, alternate):
@@ -254,6 +255,8 @@ def derive_contents(jinja, table):
         table[role]["trim"] = text is not None and table[role]["prefix"] + "QqS" + table[role]["suffix"] in text
     text = jinja(say(("user", "x"), ("assistant", "<think>\nQqT\n</think>\n\nQqS"), ("user", "x")))
     table["drop_thinking"] = text is not None and "QqT" not in text
+    if table["drop_thinking"] and table["assistant"]["prefix"] + "\n\nQqS" in text:
+        table["drop_thinking"] = "keep_newlines"
 
 
 def derive_one(jinja, bos, choice):
@@ -263,8 +266,8 @@ def derive_one(jinja, bos, choice):
     rng = random.Random(1)
     for change in ({}, {"user_last": True}, {"alternate": True}, {"alternate": True, "user_last": True}):
         tried = dict(table, **change)
-        wrong = mismatch(tried, jinja, rng, False)
-        if wrong is None and mismatch(tried, jinja, rng, True) is None:
+        wrong = mismatch(tried, jinja, rng, False) or mismatch(tried, jinja, rng, True)
+        if wrong is None:
             return tried
     raise NotOfThisKind("a table made from it does not render %s" % json.dumps(wrong, ensure_ascii=False))
 

@@ -86,14 +86,14 @@ static void trim_right(const char *p, size_t *n)
     }
 }
 
-static void drop_thinking(const char **p, size_t *n)
+static void drop_thinking(bool keep_newlines, const char **p, size_t *n)
 {
     static const char end[] = "</think>";
     size_t at = 0;
     const char *found;
 
     while ((found = memmem(*p + at, *n - at, end, sizeof end - 1))) at = (size_t)(found - *p) + sizeof end - 1;
-    while (at && at < *n && (*p)[at] == '\n') at++;
+    while (at && !keep_newlines && at < *n && (*p)[at] == '\n') at++;
     *p += at;
     *n -= at;
 }
@@ -118,7 +118,7 @@ static px_code content(rendering *r, daemon_role role, const char *p, size_t n, 
     size_t after = strlen(s->suffix), system = with_system ? r->system->content_bytes : 0;
     bool trim = r->t->turn[role].trim;
 
-    if (role == DAEMON_ASSISTANT && r->t->drop_thinking) drop_thinking(&p, &n);
+    if (role == DAEMON_ASSISTANT && r->t->drop_thinking) drop_thinking(r->t->keep_newlines, &p, &n);
     if (trim && !with_system) trim_left(&p, &n);
     if (trim) trim_right(p, &n);
     if (!with_system) return put(r, p, false, n, e);

@@ -14,7 +14,8 @@
  *    "system": {"prefix": "...", "suffix": "...", "trim": false}, "user": {...}, "assistant": {...},
  *    "system_in": "own",                      first_user, last_user, none
  *    "default_system": null,
- *    "alternate": false, "user_last": false, "drop_thinking": false,
+ *    "alternate": false, "user_last": false,
+ *    "drop_thinking": false,                  true, "keep_newlines": what an answer thought goes, with the newlines behind it or without
  *    "generation": "..."}
  * All keys are needed, no other is allowed. */
 
@@ -40,6 +41,17 @@ static px_code flag(const json_t *o, const char *where, const char *key, bool *o
     if (json_is_boolean(v)) return PX_OK;
     snprintf(field, sizeof field, "%s%s%s", where, *where ? "." : "", key);
     return px_fail(e, PX_ECORRUPT, field, "true or false is expected");
+}
+
+/* false, true, "keep_newlines" */
+static px_code thinking(const json_t *o, daemon_template *t, px_err *e)
+{
+    const json_t *v = json_object_get(o, "drop_thinking");
+
+    t->keep_newlines = json_is_string(v) && !strcmp(json_string_value(v), "keep_newlines");
+    t->drop_thinking = json_is_true(v) || t->keep_newlines;
+    if (json_is_boolean(v) || t->keep_newlines) return PX_OK;
+    return px_fail(e, PX_ECORRUPT, "drop_thinking", "true, false or \"keep_newlines\" is expected");
 }
 
 static px_code keys_of(const json_t *o, const char *where, const char *const *known, size_t n, px_err *e)
@@ -100,7 +112,7 @@ static px_code read_table(daemon_template *t, const json_t *o, const char *from,
     if ((rc = keys_of(o, "chat_template.json", keys, sizeof keys / sizeof *keys, e)) || (rc = text(o, "", "name", &t->name, e)) ||
         (rc = read_control(t, o, e)) || (rc = text(o, "", "begin", &t->begin, e)) || (rc = read_turns(t, o, e)) ||
         (rc = text(o, "", "system_in", &word, e)) || (rc = flag(o, "", "alternate", &t->alternate, e)) ||
-        (rc = flag(o, "", "user_last", &t->user_last, e)) || (rc = flag(o, "", "drop_thinking", &t->drop_thinking, e)) ||
+        (rc = flag(o, "", "user_last", &t->user_last, e)) || (rc = thinking(o, t, e)) ||
         (rc = text(o, "", "generation", &t->generation, e)))
         return rc;
     if (!json_is_null(json_object_get(o, "default_system")) && (rc = text(o, "", "default_system", &t->default_system, e))) return rc;

@@ -27,7 +27,8 @@ struct daemon_template {
     const char *default_system;             /* of a conversation without a system message; NULL: none */
     bool        alternate;                  /* after the system message user and assistant take turns, the user first */
     bool        user_last;                  /* the last message is a user's: what else the template makes is not modelled */
-    bool        drop_thinking;              /* of an assistant's content only what follows its last "</think>" is kept */
+    bool        drop_thinking;              /* of an assistant's content only what follows its last "</think>" is kept, */
+    bool        keep_newlines;              /* with the newlines that it begins with */
     const char *generation;                 /* after all messages */
     px_alloc   *a;                          /* of an opened one: owns itself and `json`, into which its strings point */
     void       *json;

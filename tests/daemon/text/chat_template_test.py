@@ -94,6 +94,13 @@ class Derive(unittest.TestCase):
             self.assertEqual((p.returncode, "today's date" in p.stdout), (0, told), p.stdout + p.stderr)
             self.assertEqual(table["begin"], "[1 Jan]" if told else "[]")
 
+    def test_thoughts_are_dropped_with_the_newlines_behind_them_or_without(self):
+        for strip, want in ((".lstrip('\\n')", True), ("", "keep_newlines")):
+            p, table = self.of_text(TURNS.replace("m['content']", "(m['content'].split('</think>')[-1]%s if m['role'] == 'assistant' "
+                                                  "and '</think>' in m['content'] else m['content'])" % strip))
+            self.assertEqual(p.returncode, 0, p.stderr)
+            self.assertEqual(table["drop_thinking"], want)
+
     def test_templates_that_are_none(self):
         for text, why in (
                 ("{% for m in messages %}{{ loop.index }}:{{ m['content'] }}\n{% endfor %}A:", "cannot be a table"),

@@ -152,6 +152,7 @@ static void a_damaged_table_names_its_key(void **state)
         { "system", "{\"prefix\":\"a\\u0000\",\"suffix\":\"\",\"trim\":true}", PX_ECORRUPT, "system.prefix" },
         { "assistant", "{\"more\":1}", PX_ECORRUPT, "assistant" }, { "system_in", "\"middle\"", PX_ECORRUPT, "system_in" },
         { "default_system", "1", PX_ECORRUPT, "default_system" }, { "alternate", "\"yes\"", PX_ECORRUPT, "alternate" },
+        { "drop_thinking", "\"newlines\"", PX_ECORRUPT, "drop_thinking" }, { "drop_thinking", NULL, PX_ECORRUPT, "drop_thinking" },
         { "generation", NULL, PX_ECORRUPT, "generation" },   { "extra", "1", PX_ECORRUPT, "chat_template.json" },
     };
     size_t n;
@@ -176,6 +177,38 @@ static void a_damaged_table_names_its_key(void **state)
     px_err e = {0};
     daemon_template *t;
     assert_int_equal(daemon_template_open(&t, fixture_heap(), "[", 1, NULL, 0, &e), PX_ECORRUPT);
+    px_del(fixture_heap(), json, n + 1);
+}
+
+static void thoughts_go_with_the_newlines_behind_them_or_without(void **state)
+{
+    static const struct { const char *drop, *answer; } want[] = {
+        { "false", "<think>\n</think>\n\na" }, { "true", "a" }, { "\"keep_newlines\"", "\n\na" },
+    };
+    daemon_message talk[] = { said("user", "u"), said("assistant", "<think>\n</think>\n\na"), said("user", "v") };
+    size_t n;
+    char *json = read_here("qwen3.json", &n), text[400];
+
+    (void)state;
+    for (size_t i = 0; i < 3; i++) {
+        px_err e = {0};
+        daemon_template *t;
+        daemon_bytes out;
+        json_t *doc = json_loadb(json, n, 0, NULL);
+        json_object_set_new(doc, "drop_thinking", json_loads(want[i].drop, JSON_DECODE_ANY, NULL));
+        char *table = json_dumps(doc, 0);
+        assert_int_equal(daemon_template_open(&t, fixture_heap(), table, strlen(table), NULL, 0, &e), PX_OK);
+        daemon_bytes_init(&out, fixture_heap());
+        assert_int_equal(daemon_chat_render(t, talk, 3, add_text, &out, &e), PX_OK);
+        snprintf(text, sizeof text, "<|im_start|>user\nu<|im_end|>\n<|im_start|>assistant\n%s<|im_end|>\n<|im_start|>user\nv<|im_end|>\n"
+                 "<|im_start|>assistant\n", want[i].answer);
+        assert_int_equal(out.n, strlen(text));
+        assert_memory_equal(out.p, text, out.n);
+        daemon_bytes_deinit(&out);
+        daemon_template_close(t);
+        free(table);
+        json_decref(doc);
+    }
     px_del(fixture_heap(), json, n + 1);
 }
 
@@ -405,6 +438,7 @@ int main(void)
         cmocka_unit_test(conversations_are_rendered_as_jinja_does),
         cmocka_unit_test(derived_tables_render_the_same),
         cmocka_unit_test(a_damaged_table_names_its_key),
+        cmocka_unit_test(thoughts_go_with_the_newlines_behind_them_or_without),
         cmocka_unit_test(roles_out_of_place_are_named),
         cmocka_unit_test(llama2_is_encoded_in_parts),
         cmocka_unit_test(conversations_are_rendered),
