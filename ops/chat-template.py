@@ -2,13 +2,14 @@
 """A model's chat template, Jinja in the checkpoint, as the table that phalanxd reads: derived from what the template makes of
 probe conversations, and proved on random ones.
 
-usage: ops/chat-template.py MODEL [--out chat_template.json] [--bos TOKEN] [--eos TOKEN]
+usage: ops/chat-template.py MODEL [--out chat_template.json] [--bos TOKEN] [--eos TOKEN] [--date YYYY-MM-DD]
 
 MODEL is a GGUF file, a checkpoint's folder, a shard set, or a file with the template's text.  Give the table to the sharder:
 `phalanx shard MODEL --chat-template chat_template.json ...`.  Needs python3-jinja2 (Debian's, or pip's Jinja2).
 Exit status: 0 the table is written, 1 the template is not of the table's kind (the reason is told), 2 bad usage.
 """
 import argparse
+import datetime
 import json
 import os
 import random
@@ -32,26 +33,45 @@ class TakesTooLong(Exception):
 
 # ---- the template's own engine, as the transformers library sets it up ----
 
-def environment():
+def environment(day):
+    from jinja2 import nodes
     from jinja2.exceptions import TemplateError
+    from jinja2.ext import Extension
     from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """{% generation %}: marks what an answer is, for training; its text is its content."""
+        tags = {"generation"}
+
+        def parse(self, parser):
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(["name:endgeneration"], drop_needle=True)
+            return nodes.CallBlock(self.call_method("content"), [], [], body).set_lineno(line)
+
+        def content(self, caller):
+            return caller()
 
     def raise_exception(message):
         raise TemplateError(message)
 
-    e = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
-    e.filters["tojson"] = lambda x, indent=None: json.dumps(x, ensure_ascii=False, indent=indent)
+    def tojson(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
+        return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+    e = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", Generation])
+    e.filters["tojson"] = tojson
     e.globals["raise_exception"] = raise_exception
+    if day:
+        e.globals["strftime_now"] = day.strftime
     return e
 
 
 class Jinja:
-    def __init__(self, text, bos, eos):
+    def __init__(self, text, bos, eos, day=None):
         from jinja2.exceptions import TemplateError, TemplateSyntaxError
         self.error = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
         self.bos, self.eos, self.why = bos, eos, ""         # why: what the last refusal said
         try:
-            self.template = environment().from_string(text)
+            self.template = environment(day).from_string(text)
         except TemplateSyntaxError as why:
             raise NotOfThisKind("line %d: %s" % (why.lineno, why))
 
@@ -365,6 +385,7 @@ def main():
     p.add_argument("--out", default="chat_template.json")
     p.add_argument("--bos")
     p.add_argument("--eos")
+    p.add_argument("--date", type=datetime.datetime.fromisoformat, help="today, for a template that asks; the table has this date for good")
     a = p.parse_args()
     try:
         import jinja2  # noqa: F401
@@ -374,10 +395,12 @@ def main():
     bos, eos = a.bos or bos or "", a.eos or eos or ""
     try:
         set_limits()
-        jinja = Jinja(text, bos, eos)
+        jinja = Jinja(text, bos, eos, a.date)
         table = derive(jinja, bos)
     except (NotOfThisKind, TakesTooLong, MemoryError) as why:
-        print("chat-template: %s: this template cannot be a table: %s" % (a.model, str(why) or "it takes more than %d bytes" % MEMORY), file=sys.stderr)
+        hint = " (it asks for today's date: --date gives it one)" if "'strftime_now' is undefined" in str(why) else ""
+        print("chat-template: %s: this template cannot be a table: %s%s" % (a.model, str(why) or "it takes more than %d bytes" % MEMORY, hint),
+              file=sys.stderr)
         return 1
     signal.alarm(0)
     talk = say(("system", "x"), ("user", "x"), ("assistant", "x"), ("user", "x"))
@@ -388,7 +411,7 @@ def main():
         json.dump(table, f, ensure_ascii=False, indent=1)
         f.write("\n")
     print("%s: derived, and the same as Jinja on %d conversations" % (a.out, 2 * PROVED_ON))
-    if asks_for_the_date(jinja):
+    if not a.date and asks_for_the_date(jinja):
         print("%s: the template asks for today's date; the table has what the template says without a clock" % a.out)
     return 0
 

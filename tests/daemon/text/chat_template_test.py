@@ -94,6 +94,20 @@ class Derive(unittest.TestCase):
             self.assertEqual((p.returncode, "today's date" in p.stdout), (0, told), p.stdout + p.stderr)
             self.assertEqual(table["begin"], "[1 Jan]" if told else "[]")
 
+    def test_a_date_is_given(self):
+        text = "[{{ strftime_now('%d %b %Y') }}]" + TURNS
+        self.assertIn("--date", self.of_text(text)[0].stderr)
+        self.assertEqual(self.of_text(text, "--date", "tomorrow")[0].returncode, 2)
+        p, table = self.of_text(text, "--date", "2026-07-04")
+        self.assertEqual((p.returncode, table["begin"]), (0, "[04 Jul 2026]"), p.stderr)
+        self.assertNotIn("today's date", p.stdout)
+
+    def test_what_transformers_knows_beside_jinja(self):
+        text = TURNS.replace("{{ m['content'] }}", "{% generation %}{{ m['content'] }}{% endgeneration %}")
+        p, table = self.of_text("{{ [] | tojson(ensure_ascii=False, separators=(',', ':'), sort_keys=True) }}" + text)
+        self.assertEqual((p.returncode, table["begin"]), (0, "[]"), p.stderr)
+        self.assertEqual(table["assistant"], {"prefix": "<assistant>", "suffix": "</>", "trim": False})
+
     def test_thoughts_are_dropped_with_the_newlines_behind_them_or_without(self):
         for strip, want in ((".lstrip('\\n')", True), ("", "keep_newlines")):
             p, table = self.of_text(TURNS.replace("m['content']", "(m['content'].split('</think>')[-1]%s if m['role'] == 'assistant' "
