@@ -19,13 +19,35 @@ static bool is_added(const daemon_vocab *v, const bool *only, bool which, uint32
     return (k->type == DAEMON_TOKEN_CONTROL || k->type == DAEMON_TOKEN_USER) && (!only || only[id] == which);
 }
 
-static void add(daemon_trie *t, const daemon_vocab *v, uint32_t id, const char *before)
+/* Twice as many nodes, and their edges at most half full.  Added tokens begin alike: room for all their bytes would
+ * be many times what is needed. */
+static px_code grow(daemon_trie *t, px_err *e)
+{
+    daemon_trie more = { .a = t->a, .cap_node = t->cap_node ? 2 * t->cap_node : 8, .n_node = t->n_node };
+
+    more.n_edge = 2 * (size_t)more.cap_node;
+    if (!(more.node = px_new(t->a, daemon_trie_node, more.cap_node)) ||
+        !(more.edge = px_new(t->a, struct daemon_trie_edge, more.n_edge))) {
+        daemon_trie_deinit(&more);
+        return px_fail(e, PX_ENOMEM, "tokens", "added tokens of %u bytes that differ", t->n_node);
+    }
+    if (t->n_node) memcpy(more.node, t->node, t->n_node * sizeof *t->node);
+    for (size_t i = 0; i < t->n_edge; i++)
+        if (t->edge[i].to) *edge_of(&more, (uint32_t)(t->edge[i].key >> 8), (uint8_t)t->edge[i].key) = t->edge[i];
+    daemon_trie_deinit(t);
+    *t = more;
+    return PX_OK;
+}
+
+static px_code add(daemon_trie *t, const daemon_vocab *v, uint32_t id, const char *before, px_err *e)
 {
     const daemon_token *k = &v->token[id];
     uint32_t at = 0, front = (uint32_t)strlen(before);
+    px_code rc;
 
     for (uint32_t i = 0; i < front + k->bytes; i++) {
         uint8_t byte = (uint8_t)(i < front ? before[i] : v->pool[k->at + i - front]);
+        if (t->n_node == t->cap_node && (rc = grow(t, e))) return rc;
         struct daemon_trie_edge *g = edge_of(t, at, byte);
         if (!g->to) {
             *g = (struct daemon_trie_edge){ .key = (uint64_t)at << 8 | byte, .to = t->n_node };
@@ -35,16 +57,19 @@ static void add(daemon_trie *t, const daemon_vocab *v, uint32_t id, const char *
     }
     uint32_t *end = k->type == DAEMON_TOKEN_CONTROL ? &t->node[at].control_id : &t->node[at].id;
     if (*end == DAEMON_NO_ID) *end = id;               /* equal names: the first one, as daemon_vocab_find says */
+    return PX_OK;
 }
 
 px_code daemon_trie_init(daemon_trie *t, px_alloc *a, const daemon_vocab *v, const bool *only, bool which, const char *before, px_err *e)
 {
     px_code rc;
-    size_t total = 1, front = strlen(before);
+    size_t front = strlen(before);
     char field[40];
 
     *t = (daemon_trie){ .a = a };
-    for (uint32_t i = 0; i < v->n; i++) {
+    if ((rc = grow(t, e))) goto fail;
+    t->node[t->n_node++] = (daemon_trie_node){ DAEMON_NO_ID, DAEMON_NO_ID };
+    for (uint32_t i = 0; i < v->n; i++) {                  /* at most 2^22 of 256 bytes: nodes have 32 bits */
         if (!is_added(v, only, which, i)) continue;
         if (v->token[i].bytes + front > DAEMON_TRIE_DEPTH) {
             snprintf(field, sizeof field, "tokens[%u]", i);
@@ -52,17 +77,8 @@ px_code daemon_trie_init(daemon_trie *t, px_alloc *a, const daemon_vocab *v, con
                          DAEMON_TRIE_DEPTH);
             goto fail;
         }
-        total += v->token[i].bytes + front;            /* at most 2^22 * 256 */
+        if ((rc = add(t, v, i, before, e))) goto fail;
     }
-    t->cap_node = (uint32_t)total;
-    for (t->n_edge = 16; t->n_edge < 2 * total; ) t->n_edge *= 2;
-    if (!(t->node = px_new(a, daemon_trie_node, total)) || !(t->edge = px_new(a, struct daemon_trie_edge, t->n_edge))) {
-        rc = px_fail(e, PX_ENOMEM, "tokens", "%zu bytes of added tokens", total);
-        goto fail;
-    }
-    t->node[t->n_node++] = (daemon_trie_node){ DAEMON_NO_ID, DAEMON_NO_ID };
-    for (uint32_t i = 0; i < v->n; i++)
-        if (is_added(v, only, which, i)) add(t, v, i, before);
     return PX_OK;
 
 fail:
