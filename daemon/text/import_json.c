@@ -196,7 +196,7 @@ static px_code read_merges(import *m, px_err *e)
     return rc;
 }
 
-static px_code build(import *m, const daemon_hints *h, px_err *e)
+static px_code build(import *m, px_err *e)
 {
     px_code rc;
     size_t n, i;
@@ -215,8 +215,16 @@ static px_code build(import *m, const daemon_hints *h, px_err *e)
     m->d.ignore_merges = json_is_true(json_object_get(m->model, "ignore_merges"));
     memcpy(m->d.stage, m->p.stage, sizeof m->d.stage);
     if (m->p.kind == DAEMON_BYTELEVEL) m->d.pre_name = daemon_pre_name(m->d.stage);
-    if ((rc = read_vocab(m, e)) || (rc = read_added(m, e)) || (rc = put_tokens(m, e)) || (rc = read_merges(m, e))) return rc;
-    return daemon_hints_apply(h, &m->d, m->p.bos, e);
+    if ((rc = read_vocab(m, e)) || (rc = read_added(m, e)) || (rc = put_tokens(m, e))) return rc;
+    return read_merges(m, e);
+}
+
+/* The document is many times the file: what the draft has copies of goes before other documents are made.  The expressions of
+ * the pipeline stay. */
+static void drop_copied(import *m)
+{
+    json_object_clear((json_t *)m->model);
+    json_array_clear((json_t *)m->added);
 }
 
 px_code daemon_tokenizer_from_json(px_alloc *a, const char *text, size_t n, const daemon_hints *hints, char **json,
@@ -241,10 +249,9 @@ px_code daemon_tokenizer_from_json(px_alloc *a, const char *text, size_t n, cons
         goto done;
     }
     m.doc = doc;
-    if (!(rc = build(&m, hints, e))) {
-        json_object_clear((json_t *)m.model);              /* copied; the expressions of the pipeline are not */
-        rc = daemon_draft_finish(&m.d, json, bytes, e);
-    }
+    if ((rc = build(&m, e))) goto done;
+    drop_copied(&m);
+    if (!(rc = daemon_hints_apply(hints, &m.d, m.p.bos, e))) rc = daemon_draft_finish(&m.d, json, bytes, e);
 
 done:
     if (m.text) px_del(a, m.text, m.d.n);
