@@ -181,6 +181,14 @@ static px_code put_merge(import *m, size_t i, const json_t *x, daemon_bytes *bot
     return daemon_draft_append(m->d.merges, "model.merges", i, both->n ? both->p : "", both->n, e);
 }
 
+/* The document is many times the file: what the draft has copies of goes before more is made.  The pipeline's expressions stay. */
+static void drop_tokens(import *m)
+{
+    json_object_del((json_t *)m->model, "vocab");
+    json_array_clear((json_t *)m->added);
+    m->vocab = m->added = NULL;
+}
+
 static px_code read_merges(import *m, px_err *e)
 {
     px_code rc;
@@ -216,15 +224,10 @@ static px_code build(import *m, px_err *e)
     memcpy(m->d.stage, m->p.stage, sizeof m->d.stage);
     if (m->p.kind == DAEMON_BYTELEVEL) m->d.pre_name = daemon_pre_name(m->d.stage);
     if ((rc = read_vocab(m, e)) || (rc = read_added(m, e)) || (rc = put_tokens(m, e))) return rc;
-    return read_merges(m, e);
-}
-
-/* The document is many times the file: what the draft has copies of goes before other documents are made.  The expressions of
- * the pipeline stay. */
-static void drop_copied(import *m)
-{
+    drop_tokens(m);
+    if ((rc = read_merges(m, e))) return rc;
     json_object_clear((json_t *)m->model);
-    json_array_clear((json_t *)m->added);
+    return PX_OK;
 }
 
 px_code daemon_tokenizer_from_json(px_alloc *a, const char *text, size_t n, const daemon_hints *hints, char **json,
@@ -249,9 +252,8 @@ px_code daemon_tokenizer_from_json(px_alloc *a, const char *text, size_t n, cons
         goto done;
     }
     m.doc = doc;
-    if ((rc = build(&m, e))) goto done;
-    drop_copied(&m);
-    if (!(rc = daemon_hints_apply(hints, &m.d, m.p.bos, e))) rc = daemon_draft_finish(&m.d, json, bytes, e);
+    if (!(rc = build(&m, e)) && !(rc = daemon_hints_apply(hints, &m.d, m.p.bos, e)))
+        rc = daemon_draft_finish(&m.d, json, bytes, e);
 
 done:
     if (m.text) px_del(a, m.text, m.d.n);
