@@ -119,10 +119,12 @@ static void every_type_of_weights_and_cache_meets_the_cpu_and_the_reference(void
     for (size_t i = 0; i < sizeof list / sizeof *list; i += STEP) one(&list[i]);
 }
 
-/* Blocks of GGUF that are stored as Q8_H, Q2_HM, Q8_M and Q4_1, cut through with three ranks. */
+/* Blocks of GGUF that are stored as Q8_H, Q2_HM, Q4_HL (twice), Q8_M and Q4_1, cut through with three ranks. */
 static void every_type_that_blocks_become_meets_the_cpu(void **state)
 {
-    static const struct { kern_dtype type; uint32_t world; } list[] = { { KERN_Q6_K, 2 }, { KERN_Q2_K, 3 }, { KERN_Q5_K, 3 }, { KERN_Q4_K, 1 } };
+    static const struct { kern_dtype type; uint32_t world; } list[] = {
+        { KERN_Q6_K, 2 }, { KERN_Q2_K, 3 }, { KERN_Q3_K, 3 }, { KERN_IQ2_XS, 2 }, { KERN_Q5_K, 3 }, { KERN_Q4_K, 1 },
+    };
     uint32_t prompt[N];
     float *cpu = malloc(2 * (size_t)N * TEST_BLOCKS_VOCAB * sizeof *cpu), *cuda = cpu + (size_t)N * TEST_BLOCKS_VOCAB;
 
