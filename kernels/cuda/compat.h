@@ -48,13 +48,21 @@ cu_status cu_launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_b
 
 #endif /* PHALANX_CUDA_HOST */
 
-/* More than 48 KB of shared memory, static and dynamic together, has to be asked for, per kernel and device, before the launch;
- * what is static the host does not know, so `bytes` of dynamic memory are always asked for. */
+/* More than 48 KB of shared memory, static and dynamic together, has to be asked for, per kernel and device, before the launch.  It is
+ * asked for once, and then for all that a block can have: a limit that follows each launch's `bytes` may be lowered by another thread (a
+ * rank of the same process) between asking and launching. */
 template <typename K>
 cu_status cu_allow_shared(K *kernel, size_t bytes)
 {
-    return cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                static_cast<int>(bytes));
+    const void *const k = reinterpret_cast<const void *>(kernel);
+    cudaFuncAttributes has = {};
+    int device = 0, most = 0;
+
+    if (cudaError_t rc = cudaFuncGetAttributes(&has, k)) return rc;
+    if (bytes + has.sharedSizeBytes <= static_cast<size_t>(has.maxDynamicSharedSizeBytes)) return cudaSuccess;
+    if (cudaError_t rc = cudaGetDevice(&device)) return rc;
+    if (cudaError_t rc = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device)) return rc;
+    return cudaFuncSetAttribute(k, cudaFuncAttributeMaxDynamicSharedMemorySize, most - static_cast<int>(has.sharedSizeBytes));
 }
 
 template <typename T>

@@ -1,6 +1,7 @@
 /* block.cpp - the fibers of a block: who runs next, barriers, and what is wrong when nobody can. */
 #include "block.h"
 
+#include <algorithm>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -150,12 +151,13 @@ void run_block(block *b)
 std::mutex one_launch;
 }
 
-void run_grid(const char *name, dim3 grid, dim3 dim, size_t shared_bytes, size_t shared_limit, const std::function<void()> &body)
+size_t run_grid(const char *name, dim3 grid, dim3 dim, size_t shared_bytes, size_t shared_limit, const std::function<void()> &body)
 {
     std::lock_guard<std::mutex> lock(one_launch);
     const uint64_t n = static_cast<uint64_t>(grid.x) * grid.y * grid.z;
     std::vector<uint32_t> order;
     block b = block();
+    size_t fixed = 0;
 
     kernel_name = name;
     random_state = config.seed * 0x9e3779b97f4a7c15u + 1;
@@ -182,6 +184,7 @@ void run_grid(const char *name, dim3 grid, dim3 dim, size_t shared_bytes, size_t
                               static_cast<unsigned>(k / grid.x / grid.y));
         shared_open(&b, shared_bytes, shared_limit);
         run_block(&b);
+        fixed = std::max(fixed, b.static_bytes);
         shared_close(&b);
     }
     current = NULL;
@@ -190,6 +193,7 @@ void run_grid(const char *name, dim3 grid, dim3 dim, size_t shared_bytes, size_t
     for (thread &t : finished) fiber_drop(&t.f);
     finished.clear();
     shared_reset();
+    return fixed;
 }
 
 void fail(cu_site at, const char *format, ...)

@@ -60,7 +60,8 @@ void shared_open(block *b, size_t dynamic_bytes, size_t limit);
 void shared_close(block *b);
 void shared_reset(void);           /* at a launch's end */
 void copies_drop(thread *t);
-void run_grid(const char *name, dim3 grid, dim3 dim, size_t shared_bytes, size_t shared_limit, const std::function<void()> &body);
+/* The static shared bytes of the kernel. */
+size_t run_grid(const char *name, dim3 grid, dim3 dim, size_t shared_bytes, size_t shared_limit, const std::function<void()> &body);
 void shared_check(const char *what, const void *p, size_t bytes, cu_site at);   /* fails outside shared memory */
 const size_t WITHOUT_ASKING = 48 << 10;    /* static and dynamic together, of a kernel that never asked for more */
 size_t optin_bytes(void);          /* the most shared memory that a block may have */

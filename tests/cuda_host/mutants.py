@@ -10,6 +10,7 @@ Mutant = namedtuple("Mutant", "name file old new test variants only", defaults=(
 CU = "kernels/cuda/"
 QUANT, MATMUL, ROPE, ATTENTION = "kernels_cuda_quant_test", "kernels_cuda_matmul_test", "kernels_cuda_rope_append_test", "kernels_cuda_attention_test"
 EMBED, NORM, CANDIDATES, DEVICE = "kernels_cuda_embed_test", "kernels_cuda_norm_test", "kernels_cuda_candidates_test", "kernels_cuda_device_test"
+RUNTIME = "cuda_host_runtime_test"
 PLAIN, ASAN, TSAN = ("plain",), ("asan",), ("tsan",)
 
 MUTANTS = [
@@ -108,6 +109,9 @@ MUTANTS = [
     Mutant("candidates_kept_races_with_taken", CU + "candidates.cu", "        kept = *taken;\n        __syncthreads();\n", "        kept = *taken;\n", CANDIDATES),
     Mutant("candidates_read_past_the_slice", CU + "candidates.cu", "i + c < n ? x[i + c] : -INFINITY;", "i + c <= n ? x[i + c] : -INFINITY;", CANDIDATES, ASAN),
     Mutant("candidates_draw_of_another_id", CU + "candidates.cu", "c == 1 ? w.y :", "c == 1 ? w.x :", CANDIDATES),
+    # what launches share
+    Mutant("allowed_shared_memory_follows_the_launch", CU + "compat.h", "most - static_cast<int>(has.sharedSizeBytes)", "static_cast<int>(bytes)", RUNTIME, PLAIN, "planted.cu"),
+    Mutant("allowed_shared_memory_forgets_what_is_static", CU + "compat.h", "most - static_cast<int>(has.sharedSizeBytes)", "most", RUNTIME, PLAIN, "planted.cu"),
     # the device
     Mutant("ring_piece_is_filled_under_way", CU + "ring.c", "    r->under_way[r->piece] = true;\n", "", DEVICE),
     Mutant("ring_small_uploads_overlap", CU + "ring.c", "r->used += px_align_up(n, ALIGN);", "r->used += n / ALIGN * ALIGN;", DEVICE),

@@ -80,7 +80,22 @@ bool legal_copy(const void *dst, const void *src, size_t bytes, cudaMemcpyKind k
     return false;
 }
 
-std::vector<std::pair<const void *, int>> allowed;         /* kernels that asked for more than 48 KB */
+/* What a kernel may have: dynamic memory that it asked for on a device, 0: it did not; static memory, known when it has run. */
+struct limit { const void *kernel; size_t asked, fixed; int sm; bool has_run; };
+std::vector<limit> limits;
+
+/* Under the lock. */
+limit *limit_of(const void *kernel)
+{
+    for (limit &l : limits) {
+        if (l.kernel != kernel) continue;
+        if (l.sm != config.sm) l.asked = 0;                /* another device */
+        l.sm = config.sm;
+        return &l;
+    }
+    limits.push_back({ kernel, 0, 0, config.sm, false });
+    return &limits.back();
+}
 }
 
 cudaError_t called(const char *name)
@@ -136,15 +151,21 @@ cudaError_t launch(cu_site at, const char *name, const void *kernel, dim3 grid, 
     if (!threads || threads > 1024 || block.x > 1024 || block.y > 1024 || block.z > 64 || !grid.x || !grid.y || !grid.z ||
         grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535)
         return remember(cudaErrorInvalidConfiguration);
-    for (const auto &k : allowed)
-        if (k.first == kernel) {
-            dynamic = static_cast<size_t>(k.second);
+    {
+        std::lock_guard<std::mutex> lock(state);
+        if (const size_t asked = limit_of(kernel)->asked) {
+            dynamic = asked;
             both = optin_bytes();
         }
+    }
     if (shared_bytes > dynamic) return remember(cudaErrorInvalidValue);
-    return remember(enqueue(static_cast<cudaStream_t>(stream), [name, grid, block, shared_bytes, both, body] {
+    return remember(enqueue(static_cast<cudaStream_t>(stream), [name, kernel, grid, block, shared_bytes, both, body] {
         called("launch");
-        run_grid(name, grid, block, shared_bytes, both, body);
+        const size_t fixed = run_grid(name, grid, block, shared_bytes, both, body);
+        std::lock_guard<std::mutex> lock(state);
+        limit *const l = limit_of(kernel);
+        l->fixed = fixed;
+        l->has_run = true;
     }));
 }
 }
@@ -246,14 +267,20 @@ cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute a, int v)
 {
     if (cudaError_t e_ = enter(__func__)) return e_;
     if (a != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;
-    if (v < 0 || static_cast<size_t>(v) > optin_bytes()) return remember(cudaErrorInvalidValue);
     std::lock_guard<std::mutex> lock(cuh::state);
-    for (auto &k : allowed)
-        if (k.first == kernel) {
-            k.second = v;
-            return cudaSuccess;
-        }
-    allowed.push_back({ kernel, v });
+    limit *const l = limit_of(kernel);
+    if (v <= 0 || static_cast<size_t>(v) + l->fixed > optin_bytes()) return remember(cudaErrorInvalidValue);
+    l->asked = static_cast<size_t>(v);
+    return cudaSuccess;
+}
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *out, const void *kernel)
+{
+    if (cudaError_t e_ = enter(__func__)) return e_;
+    std::lock_guard<std::mutex> lock(cuh::state);
+    const limit *const l = limit_of(kernel);
+    memset(out, 0, sizeof *out);
+    out->sharedSizeBytes = l->fixed;
+    out->maxDynamicSharedSizeBytes = static_cast<int>(l->asked ? l->asked : l->has_run ? WITHOUT_ASKING : 0);   /* 0: let it ask */
     return cudaSuccess;
 }
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *n, const void *, int, size_t) { if (cudaError_t e_ = enter(__func__)) return e_; *n = 2; return cudaSuccess; }

@@ -36,6 +36,28 @@ template <typename F> static int ends(F f)
     return WIFSIGNALED(status) ? WTERMSIG(status) : 0;
 }
 
+/* A kernel's limit is raised to what the device can give, once, and no launch with less lowers it. */
+static void shared_memory_is_asked_for_once(cudaStream_t s)
+{
+    enum { COLS = 15000, MORE = 20000 };           /* 60,000 and 80,000 bytes */
+    float *in, *out;
+    cuh_config c = cuh_current();
+
+    expect("malloc", cudaMalloc(reinterpret_cast<void **>(&in), MORE * sizeof(float)) | cudaMalloc(reinterpret_cast<void **>(&out), 4), 0);
+    expect("zeros", cudaMemset(in, 0, MORE * sizeof(float)), 0);
+    const long before = static_cast<long>(cuh_calls("cudaFuncSetAttribute"));
+    c.sm = 90;                                     /* another device than the kernel has run on: of its static memory it is known */
+    cuh_configure(&c);
+    expect("overtaken", good_sum_overtaken(in, 1, COLS, out, s), 0);
+    expect("more", good_sum(in, 1, MORE, out, s) | cudaStreamSynchronize(s), 0);
+    expect("asked", static_cast<long>(cuh_calls("cudaFuncSetAttribute")) - before, 1);
+    expect("more than it can give", good_sum(in, 1, 60000, out, s), cudaErrorInvalidValue);
+    c.sm = 80;
+    cuh_configure(&c);
+    cudaFree(in);
+    cudaFree(out);
+}
+
 int main(void)
 {
     float *in, *out, *pinned, result[2] = { 0, 0 };
@@ -99,6 +121,7 @@ int main(void)
     expect("devices", n, 0);
     c.driver = 13000;
     cuh_configure(&c);
+    shared_memory_is_asked_for_once(s);
     cudaGraphExecDestroy(x);
     cudaGraphDestroy(g);
     cudaEventDestroy(e);
