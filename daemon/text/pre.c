@@ -12,6 +12,10 @@
 #define GPT2_OF(s, run, none) "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^" s "\\p{L}\\p{N}]+|" run "+(?!" none ")|" run "+"
 #define LLAMA3_OF(s, run, none, digits) "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}" digits \
     "| ?[^" s "\\p{L}\\p{N}]+[\\r\\n]*|" run "*[\\r\\n]+|" run "+(?!" none ")|" run "+"
+/* Words begin with a capital, and none stands inside. */
+#define TEKKEN_OF(s, run, none) "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+" \
+    "|[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*|\\p{N}" \
+    "| ?[^" s "\\p{L}\\p{N}]+[\\r\\n/]*|" run "*[\\r\\n]+|" run "+(?!" none ")|" run "+"
 #define OURS WS, "[" WS "]", "[^" WS "]"
 #define THEIRS "\\s", "\\s", "\\S"
 #define EXPAND(macro, ...) macro(__VA_ARGS__)
@@ -19,6 +23,7 @@
 #define GPT2   EXPAND(GPT2_OF, OURS)
 #define LLAMA3 EXPAND(LLAMA3_OF, OURS, "{1,3}")
 #define QWEN2  EXPAND(LLAMA3_OF, OURS, "")
+#define TEKKEN EXPAND(TEKKEN_OF, OURS)
 
 /* Cased letters as of Unicode 11, which DeepSeek's expression lists one by one. */
 #define DEEPSEEK_LETTERS "A-Za-z\\x{B5}\\x{C0}-\\x{D6}\\x{D8}-\\x{F6}\\x{F8}-\\x{1BA}\\x{1BC}-\\x{1BF}\\x{1C4}-\\x{293}" \
@@ -40,6 +45,7 @@ static const daemon_pre known[] = {
     { "gpt-2",     { GPT2 },           false, false, false },
     { "llama-bpe", { LLAMA3 },         true,  true,  false },
     { "qwen2",     { QWEN2 },          false, false, true  },
+    { "tekken",    { TEKKEN },         true,  true,  false },      /* Mistral's, of Nemo and later */
     { "deepseek-llm", { "[\\r\\n]", "[" WS "]?[" DEEPSEEK_LETTERS "]+",
                         "[" WS "]?[!-/:-~\\x{FF01}-\\x{FF0F}\\x{FF1A}-\\x{FF5E}\\x{2018}-\\x{201F}\\x{3000}-\\x{3002}]+",
                         "[" WS "]+$", "[\\x{800}-\\x{9FA5}\\x{AC00}-\\x{D7FF}]+", NUMERAL }, false, false, false },
@@ -57,6 +63,7 @@ static const struct { const char *theirs, *ours; } expression_of[] = {
     { EXPAND(GPT2_OF, THEIRS),            GPT2 },
     { EXPAND(LLAMA3_OF, THEIRS, "{1,3}"), LLAMA3 },
     { EXPAND(LLAMA3_OF, THEIRS, ""),      QWEN2 },
+    { EXPAND(TEKKEN_OF, THEIRS),          TEKKEN },
 };
 
 /* What Oniguruma, the makers' engine, and PCRE2 read differently. */

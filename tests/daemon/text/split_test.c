@@ -1,8 +1,9 @@
-/* What white space is in a stage's expression, and where the library's complaints about it are. */
+/* What white space is in a stage's expression, where the library's complaints about it are, and how the known names split. */
 #include "tests/daemon/text/fixture.h"
 
 #include <string.h>
 
+#include "daemon/text/pre.h"
 #include "daemon/text/split.h"
 
 typedef struct cuts { char s[160]; } cuts;
@@ -50,6 +51,42 @@ static void white_space_is_unicodes(void **state)
     }
 }
 
+/* As the tokenizers library splits it with the steps of each family's tokenizer.json. */
+static void known_names_split_as_their_makers_do(void **state)
+{
+#define TEXT "HelloWORLDs \xc3\x80\xc3\x89x  I'LL a/\n\n(12345) \xe6\x97\xa5\xe6\x9c\xac" "A, \xf0\x90\x90\x80" "b"
+#define PLAIN " \xc3\x80\xc3\x89x| | I|'"
+#define ONES "(|1|2|3|4|5|)| \xe6\x97\xa5\xe6\x9c\xac"
+#define END "|,| \xf0\x90\x90\x80"
+    static const struct { const char *name; bool ignore_merges, add_bos, nfc; const char *cuts; } want[] = {
+        { "smollm", false, false, false, "HelloWORLDs|" PLAIN "|LL| a|/|\n|\n|" ONES "A" END "b" },
+        { "gpt-2", false, false, false, "HelloWORLDs|" PLAIN "|LL| a|/|\n|\n|(|12345|)| \xe6\x97\xa5\xe6\x9c\xac" "A" END "b" },
+        { "llama-bpe", true, true, false, "HelloWORLDs|" PLAIN "LL| a|/\n\n|(|123|45|)| \xe6\x97\xa5\xe6\x9c\xac" "A" END "b" },
+        { "qwen2", false, false, true, "HelloWORLDs|" PLAIN "LL| a|/\n\n|" ONES "A" END "b" },
+        { "tekken", true, true, false, "Hello|WORLDs|" PLAIN "LL| a|/\n\n|" ONES "|A" END "b" },
+        { "deepseek-llm", false, false, false, "HelloWORLDs| \xc3\x80\xc3\x89|x| | I|'|LL| a|/|\n|\n|(|1|2|3|4|5|)| |\xe6\x97\xa5\xe6\x9c\xac|A" END "|b" },
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
+        const daemon_pre *known = daemon_pre_by_name(want[i].name, strlen(want[i].name));
+        daemon_split s;
+        daemon_walk w;
+        cuts c = {0};
+        px_err e = {0};
+        assert_non_null(known);
+        assert_true(known->ignore_merges == want[i].ignore_merges && known->add_bos == want[i].add_bos && known->nfc == want[i].nfc);
+        assert_int_equal(daemon_split_init(&s, fixture_heap()), PX_OK);
+        for (size_t k = 0; known->stage[k]; k++)
+            assert_int_equal(daemon_split_add(&s, known->stage[k], strlen(known->stage[k]), &e), PX_OK);
+        assert_int_equal(daemon_walk_init(&w, &s, fixture_heap(), strlen(TEXT), put, &c, &e), PX_OK);
+        assert_int_equal(daemon_walk_run(&w, TEXT, strlen(TEXT), &e), PX_OK);
+        if (strcmp(c.s, want[i].cuts)) fail_msg("%s: %s, expected %s", want[i].name, c.s, want[i].cuts);
+        daemon_walk_deinit(&w);
+        daemon_split_deinit(&s);
+    }
+}
+
 static void a_complaint_is_about_a_place_in_the_pattern(void **state)
 {
     static const struct { const char *pattern, *place; } bad[] = {
@@ -72,6 +109,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(white_space_is_unicodes),
+        cmocka_unit_test(known_names_split_as_their_makers_do),
         cmocka_unit_test(a_complaint_is_about_a_place_in_the_pattern),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
