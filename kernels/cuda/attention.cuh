@@ -28,9 +28,10 @@ static __device__ __forceinline__ bool cu_row_in_run(const cu_attention &a, unsi
     return before + after + 1 >= CU_MIN_RUN;
 }
 
-/* The query heads that read KV head `head`, ascending, into shared memory; their number.  By the block's first warp: a
- * barrier is due before the list is read. */
-static __device__ __forceinline__ void cu_group_heads(const cu_attention &a, unsigned head, uint16_t *list, unsigned *n)
+/* The query heads that read KV head `head`, ascending, from number `first` on, at most `most` of them, into shared memory; the number of
+ * all.  By the block's first warp: a barrier is due before the list is read. */
+static __device__ __forceinline__ void cu_group_heads(const cu_attention &a, unsigned head, unsigned first, unsigned most, uint16_t *list,
+                                                      unsigned *n)
 {
     const unsigned lane = threadIdx.x % 32;
     unsigned found = 0;
@@ -39,7 +40,8 @@ static __device__ __forceinline__ void cu_group_heads(const cu_attention &a, uns
         for (unsigned i = 0; i < a.n_head; i += 32) {
             const bool mine = i + lane < a.n_head && a.head_map[i + lane] == head;
             const unsigned bits = __ballot_sync(CU_FULL_MASK, mine);
-            if (mine) list[found + __popc(bits & ((1u << lane) - 1))] = static_cast<uint16_t>(i + lane);
+            const unsigned at = found + __popc(bits & ((1u << lane) - 1)) - first;      /* wraps before the first */
+            if (mine && at < most) list[at] = static_cast<uint16_t>(i + lane);
             found += __popc(bits);
         }
         if (lane == 0) *n = found;

@@ -11,7 +11,9 @@
  *
  * Two kernels share a step's rows.  A tile of `run_tile` consecutive rows belongs to one block of `prefill` for each KV
  * head, which takes the runs in it: at least CU_MIN_RUN rows of one slot at consecutive positions.  All other rows go to
- * `decode`, with blocks for each row, KV head and split of its keys.  Both find runs by the same text (attention.cuh). */
+ * `decode`, with blocks for each row, KV head and split of its keys.  Both find runs by the same text (attention.cuh).
+ * Under `deterministic` prefill keeps its parts' sums in shared memory.  Compute capability 8.6 and 8.9 have no room for those of head_dim
+ * 128: there `decode` takes all rows, to the same bits and more slowly. */
 #ifndef KERN_CUDA_ATTENTION_H
 #define KERN_CUDA_ATTENTION_H
 
@@ -23,6 +25,8 @@
 #define CU_MIN_RUN  8u
 #define CU_SPLITS   128u                     /* of a row's keys, at most */
 #define CU_BLOCKS   1024u                    /* what a decode launch should come to: a few for each multiprocessor */
+#define CU_LEAST_SHARED   (99u << 10)        /* bytes of shared memory that a block can have: of compute capability 8.6 and 8.9 */
+#define CU_PREFILL_SHARED (163u << 10)       /* of 8.0: what prefill keeps parts in with head_dim 128 */
 #define CU_FEW_ROWS 32u                      /* launches of so few rows are all decode */
 
 typedef struct cu_attention {
@@ -85,12 +89,12 @@ static inline size_t cu_attention_parts_bytes(uint32_t rows, uint32_t n_head, ui
     return *ml + parts * 2 * sizeof(float);
 }
 
-/* Rows of a prefill tile: 128 queries, a query being a head of a row. */
-static inline uint32_t cu_attention_run_tile(uint32_t rows, uint32_t n_head, uint32_t n_kv_head)
+/* Rows of a prefill tile: 128 queries, a query being a head of a row.  0, where all rows are decoded, too, if its parts have no place. */
+static inline uint32_t cu_attention_run_tile(uint32_t rows, uint32_t n_head, uint32_t n_kv_head, uint32_t head_dim, uint32_t part, size_t max_shared)
 {
     const uint32_t group = n_kv_head && n_head > n_kv_head ? (n_head + n_kv_head - 1) / n_kv_head : 1;
 
-    if (rows <= CU_FEW_ROWS) return 0;
+    if (rows <= CU_FEW_ROWS || (part && head_dim == 128 && max_shared < CU_PREFILL_SHARED)) return 0;
     return group > 4 ? 16 : group > 2 ? 32 : group > 1 ? 64 : 128;
 }
 

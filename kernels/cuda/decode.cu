@@ -1,7 +1,7 @@
 /* decode.cu - decode.cuh for rows that see all keys before them. */
 #include "kernels/cuda/decode.cuh"
 
-/* gate: decode regs=168 shared=1408 must=mma,ldmatrix,cp.async some=ld128,st128 */
+/* gate: decode regs=168 shared=384 must=mma,ldmatrix,cp.async some=ld128,st128 */
 template <int KV, int HD>
 static __global__ void __launch_bounds__(THREADS) decode(cu_attention a)
 {

@@ -1,7 +1,7 @@
 /* decode.cuh - paged attention of single rows, head_dim 64 or 128, on tensor cores: the memory's speed is what counts.
  * A block of four warps takes one row, one KV head with the query heads that read it (padded to 16; more go in turn), and
  * a split of the row's keys.  Leaves of 64 keys come into STAGES stages by cp.async, warp w asking for group w.  Warp w
- * makes the scores with group w, the warps agree on the largest, p goes to shared memory, and warp w adds p V for its
+ * makes the scores with group w, the warps agree on the largest, p takes the place of K in shared memory, and warp w adds p V for its
  * quarter of head_dim: the sums' order is that of prefill.cu, where one warp does all of it.
  * Layer: kernels/cuda, device code: decode.cu, and decode_window.cu for rows with a window, which are compiled apart. */
 #ifndef KERN_CUDA_DECODE_CUH
@@ -9,12 +9,13 @@
 
 #include "kernels/cuda/attention_tile.cuh"
 
-static constexpr unsigned WARPS = CU_GROUPS, THREADS = 32 * WARPS, QUERIES = 16, P_BYTES = QUERIES * CU_LEAF * 2;
+static constexpr unsigned WARPS = CU_GROUPS, THREADS = 32 * WARPS, QUERIES = 16;
 
 template <int KV, int HD> struct decode_shape {
     /* Two blocks of a multiprocessor of compute capability 9.0 hold a little less than 228 KB between them. */
     static constexpr unsigned stages = HD == 64 ? 5 : cu_leaf<KV, HD>::spread ? 4 : 3;
-    static constexpr unsigned shared = stages * cu_leaf<KV, HD>::stage + cu_leaf<KV, HD>::tile + P_BYTES;
+    static constexpr unsigned shared = stages * cu_leaf<KV, HD>::stage + cu_leaf<KV, HD>::tile, fixed = 384;      /* static, as the gate line says */
+    static_assert(shared + fixed <= CU_LEAST_SHARED, "a GPU that has less");
 };
 
 /* The leaves of a block, one after the other: those of parts z, z + splits, ... */
@@ -36,10 +37,10 @@ static __device__ __forceinline__ void decode_rows(const cu_attention &a)
     typedef cu_leaf<KV, HD> leaf;
     constexpr unsigned STAGES = decode_shape<KV, HD>::stages, N = HD / 8 / WARPS;
     CU_DYN_SHARED(unsigned char, shared);
-    CU_SHARED(uint16_t, heads, CU_MAX_HEADS);
+    CU_SHARED(uint16_t, heads, QUERIES);
     CU_SHARED(unsigned, n_heads, 1);
     CU_SHARED(float, tops, WARPS * QUERIES);
-    unsigned char *const tile = shared + STAGES * leaf::stage, *const ps = tile + leaf::tile;
+    unsigned char *const tile = shared + STAGES * leaf::stage;
     const unsigned row = blockIdx.x, kv_head = blockIdx.y, lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
     const unsigned live = *a.live, slot = a.row_slot[row], pos = a.pos[row];
     const bool run = cu_row_in_run(a, row, live);
@@ -49,11 +50,11 @@ static __device__ __forceinline__ void decode_rows(const cu_attention &a)
     const unsigned skip = blockIdx.z == 0 ? unseen / CU_LEAF - begin : 0;                               /* of the first part */
     const leaves from = { begin + blockIdx.z * part + skip, part - skip, (a.splits - 1) * part, part };
 
-    cu_group_heads(a, kv_head, heads, n_heads);
-    __syncthreads();
-    const unsigned group = n_keys ? *n_heads : 0;
-
-    for (unsigned first = 0; first < group; first += QUERIES) {
+    for (unsigned first = 0; n_keys; first += QUERIES) {
+        cu_group_heads(a, kv_head, first, QUERIES, heads, n_heads);
+        __syncthreads();
+        const unsigned group = *n_heads;
+        if (first >= group) break;                                           /* the whole block */
         cu_queries<HD> q;
         cu_sums<N> s, all;
         leaves load = from, now = from;
@@ -66,7 +67,7 @@ static __device__ __forceinline__ void decode_rows(const cu_attention &a)
         CU_UNROLL
         for (int r = 0; r < 2; r++) {
             const bool is = first + g + 8 * r < group;
-            const unsigned head = is ? heads[first + g + 8 * r] : 0;
+            const unsigned head = is ? heads[g + 8 * r] : 0;
             const size_t at = (static_cast<size_t>(row) * a.n_head + head) * HD;
             query[r] = is ? a.q + at : nullptr;
             out[r] = is ? a.out + at : nullptr;
@@ -93,14 +94,14 @@ static __device__ __forceinline__ void decode_rows(const cu_attention &a)
             cu_cp_async_commit();
         };
 
-        __syncthreads();                                                 /* the stages are free */
+        __syncthreads();                                                 /* the list has been read; the stages are free */
         look_up();
         CU_UNROLL
         for (unsigned i = 0; i + 1 < STAGES; i++) ask(i);
 
         while (now.at < n_leaves) {
-            const unsigned char *const at = shared + stage * leaf::stage;
-            const unsigned char *const k = leaf::spread ? tile : at, *const v = k + (leaf::spread ? leaf::tile_k : leaf::k);
+            unsigned char *const at = shared + stage * leaf::stage, *const k = leaf::spread ? tile : at, *const ps = k;
+            const unsigned char *const v = k + (leaf::spread ? leaf::tile_k : leaf::k);
             const float *const k_scale = reinterpret_cast<const float *>(at + leaf::k + leaf::v) + warp * CU_KV_GROUP;
             const int seen = static_cast<int>(n_keys - now.at * CU_LEAF) - static_cast<int>(warp * CU_KV_GROUP);
             const int low = !WINDOW ? 0 : static_cast<int>(unseen) - static_cast<int>(now.at * CU_LEAF + warp * CU_KV_GROUP);
@@ -130,7 +131,7 @@ static __device__ __forceinline__ void decode_rows(const cu_attention &a)
             CU_UNROLL
             for (int i = 0; i < 2; i++)                                  /* p: [16][64], piece c of query j at c ^ (j % 8) */
                 CU_UNROLL
-                for (int r = 0; r < 2; r++) {
+                for (int r = 0; r < 2; r++) {                            /* all have made their scores: K is not read again */
                     unsigned char *p = ps + (g + 8 * r) * 2 * CU_LEAF + 16 * ((2 * warp + i) ^ g) + 4 * t;
                     *reinterpret_cast<unsigned *>(p) = cu_pack<KV>(cu_exp2(x[i][2 * r] - base[r]), cu_exp2(x[i][2 * r + 1] - base[r]));
                 }

@@ -1,7 +1,7 @@
 /* decode_window.cu - decode.cuh for rows with a window. */
 #include "kernels/cuda/decode.cuh"
 
-/* gate: decode_window regs=192 shared=1408 must=mma,ldmatrix,cp.async some=ld128,st128 */
+/* gate: decode_window regs=192 shared=384 must=mma,ldmatrix,cp.async some=ld128,st128 */
 template <int KV, int HD>
 static __global__ void __launch_bounds__(THREADS, 2) decode_window(cu_attention a)
 {

@@ -132,7 +132,7 @@ px_code kern_cuda_attention(kern_dev *d, const kern_attention_args *a, px_err *e
     if (!cu_attention_fast(c.kv.dtype, c.kv.head_dim)) {
         s = cu_attention_plain(&c, d->stream);
     } else {
-        c.run_tile = cu_attention_run_tile(rows, a->n_head, a->n_kv_head);
+        c.run_tile = cu_attention_run_tile(rows, a->n_head, a->n_kv_head, a->head_dim, split.part, d->max_shared);
         s = cu_attention_decode(&c, d->stream);
         if (!s && c.run_tile) s = cu_attention_prefill(&c, d->stream);
     }

@@ -14,6 +14,9 @@ static constexpr unsigned WARPS = 8, THREADS = 32 * WARPS, QUERIES = 16 * WARPS,
 template <int KV, int HD> struct prefill_shape {
     static constexpr unsigned stages = 3, leaves = stages * cu_leaf<KV, HD>::stage + cu_leaf<KV, HD>::tile;
     static constexpr unsigned sums = THREADS * (HD / 8) * 4 * 4;         /* of whole parts */
+    static constexpr unsigned fixed = 1152;                              /* static, as the gate line says */
+    static_assert(leaves + fixed <= CU_LEAST_SHARED, "a GPU that has less");
+    static_assert(leaves + sums + fixed <= (HD == 128 ? CU_PREFILL_SHARED : CU_LEAST_SHARED), "cu_attention_run_tile");
 };
 
 /* Row i of the tile does not go on from row i - 1: bit i % 32 of word i / 32.  The next such row after i, at most n. */
@@ -72,7 +75,7 @@ static __device__ __forceinline__ void prefill_rows(const cu_attention &a)
         const unsigned bits = __ballot_sync(CU_FULL_MASK, start);
         if (lane == 0) starts[warp] = bits;
     }
-    cu_group_heads(a, kv_head, heads, n_heads);
+    cu_group_heads(a, kv_head, 0, CU_MAX_HEADS, heads, n_heads);
     __syncthreads();
     const unsigned group = *n_heads;
 

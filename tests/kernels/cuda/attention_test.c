@@ -1,6 +1,7 @@
 /* attention_test.c - paged attention on CUDA: near a softmax in double within a bound that follows from its roundings, near
  * the CPU's definition, and under `deterministic` the same bits in any company. */
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -567,6 +568,44 @@ static void wrong_arguments_are_named(void **state)
     cuda_bench_close(&b);
 }
 
+/* With 99 KB of shared memory: every type, head_dim and kernel, decoded rows and a chunk across the border of two parts, to the bits that
+ * they have with 163 KB. */
+static void a_device_of_little_shared_memory_answers_the_same(void **state)
+{
+    uint64_t seed = 27;
+
+    for (uint32_t i = 0; i < 20 && !EFFORT_TSAN; i += EFFORT_SANITIZED ? 7 : 1) {
+        const bool deterministic = i >= 10;
+        const shape s = { types[i % 5], i / 5 % 2 ? 64 : 128, 16u << i % 4, 1, i % 7 ? 2 : 20, map_20, 560, i % 4 == 3 ? 100 : 0 };
+        const uint32_t live = 36, from = deterministic && s.head_dim == 128 ? 495 : 30;
+        const size_t bytes = (size_t)live * s.n_head * s.head_dim * 4;
+        uint32_t n_keys[SLOTS];
+        row_at rows[36];
+        float *out[2];
+
+        for (uint32_t t = 0; t < live; t++) rows[t] = t < 34 ? (row_at){ 1, from + t } : (row_at){ 2 * (t - 34), 90 + t };
+        keys_of(rows, live, n_keys);
+        for (int little = 0; little < 2; little++) {
+            uint64_t same = seed;
+            if (!cuda_ops_little_shared(little)) {
+                puts("SKIPPED: a GPU has as much shared memory as it has");
+                skip();
+            }
+            cuda_bench b = cuda_bench_open(state, deterministic);
+            world w = world_make(&b, &s, n_keys, &same);
+            float *q = queries(&s, live, 1.0f / sqrtf((float)s.head_dim), &same);
+            out[little] = attend(&b, &w, rows, q, live, live);
+            free(q);
+            world_drop(&b, &w);
+            cuda_bench_close(&b);
+        }
+        assert_memory_equal(out[0], out[1], bytes);
+        free(out[0]), free(out[1]);
+        seed++;
+        cuda_ops_little_shared(false);
+    }
+}
+
 /* The plan's workspace holds what any step of at most so many rows takes, deterministic or not. */
 static void the_workspace_is_enough_for_every_step(void **state)
 {
@@ -600,6 +639,7 @@ int main(void)
         cmocka_unit_test(a_recorded_step_reads_what_changed),
         cmocka_unit_test(contents_beyond_their_bounds_are_not_followed),
         cmocka_unit_test(wrong_arguments_are_named),
+        cmocka_unit_test(a_device_of_little_shared_memory_answers_the_same),
         cmocka_unit_test(the_workspace_is_enough_for_every_step),
     };
     kern_ftz_set();                                                         /* as in a rank; the CPU insists */

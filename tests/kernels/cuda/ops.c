@@ -39,6 +39,19 @@ void cuda_ops_next_schedule(void)
 #endif
 }
 
+bool cuda_ops_little_shared(bool little)
+{
+#ifdef TEST_CUDA_PLUGIN
+    (void)little;
+    return false;
+#else
+    cuh_config c = cuh_current();
+    c.sm = little ? 86 : 80;
+    cuh_configure(&c);
+    return true;
+#endif
+}
+
 int cuda_ops_main(const struct CMUnitTest *tests, size_t n, CMFixtureFunction after)
 {
     px_err e = {0};

@@ -15,6 +15,9 @@ const kern_ops *cuda_ops_find(px_err *e);
 kern_dev       *cuda_ops_open(const kern_ops **ops, px_alloc *a, bool deterministic);
 /* The host build: the next of the shim's schedules, from here on.  A GPU has its own. */
 void            cuda_ops_next_schedule(void);
+/* The host build: devices opened from here on have 99 KB of shared memory a block, as compute capability 8.6 and 8.9, or again 163 KB, as
+ * 8.0.  false: a GPU has what it has. */
+bool            cuda_ops_little_shared(bool little);
 /* Runs the group.  77: there is no device, nothing was tested. */
 int             cuda_ops_main(const struct CMUnitTest *tests, size_t n, CMFixtureFunction after);
 
