@@ -2,8 +2,8 @@
  * one instance a weight type and tile of rows (skinny_*.cu).
  *
  * A block is 8 warps, wm along the panels and wk along K; a warp has two panels (32 output rows) and `tile` activation
- * rows.  K goes in chunks of 4 16-byte vectors a lane (Q2_HM: 2), dealt to the wk warps in turn; four (or three) rounds of chunks are
- * under way at a time, copied by cp.async into a ring in shared memory, so no registers wait for memory.  Each lane reads back
+ * rows.  K goes in chunks of 4 16-byte vectors a lane (Q2_HM: 2), dealt to the wk warps in turn; four (or three, where there is not the
+ * memory two) rounds of chunks are under way at a time, copied by cp.async into a ring in shared memory, so no registers wait for memory.  Each lane reads back
  * the quants that it copied; activations and scales are shared.  No quant is widened before it is in registers, and widening
  * is exact: fp16 holds every quant.  Per group of columns with one scale (Q8_H, Q2_HM, Q4_HL: 16, one mma):
  *     acc = fmaf(sum of w * x, d, acc)                 the sum by mma, from zero, in fp32
@@ -36,6 +36,7 @@ struct cu_round {
     static __host__ __device__ constexpr unsigned bytes(unsigned wk, unsigned rows) { return (ACT + (rows + 1) * act_stride(wk) + 127) / 128 * 128; }
 };
 
+/* Rounds that the ring holds, at most. */
 template <int NT> struct cu_stages { static constexpr int N = NT == 8 ? 3 : 4; };
 
 /* Blocks of a chunk at a time: four of them, each with sums of its own, or two that have minima, too, would want more registers
@@ -213,7 +214,7 @@ static __device__ __forceinline__ cu_mm_weight skinny_weight(const cu_mm &a, uns
 
 /* gate: skinny regs=255 must=mma,cp.async,ld128 some=st128 */
 template <kern_dtype D, int NT>
-static __global__ void __launch_bounds__(SKINNY_WARPS * 32, NT <= 2 ? 2 : 1) skinny(const cu_mm a, unsigned act_rows)
+static __global__ void __launch_bounds__(SKINNY_WARPS * 32, NT <= 2 ? 2 : 1) skinny(const cu_mm a, unsigned act_rows, unsigned stages)
 {
     typedef cu_round<D> R;
     constexpr int STAGES = cu_stages<NT>::N;
@@ -239,21 +240,25 @@ static __global__ void __launch_bounds__(SKINNY_WARPS * 32, NT <= 2 ? 2 : 1) ski
         const unsigned r = 8 * n + at.lane / 4;
         row[n] = (r < rows ? r : act_rows) * R::act_stride(a.wk) + 16 * (at.lane % 4);
     }
-    for (unsigned s = 0; s < STAGES; s++)
+    for (unsigned s = 0; s < stages; s++)
         for (unsigned i = threadIdx.x; i < R::act_stride(a.wk) / 16; i += SKINNY_WARPS * 32)
             cu_store16(ring + s * round_bytes + R::ACT + act_rows * R::act_stride(a.wk) + 16 * i, make_uint4(0, 0, 0, 0));
 
-    for (unsigned s = 0; s < STAGES - 1; s++) {
+    for (unsigned s = 0; s < stages - 1; s++) {
         if (s < rounds) skinny_load<D>(a, at, s, row0, rows, ring + s * round_bytes);
         cu_cp_async_commit();
     }
-    for (unsigned i = 0; i < rounds; i++) {
+    for (unsigned i = 0, stage = 0; i < rounds; i++) {
+        CU_UNROLL
+        for (unsigned s = 2; s < STAGES; s++)
+            if (s >= stages) cu_cp_async_commit();    /* empty groups in the place of rounds that a smaller ring has not */
         cu_cp_async_wait<STAGES - 2>();
         __syncthreads();                      /* round i is there for all, and round i - 1 is done with */
-        if (i + STAGES - 1 < rounds)
-            skinny_load<D>(a, at, i + STAGES - 1, row0, rows, ring + (i + STAGES - 1) % STAGES * round_bytes);
+        if (i + stages - 1 < rounds)
+            skinny_load<D>(a, at, i + stages - 1, row0, rows, ring + (stage == 0 ? stages - 1 : stage - 1) * round_bytes);
         cu_cp_async_commit();
-        skinny_multiply<D, NT>(at, ring + i % STAGES * round_bytes, row, acc);
+        skinny_multiply<D, NT>(at, ring + stage * round_bytes, row, acc);
+        stage = stage + 1 == stages ? 0 : stage + 1;
     }
     skinny_reduce<NT>(a, at, reinterpret_cast<float *>(ring), acc);
 
@@ -287,16 +292,18 @@ template <kern_dtype D, int NT>
 static cu_status skinny_launch(const cu_mm *m, size_t max_shared, cu_stream s)
 {
     const unsigned n = m->row1 - m->row0, rows = n < 8 * NT ? n : 8 * NT;
-    const size_t ring = (size_t)cu_stages<NT>::N * cu_round<D>::bytes(m->wk, rows), sums = (size_t)(m->wk - 1) * m->wm * NT * 1024;
-    const size_t bytes = ring > sums ? ring : sums;
+    const size_t round = cu_round<D>::bytes(m->wk, rows), sums = (size_t)(m->wk - 1) * m->wm * NT * 1024;
+    unsigned stages = cu_stages<NT>::N;
     cu_status status;
 
     if constexpr (NT == 8) {
-        if (bytes > max_shared) return skinny_launch<D, 4>(m, max_shared, s);
+        if (stages * round > max_shared) return skinny_launch<D, 4>(m, max_shared, s);
     }
+    while (stages > 2 && stages * round > max_shared) stages--;
+    const size_t bytes = stages * round > sums ? stages * round : sums;
     if ((status = cu_allow_shared(skinny<D, NT>, bytes))) return status;
     return CU_LAUNCH((skinny<D, NT>), dim3(cu_ceil_div(n, 8u * NT), m->n_groups, m->splits), dim3(SKINNY_WARPS * 32), bytes, s,
-                     *m, rows);
+                     *m, rows, stages);
 }
 
 template <kern_dtype D>

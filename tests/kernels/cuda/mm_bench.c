@@ -38,8 +38,15 @@ static int close_kept(void **state)
         assert_int_equal(atomic_load(&kept[i].heap->count.live), 0);
         px_heap_deinit(kept[i].heap);
         free(kept[i].heap);
+        kept[i] = (mm_bench){0};
     }
     return 0;
+}
+
+bool mm_bench_little_shared(bool little)
+{
+    close_kept(NULL);
+    return cuda_ops_little_shared(little);
 }
 
 kern_buf mm_bench_put(const mm_bench *b, const void *src, size_t bytes)

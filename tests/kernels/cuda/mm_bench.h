@@ -11,6 +11,7 @@ typedef struct mm_bench { const kern_ops *ops; kern_dev *d; px_heap *heap; kern_
  * of the shim's schedules. */
 mm_bench mm_bench_open(bool deterministic, const kern_shape *shape);
 void     mm_bench_close(mm_bench *b);
+bool     mm_bench_little_shared(bool little);                     /* cuda_ops_little_shared, of devices that are not open yet */
 kern_buf mm_bench_put(const mm_bench *b, const void *src, size_t bytes);     /* a buffer of exactly these bytes */
 kern_buf mm_bench_filled(const mm_bench *b, uint8_t with, size_t bytes);
 kern_buf mm_bench_poisoned(const mm_bench *b, size_t bytes);                  /* all bits set: NaN */
