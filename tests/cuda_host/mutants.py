@@ -23,7 +23,7 @@ MUTANTS = [
     # matmul, few rows
     Mutant("skinny_waits_for_one_round_less", CU + "skinny.cuh", "cu_cp_async_wait<STAGES - 2>();", "cu_cp_async_wait<STAGES - 1>();", MATMUL, PLAIN, "skinny_q8_0.cu"),
     Mutant("skinny_waits_for_one_round_less_in_a_small_ring", CU + "skinny.cuh", "if (s >= stages) cu_cp_async_commit();", "if (s > stages) cu_cp_async_commit();", MATMUL, PLAIN,
-           "skinny_q4_1.cu"),
+           "skinny_q4_hl.cu"),
     Mutant("skinny_no_barrier_between_rounds", CU + "skinny.cuh", "        __syncthreads();                      /* round i is there", "        /* round i is there",
            MATMUL, PLAIN, "skinny_bf16.cu"),
     Mutant("skinny_sums_over_a_ring_in_use", CU + "skinny.cuh", "    __syncthreads();                          /* the ring is free */\n", "", MATMUL, PLAIN, "skinny_f16.cu"),
