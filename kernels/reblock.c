@@ -3,6 +3,7 @@
 #include "kernels/reblock.h"
 #include "kernels/gguf_blocks.h"
 #include "kernels/half.h"
+#include "kernels/panel.h"
 
 #include <immintrin.h>
 #include <math.h>
@@ -204,12 +205,11 @@ static void q2_k(kern_path path, const uint8_t *p, int n, groups *b)
 static const struct {
     kern_dtype to;                                              /* F32: none */
     void (*take)(kern_path path, const uint8_t *p, int n, groups *b);
-    int times;                                                  /* Q8_H: levels may be multiplied by it */
 } KIND[KERN_N_DTYPES] = {
-    [KERN_Q5_0] = { KERN_Q8_0, q5_0, 1 },   [KERN_IQ4_NL] = { KERN_Q8_0, iq4_nl, 1 },  [KERN_IQ4_XS] = { KERN_Q8_0, iq4_xs, 1 },
-    [KERN_Q3_K] = { KERN_Q4_HL, q3_k, 1 },  [KERN_Q5_1] = { KERN_Q8_M, q5_1, 1 },      [KERN_Q4_K] = { KERN_Q4_1, q4_k, 1 },
-    [KERN_Q5_K] = { KERN_Q8_M, q5_k, 1 },   [KERN_Q2_K] = { KERN_Q2_HM, q2_k, 1 },     [KERN_Q6_K] = { KERN_Q8_H, q6_k, 3 },
-    [KERN_IQ2_XS] = { KERN_Q4_HL, iq2_xs, 1 },
+    [KERN_Q5_0] = { KERN_Q8_0, q5_0 },   [KERN_IQ4_NL] = { KERN_Q8_0, iq4_nl },  [KERN_IQ4_XS] = { KERN_Q8_0, iq4_xs },
+    [KERN_Q3_K] = { KERN_Q4_HL, q3_k },  [KERN_Q5_1] = { KERN_Q8_M, q5_1 },      [KERN_Q4_K] = { KERN_Q4_1, q4_k },
+    [KERN_Q5_K] = { KERN_Q8_M, q5_k },   [KERN_Q2_K] = { KERN_Q2_HM, q2_k },     [KERN_Q6_K] = { KERN_Q8_H, q6_k },
+    [KERN_IQ2_XS] = { KERN_Q4_HL, iq2_xs },
 };
 
 kern_dtype kern_reblock_to(kern_dtype t) { return (unsigned)t < KERN_N_DTYPES && KIND[t].to != KERN_F32 ? KIND[t].to : KERN_N_DTYPES; }
@@ -237,7 +237,7 @@ static uint8_t *put(const groups *b, int g, kern_dtype to, size_t at, uint8_t *o
         else put_pair(quants, low, high);
         return put_pairs(b, g, at % 2 ? out : out + 16);
     }
-    if (to == KERN_Q8_H || to == KERN_Q4_HL) {
+    if (kern_block_halves(to)) {
         kern_half_put(out, (uint16_t)b->d_half[2 * g]);
         kern_half_put(out + 2, (uint16_t)b->d_half[2 * g + 1]);
         out += 4;
@@ -249,7 +249,7 @@ static uint8_t *put(const groups *b, int g, kern_dtype to, size_t at, uint8_t *o
             out += 2;
         }
     }
-    if (to != KERN_Q4_1 && to != KERN_Q4_HL) {
+    if (kern_block_row(to) == 32) {
         memcpy(out, q, 32);
         return out + 32;
     }
@@ -261,7 +261,7 @@ bool kern_row_reblock_on(kern_path path, kern_dtype from, const void *row, size_
 {
     const kern_dtype_info *f = kern_dtype_get(from);
     const kern_dtype to = kern_reblock_to(from);
-    const int each = to == KERN_Q8_H || to == KERN_Q2_HM || to == KERN_Q4_HL ? 16 : 32;
+    const int each = kern_block_halves(to) || to == KERN_Q2_HM ? 16 : 32;
     const size_t start = col;
     uint8_t *out = dst;
     groups b;
@@ -275,7 +275,7 @@ bool kern_row_reblock_on(kern_path path, kern_dtype from, const void *row, size_
         KIND[from].take(path, block, some, &b);
         if (to == KERN_Q2_HM) ROW_ON(path, pairs_of_16, &b);
         else if (to == KERN_Q4_HL) ROW_ON(path, levels_of_16, &b);
-        else if (to == KERN_Q8_H) ROW_ON(path, halves_of_16, KIND[from].times, &b);
+        else if (to == KERN_Q8_H) ROW_ON(path, halves_of_16, &b);
         else ROW_ON(path, halves_of_32, to == KERN_Q8_0, to == KERN_Q8_0 ? 0 : 1, &b);
         for (int i = 32 * first / each; i < 32 * (first + some) / each; i++) {
             if (!b.fits[i]) return false;

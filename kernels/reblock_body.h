@@ -173,24 +173,23 @@ ROW_FN void ROW(pairs_of_16)(groups *restrict b)
     ROW(halves_of)(16, 16, 1, b);
 }
 
-/* Scales in fp16, of a sixteen's levels or of their multiples by `most`: where that is nearer.  `most` times a level is a byte. */
-ROW_FN void ROW(halves_of_16)(int most, groups *restrict b)
+/* Scales in fp16, of a sixteen's levels or of three times the levels: where that is nearer.  Q6_K's -32..31 are bytes still. */
+ROW_FN void ROW(halves_of_16)(groups *restrict b)
 {
-    const float by = (float)most;
     int32_t times[16];
 
     for (int i = 0; i < 16; i++) {
         float d = b->d[i];
-        uint32_t one = kern_float_to_half(d), part = kern_float_to_half(d / by), nearer;
-        float lost = d - kern_half_to_float((uint16_t)one), others = d - by * kern_half_to_float((uint16_t)part);
+        uint32_t one = kern_float_to_half(d), part = kern_float_to_half(d / 3), nearer;
+        float lost = d - kern_half_to_float((uint16_t)one), others = d - 3 * kern_half_to_float((uint16_t)part);
         nearer = 0u - (fabsf(others) < fabsf(lost));
         b->d_half[i] = (part & nearer) | (one & ~nearer);
         b->lost[i] = pick(nearer, others, lost);
         b->fits[i] = fabsf(d) < BEYOND_HALF;
-        times[i] = (int32_t)(1 + (nearer & (uint32_t)(most - 1)));
+        times[i] = (int32_t)(1 + (nearer & 2));
     }
     ROW(squares_of_16)(b->q, b->squares);
-    for (int i = 0; i < 16 && most > 1; i++) {
+    for (int i = 0; i < 16; i++) {
         const int16_t multiple = (int16_t)times[i];
         for (int c = 0; c < 16; c++) b->q[16 * i + c] = (uint8_t)(b->q[16 * i + c] * multiple);
     }
@@ -201,20 +200,9 @@ ROW_FN void ROW(halves_of_16)(int most, groups *restrict b)
     }
 }
 
-/* Scales in fp16 of sixteens whose levels have names. */
+/* Without minima, which are 0 and stay it; of levels that have names. */
 ROW_FN void ROW(levels_of_16)(groups *restrict b)
 {
     ROW(level_squares_of_16)(b->q, b->squares);
-    for (int i = 0; i < 16; i++) {
-        float d = b->d[i];
-        uint32_t h = kern_float_to_half(d);
-        b->d_half[i] = h;
-        b->lost[i] = d - kern_half_to_float((uint16_t)h);
-        b->fits[i] = fabsf(d) < BEYOND_HALF;
-    }
-    for (int i = 0; i < 16; i++) {
-        double squares = b->squares[i], d = b->d[i], lost = b->lost[i];
-        b->error[i] = lost * lost * squares;
-        b->size[i] = d * d * squares;
-    }
+    ROW(halves_of)(16, 16, 0, b);
 }

@@ -298,10 +298,11 @@ static void sixteens_lose_half_a_unit(void **state)
     assert_true(nearer > 100000 && refused > 100000);
 }
 
-/* Named levels with any fp16 for a scale: no value is off by more than 2^-11 of itself, or than its level times half of the smallest fp16, */
+/* Named levels with any fp16 for a scale: no value is off by more than 2^-11 of itself, or than its level
+ * times half of the smallest fp16. */
 static void named_levels_keep_their_names(void **state)
 {
-    static const struct { kern_dtype t; size_t d, bytes; } kind[] = { { KERN_Q3_K, 108, 110 }, { KERN_IQ2_XS, 0, 74 } };
+    static const struct { kern_dtype t; size_t d; } kind[] = { { KERN_Q3_K, 108 }, { KERN_IQ2_XS, 0 } };
     uint64_t seed = 12;
 
     (void)state;
