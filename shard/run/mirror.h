@@ -11,6 +11,7 @@
 typedef struct shard_mirror {
     shard_executor *x;                     /* NULL: there is none */
     comm           *comm;                  /* nobody is met: it only holds the partial sums */
+    kern_ops        ops;                   /* the CPU's; a cache of a type that it lacks holds fp32, rounded as that type is */
 } shard_mirror;
 
 /* For steps of at most n rows of one sequence.  Errors: PX_ENOMEM, what an executor's open says. */

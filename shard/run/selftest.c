@@ -16,14 +16,15 @@ typedef struct twins {
     uint32_t n, layer;
 } twins;
 
-/* Numbers of both signs over six powers of two, the same on every machine. */
+/* Numbers of both signs over six powers of two, the same on every machine.  As large as a norm leaves them: larger ones make of
+ * attention a choice of one key, which the last bit of a number in the cache decides. */
 static void fill(float *p, size_t n)
 {
     uint32_t x = 1;
 
     for (size_t i = 0; i < n; i++) {
         x = x * 1664525u + 1013904223u;
-        p[i] = (float)((int32_t)(x >> 8) - (1 << 23)) / (float)(1u << (18 + (x & 3)));
+        p[i] = (float)((int32_t)(x >> 8) - (1 << 23)) / (float)(1u << (21 + (x & 3)));
     }
 }
 
