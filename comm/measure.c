@@ -254,6 +254,8 @@ px_code comm_measure_all(comm *c, size_t row_bytes, comm_measured *out, px_err *
     if (!rc) rc = comm_nccl_use_all(c, out->chosen, e);
 
 out:
+    /* An abort that the watch has begun waits for this graph. */
+    if (rc && c->nccl && by_graph(c, COMM_PLAIN)) drop_graph(c, NULL);
     comm_watch_close(t.watch);
     px_del(c->a, t.room, 2 * PART);
     if (rc) c->failed = true;

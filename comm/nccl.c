@@ -5,9 +5,13 @@
  * thread: it says why and sets a flag, and whoever can have the lock, or leaves it next, ends the communicator, once.
  *
  * A call that fails aborts before it returns, and the abort may take long: a watch that looks meanwhile must find what the
- * call will say, not that there was an abort. */
+ * call will say, not that there was an abort.
+ *
+ * ncclCommAbort tells the kernels at once, and then waits, for as long as there is a graph that holds a sum of the communicator:
+ * longer than whoever aborts may wait who is to drop those graphs, or to end the process.  So it has a thread of its own. */
 #include "comm/nccl_lib.h"
 #include "comm/table.h"
+#include "proto/base/guard.h"
 
 #include <pthread.h>
 #include <sched.h>
@@ -17,6 +21,7 @@
 #include <time.h>
 
 #define LEAVE_US  (5 * (px_time_us)1000000)    /* for others to leave NCCL, and for what a close waits for */
+#define END_US    (2 * (px_time_us)1000000)    /* of an abort, for ncclCommAbort to come back */
 #define SPINS     200u                         /* polls before sleeping: a sum is begun within some 20 us */
 #define NAP_NS    50000
 #define ABORTED_TEXT "the communicator was aborted"
@@ -29,6 +34,8 @@ typedef struct comm_nccl {
     _Atomic int life;
     px_err why;                                /* of the first abort; there, and constant, once ABORTED */
     void *comm;                                /* ncclComm_t */
+    void *doomed; pthread_t ender;             /* the one that is aborted, and the thread that does it */
+    bool  ending; _Atomic bool ended;          /* there is that thread; ncclCommAbort has come back */
     void *window;                              /* ncclWindow_t; NULL: not registered */
     void *memory; size_t memory_bytes;         /* of ncclMemAlloc; NULL: the buffers are the device's */
     bool  symmetric;                           /* all ranks could register `memory` */
@@ -38,11 +45,22 @@ typedef struct comm_nccl {
 
 static bool aborted(const comm_nccl *n) { return atomic_load(&n->life) == ABORTED; }
 
+static void *end(void *arg)
+{
+    comm_nccl *n = arg;
+
+    px_guard_exempt(true);                     /* beside a step */
+    n->lib.comm_abort(n->doomed);
+    atomic_store(&n->ended, true);
+    return NULL;
+}
+
 static void end_if_aborted(comm_nccl *n)
 {
     if (!aborted(n) || !n->comm) return;
-    n->lib.comm_abort(n->comm);
-    n->comm = n->window = NULL;
+    n->doomed = n->comm;
+    n->comm = n->window = NULL;                /* from here on nobody else is inside */
+    if (!(n->ending = !pthread_create(&n->ender, NULL, end, n))) end(n);
 }
 
 static void leave(comm_nccl *n)
@@ -79,6 +97,18 @@ static void rest(unsigned turn)
     else nanosleep(&(struct timespec){ .tv_nsec = NAP_NS }, NULL);
 }
 
+/* false: ncclCommAbort has not come back in time. */
+static bool has_ended(const comm_nccl *n, px_time_us wait_us)
+{
+    const px_time_us until = px_now_us() + wait_us;
+
+    for (unsigned turn = 0; !atomic_load(&n->ended); turn++) {
+        if (px_now_us() > until) return false;
+        rest(turn);
+    }
+    return true;
+}
+
 static void abort_for(comm_nccl *n, const px_err *why)
 {
     const px_time_us until = px_now_us() + LEAVE_US;
@@ -92,7 +122,9 @@ static void abort_for(comm_nccl *n, const px_err *why)
         if (px_now_us() > until) return;                   /* whoever is inside ends it on leaving */
         rest(turn++);
     }
+    const bool begun = n->comm || n->doomed;
     leave(n);
+    if (begun) has_ended(n, END_US);
 }
 
 static void nccl_abort(comm *c)
@@ -276,13 +308,21 @@ static void nccl_close(comm *c)
 {
     comm_nccl *n = c->nccl;
 
+    bool left = false;
+
     if (n) {
         end_communicator(c);
-        if (n->memory) n->lib.mem_free(n->memory);
-        pthread_mutex_destroy(&n->lock);
+        pthread_mutex_lock(&n->lock);
+        const bool ending = n->ending;
+        pthread_mutex_unlock(&n->lock);
+        /* What still waits for a graph that nobody drops (of a device that is lost) has the memory, and keeps it. */
+        if (ending && (left = !has_ended(n, LEAVE_US))) pthread_detach(n->ender);
+        else if (ending) pthread_join(n->ender, NULL);
+        if (!left && n->memory) n->lib.mem_free(n->memory);
+        if (!left) pthread_mutex_destroy(&n->lock);
     }
     comm_device_close(c);
-    px_del(c->a, n, n ? 1 : 0);
+    px_del(c->a, left ? NULL : n, n && !left ? 1 : 0);
     c->nccl = NULL;
 }
 

@@ -201,6 +201,7 @@ int ncclCommAbort(void *comm)
     atomic_store(&c->aborted, 1);
     atomic_fetch_add(&world->aborts, 1);
     if (world->abort_stays) stay();
+    for (int i = 0; i < 400000 && c->queue && c->queue->n_graph; i++) nap(200);
     if (c->window) atomic_fetch_sub(&world->windows, 1);
     end(c);
     return come_out(c, COMM_NCCL_OK);
@@ -292,8 +293,7 @@ int ncclAllReduce(const void *send, void *recv, size_t n, int type, int op, void
     const int r = begin(c, bad);
     if (r && r != COMM_NCCL_IN_PROGRESS) return come_out(c, r);
     c->queue = q;
-    unsigned *at = q->recording ? &q->n_graph : &q->n;
-    if (*at == FAKE_OPS) return come_out(c, COMM_NCCL_INTERNAL);
-    (q->recording ? q->graph : q->op)[(*at)++] = (fake_op){ .run = run, .comm = c, .send = send, .recv = recv, .n = n, .stalls = stalls };
+    if ((q->recording ? q->n_graph : q->n) == FAKE_OPS) return come_out(c, COMM_NCCL_INTERNAL);
+    *(q->recording ? &q->graph[q->n_graph++] : &q->op[q->n++]) = (fake_op){ .run = run, .comm = c, .send = send, .recv = recv, .n = n, .stalls = stalls };
     return come_out(c, r);
 }

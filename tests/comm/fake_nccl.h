@@ -34,7 +34,7 @@ typedef struct fake_comm {                     /* what an ncclComm_t points to *
     bool     joins;                            /* in progress until all ranks have come */
     _Atomic int  async, inside, aborted;
     void    *window; size_t window_bytes;
-    fake_queue *queue;                         /* of its sums: it ends only when the graph there holds none of them */
+    fake_queue *queue;                         /* of its sums: it ends, and an abort comes back, only when the graph there holds none of them */
 } fake_comm;
 
 typedef struct fake_world {
@@ -63,7 +63,8 @@ typedef struct fake_op {
 } fake_op;
 struct fake_queue {
     fake_op  op[FAKE_OPS], graph[FAKE_OPS];
-    unsigned n, n_graph;
+    unsigned n;
+    _Atomic unsigned n_graph;                  /* 0 again: the graph was dropped */
     bool     recording;                        /* what comes goes into the graph */
 };
 

@@ -235,6 +235,33 @@ static void an_abort_ends_a_call(void **state)
     assert_int_equal(test_nccl->aborts, 1);
 }
 
+/* As in a rank that serves: a graph holds sums.  NCCL's abort comes back only when that is dropped; who aborts waits a while. */
+static void abort_under_a_graph(test_rank *r)
+{
+    const float *const *views;
+    uint32_t n;
+
+    if (r->rc || (r->rc = r->device.record(r, &r->e)) || (r->rc = comm_reduce_views_all(r->c, 0, PARTIAL, &views, &n, &r->e))
+        || (r->rc = r->device.end(r, &r->e))) return;
+    const px_time_us begun = px_now_us();
+    comm_abort(r->c);
+    if (px_now_us() - begun > MOST_US) r->rc = px_fail(&r->e, PX_ETIMEOUT, "test", "the abort waited for the graph");
+    else if (comm_poll(r->c, NULL) != PX_EPEER) r->rc = px_fail(&r->e, PX_EINTERNAL, "test", "the communicator goes on");
+    else if (atomic_load(&test_nccl->live) != 1) r->rc = px_fail(&r->e, PX_EINTERNAL, "test", "the fake did not wait");
+    r->queue.n_graph = 0;                                  /* dropped: the close finds that it ends */
+}
+
+static void an_abort_waits_for_no_graph(void **state)
+{
+    test_rank r = { .world = 1, .args = { .alone = true, .timeout_us = WAIT_US } };
+
+    (void)state;
+    test_nccl_fresh();
+    test_nccl_ranks(&r, 1, WAIT_US, abort_under_a_graph);
+    assert_int_equal(r.rc, PX_OK);
+    assert_int_equal(test_nccl->aborts, 1);
+}
+
 /* ---- a call that ends the communicator, and a watch beside it ---- */
 
 /* The watch's own abort, after it has found something: the call's may come back now, once it is there. */
@@ -366,6 +393,7 @@ int main(void)
         cmocka_unit_test(a_measurement_that_fails_ends_on_all_ranks),
         cmocka_unit_test(a_close_that_fails_aborts),
         cmocka_unit_test(an_abort_ends_a_call),
+        cmocka_unit_test(an_abort_waits_for_no_graph),
         cmocka_unit_test(a_watch_that_finds_the_abort_says_why),
         cmocka_unit_test(a_poll_waits_for_no_call),
         cmocka_unit_test(survivors_of_a_killed_rank_end),
