@@ -2,7 +2,7 @@
 # says what is missing.
 function(px_gpu_test name)
   cmake_parse_arguments(T "" "" "SOURCES;LIBS" ${ARGN})
-  px_test(${name} SOURCES ${T_SOURCES} LIBS ${T_LIBS} px_kernels TIMEOUT 300)
+  px_test(${name} SOURCES ${T_SOURCES} LIBS ${T_LIBS} px_kernels TIMEOUT 180)
   target_compile_definitions(${name} PRIVATE TEST_CUDA_PLUGIN="$<TARGET_FILE:phalanx-cuda>")
   add_dependencies(${name} phalanx-cuda)
   set_tests_properties(${name} PROPERTIES LABELS gpu)
