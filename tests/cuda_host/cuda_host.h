@@ -24,6 +24,7 @@ typedef struct cuh_config {
     uint64_t   seed;
     int        sm;                 /* 80 or 90: the limits on shared memory */
     size_t     memory_bytes;       /* what cudaMemGetInfo calls total */
+    size_t     context_bytes;      /* of it the driver's own */
     int        devices;            /* 0: cudaErrorNoDevice */
     int        driver;             /* version; 0: no driver, cudaErrorInsufficientDriver */
     bool       lazy;               /* streams run only when something waits for them */
@@ -41,6 +42,10 @@ void cuh_schedule(unsigned i);     /* sets order, copies and seed of the current
  * of any function.  cuh_inject_nothing also forgets a sticky error. */
 void cuh_inject(const char *call, unsigned nth, int error, bool sticky);
 void cuh_inject_nothing(void);
+/* Called at the start of each of the runtime's functions, before errors are injected; NULL: none. */
+void cuh_each_call(void (*fn)(const char *call));
+/* From now on no work of a stream is finished: who waits for it waits until this ends. */
+void cuh_stall(bool on);
 
 unsigned long cuh_calls(const char *call);     /* how often it was called; "launch": kernels that ran */
 size_t cuh_live_bytes(void);                   /* device memory not freed */

@@ -4,6 +4,7 @@
 #include "block.h"
 
 #include <algorithm>
+#include <atomic>
 #include <mutex>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +15,7 @@ struct injection { const char *call; unsigned nth; cudaError_t error; bool stick
 std::mutex state;
 std::vector<injection> injections;
 std::vector<std::pair<const char *, unsigned long>> counts;
+std::atomic<void (*)(const char *)> each;
 cudaError_t stuck = cudaSuccess;
 thread_local cudaError_t last = cudaSuccess;
 struct extent { uintptr_t at; size_t bytes; memory kind; };
@@ -35,7 +37,7 @@ cudaError_t take(void **out, size_t bytes, memory kind)
 
     *out = NULL;
     if (!bytes) return cudaSuccess;
-    if (kind == DEVICE && bytes > config.memory_bytes - live) return cudaErrorMemoryAllocation;
+    if (kind == DEVICE && bytes > config.memory_bytes - config.context_bytes - live) return cudaErrorMemoryAllocation;
     if (kind == DEVICE ? !(p = device_take(bytes)) : posix_memalign(&p, 256, bytes)) return cudaErrorMemoryAllocation;
     if (kind != DEVICE) memset(p, 0xff, bytes);
     poison_uninitialised(p, bytes);
@@ -100,6 +102,7 @@ limit *limit_of(const void *kernel)
 
 cudaError_t called(const char *name)
 {
+    if (void (*fn)(const char *) = each) fn(name);
     std::lock_guard<std::mutex> lock(state);
     bool counted = false;
 
@@ -183,6 +186,7 @@ extern "C" void cuh_inject_nothing(void)
     injections.clear();
     stuck = last = cudaSuccess;
 }
+extern "C" void cuh_each_call(void (*fn)(const char *call)) { cuh::each = fn; }
 extern "C" unsigned long cuh_calls(const char *call)
 {
     std::lock_guard<std::mutex> lock(cuh::state);
@@ -208,6 +212,7 @@ const char *cudaGetErrorName(cudaError_t e)
     case cudaErrorNotReady:                  return "cudaErrorNotReady";
     case cudaErrorIllegalAddress:            return "cudaErrorIllegalAddress";
     case cudaErrorLaunchFailure:             return "cudaErrorLaunchFailure";
+    case cudaErrorECCUncorrectable:          return "cudaErrorECCUncorrectable";
     case cudaErrorStreamCaptureUnsupported:  return "cudaErrorStreamCaptureUnsupported";
     case cudaErrorStreamCaptureInvalidated:  return "cudaErrorStreamCaptureInvalidated";
     default:                                 return "an error";
@@ -224,7 +229,7 @@ cudaError_t cudaMemGetInfo(size_t *unused, size_t *total)
 {
     if (cudaError_t e_ = enter(__func__)) return e_;
     *total = config.memory_bytes;
-    *unused = config.memory_bytes - live;
+    *unused = config.memory_bytes - config.context_bytes - live;
     return cudaSuccess;
 }
 cudaError_t cudaDeviceGetAttribute(int *v, cudaDeviceAttr a, int device)

@@ -5,6 +5,7 @@
 #include <cuda_runtime_api.h>
 #include <signal.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -98,6 +99,14 @@ int main(void)
     expect("not ready", cudaEventQuery(e), cudaErrorNotReady);
     expect("event", cudaEventSynchronize(e), 0);
     expect("kernels run after it", static_cast<long>(cuh_calls("launch")), before + 1);
+    /* a queue that stands still */
+    cuh_stall(true);
+    expect("put on it", cudaGraphLaunch(x, s) | cudaEventRecord(e, s), 0);
+    expect("it stands", cudaStreamQuery(s) == cudaErrorNotReady && cudaEventQuery(e) == cudaErrorNotReady, 1);
+    expect("kernels that ran meanwhile", static_cast<long>(cuh_calls("launch")), before + 1);
+    cuh_stall(false);
+    expect("it goes on", cudaStreamSynchronize(s) | cudaEventQuery(e), 0);
+    expect("kernels that ran then", static_cast<long>(cuh_calls("launch")), before + 2);
     /* sides, sizes, limits */
     expect("beyond the end", cudaMemcpy(in, result, 33, cudaMemcpyHostToDevice), cudaErrorInvalidValue);
     expect("what touches device memory ends", ends([in] { in[0] = 1.0f; }), SANITIZED ? 0 : SIGSEGV);
@@ -108,7 +117,11 @@ int main(void)
     expect("left", static_cast<long>(total - left), 40);
     void *huge;
     expect("too much", cudaMalloc(&huge, total), cudaErrorMemoryAllocation);
-    /* injected */
+    /* injected, perhaps by who is called first */
+    cuh_each_call([](const char *call) { if (!strcmp(call, "cudaDeviceReset")) cuh_inject("cudaDeviceReset", 1, cudaErrorUnknown, false); });
+    expect("by a call's own", cudaDeviceReset(), cudaErrorUnknown);
+    cuh_each_call(NULL);
+    expect("by nobody", cudaDeviceReset(), 0);
     cuh_inject("cudaLaunchKernel", 2, cudaErrorIllegalAddress, true);
     expect("first launch", good_sum(in, 2, 4, out, s), 0);
     expect("second launch", good_sum(in, 2, 4, out, s), cudaErrorIllegalAddress);

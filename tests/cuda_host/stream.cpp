@@ -3,8 +3,10 @@
 #include "runtime.h"
 #include "block.h"
 
+#include <atomic>
 #include <deque>
 #include <mutex>
+#include <time.h>
 
 /* The toolkit leaves these types open. */
 struct CUgraph_st { std::vector<std::function<void()>> nodes; };
@@ -18,6 +20,7 @@ std::recursive_mutex lock_;
 std::recursive_mutex turn;         /* held while a work runs: who finds the queue empty knows that all of it is done */
 std::deque<std::function<void()>> queue;
 unsigned long put, done;           /* works ever put into the queue, and finished */
+std::atomic<bool> stalls;
 std::vector<cudaStream_t> streams;
 CUstream_st default_stream;
 
@@ -32,6 +35,7 @@ bool known(cudaStream_t s)
 
 bool run_one()
 {
+    if (stalls) return false;
     std::lock_guard<std::recursive_mutex> alone(turn);
     std::function<void()> work;
     {
@@ -63,8 +67,18 @@ cudaError_t leave_capture(cudaStream_t s)
 
 bool capturing(cudaStream_t s) { return real(s)->recording != NULL; }
 
+/* As long as the queue stands still. */
+static void await(void)
+{
+    while (stalls) {
+        const timespec nap = { 0, 1000000 };
+        nanosleep(&nap, NULL);
+    }
+}
+
 void flush(void)
 {
+    await();
     while (run_one()) {}
 }
 
@@ -81,7 +95,7 @@ cudaError_t enqueue(cudaStream_t stream, const std::function<void()> &work)
         put++;
         queue.push_back(work);
     }
-    if (!config.lazy) flush();
+    if (!config.lazy && !stalls) flush();
     return cudaSuccess;
 }
 
@@ -97,6 +111,8 @@ cudaError_t not_while_capturing(void)
 }
 
 using namespace cuh;
+
+extern "C" void cuh_stall(bool on) { stalls = on; }
 
 /* ---- streams ---- */
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned)
@@ -178,6 +194,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t e)
 {
     if (cudaError_t e_ = enter(__func__)) return e_;
     if (e->recording) return remember(cudaErrorCapturedEvent);
+    if (e->recorded && done < e->ticket) await();
     while (e->recorded && done < e->ticket && run_one()) {}
     return cudaSuccess;
 }

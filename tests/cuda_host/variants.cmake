@@ -13,7 +13,7 @@ set(PX_CUDA_HOST_VARIANTS plain asan msan tsan)
 
 set(PX_CUDA_HOST_FLAGS -g1 -fPIE -std=c++17 -ffp-contract=off -fno-math-errno -fno-strict-aliasing -Wall -Wextra -DPHALANX_CUDA_HOST
   -ffile-prefix-map=${CMAKE_SOURCE_DIR}/= -I${PX_CUDA_HOST_DIR} -I${CMAKE_SOURCE_DIR} -isystem ${PX_CUDA_INCLUDE})
-set(PX_CUDA_HOST_FLAGS_plain -O2)
+set(PX_CUDA_HOST_FLAGS_plain -O2 -fPIC -fvisibility=hidden)          # it may lie in a plugin
 set(PX_CUDA_HOST_FLAGS_asan -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -DCUH_ASAN)
 set(PX_CUDA_HOST_FLAGS_msan -O1 -fsanitize=memory -fsanitize-memory-track-origins=2 -fno-omit-frame-pointer -DCUH_MSAN)
 set(PX_CUDA_HOST_FLAGS_tsan -O1 -fsanitize=thread -DCUH_TSAN)

@@ -1,17 +1,16 @@
 /* libphalanx-cuda.so without a GPU: the CPU's scalar ops behind memory that lies apart (tests/shard/apart.h), as a plugin of
  * the CUDA backend.  The daemon serves by it as by the real one, and its tokens are those of the CPU.
  *
- * The file libphalanx-cuda.so.says beside it has lines "RANK KEY VALUE"; RANK -1: all.  Keys:
+ * What it is told (says.h):
  *   name, driver, runtime WORD   what info says          mib N      memory of a device
  *   devices N                    how many there are      probe WORD refuse: nodriver, nodevice
  *   step WORD                    of a step: fail, its attention fails; hang, it never ends */
-#include <dlfcn.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "kernels/cuda/plugin.h"
+#include "tests/e2e/says.h"
 #include "tests/shard/apart.h"
 
 #define EXPORT __attribute__((visibility("default")))
@@ -21,36 +20,10 @@
 /* What the ops of the CPU have in another form than a device: activations and the workspace.  In their place. */
 static struct { kern_buf act, workspace; kern_dev *dev; } shadow;
 
-static bool says(const char *key, char value[64])
-{
-    char path[4096], line[256], k[32], v[64];
-    const char *me = getenv("OMPI_COMM_WORLD_RANK");
-    bool found = false;
-    Dl_info at;
-    FILE *f;
-    int rank;
-
-    if (!dladdr(&shadow, &at) || snprintf(path, sizeof path, "%s.says", at.dli_fname) >= (int)sizeof path || !(f = fopen(path, "re")))
-        return false;
-    while (fgets(line, sizeof line, f))
-        if (sscanf(line, "%d %31s %63[^\n]", &rank, k, v) == 3 && (rank < 0 || rank == (me ? atoi(me) : 0)) && !strcmp(k, key)) {
-            memcpy(value, v, sizeof v);
-            found = true;
-        }
-    fclose(f);
-    return found;
-}
-
-static uint64_t number(const char *key, uint64_t otherwise)
-{
-    char value[64];
-    return says(key, value) ? strtoull(value, NULL, 10) : otherwise;
-}
-
 static px_code open_one(kern_dev **d, px_alloc *a, const kern_open_args *args, px_err *e)
 {
     const kern_open_args one = { .threads = 1 };
-    const uint64_t n = number("devices", 1);
+    const uint64_t n = test_says_number("devices", 1);
     px_code rc;
 
     if (args->device >= n) return px_fail(e, PX_ERANGE, "device", "there is no device %u: %u are visible", args->device, (unsigned)n);
@@ -74,12 +47,12 @@ static px_code info(kern_dev *d, kern_info *out, px_err *e)
 {
     (void)e;
     *out = (kern_info){ .name = "a CPU apart", .driver = "0.1", .runtime = "0.2", .arch = 90 };
-    says("name", out->name);
+    test_says("name", out->name);
     char word[64];
-    if (says("driver", word)) snprintf(out->driver, sizeof out->driver, "%.31s", word);
-    if (says("runtime", word)) snprintf(out->runtime, sizeof out->runtime, "%.31s", word);
+    if (test_says("driver", word)) snprintf(out->driver, sizeof out->driver, "%.31s", word);
+    if (test_says("runtime", word)) snprintf(out->runtime, sizeof out->runtime, "%.31s", word);
     out->held_bytes = test_apart_count(d).live - 2 * SHADOW;
-    out->total_bytes = number("mib", 8192) << 20;
+    out->total_bytes = test_says_number("mib", 8192) << 20;
     out->free_bytes = out->total_bytes - CONTEXT - out->held_bytes;
     return PX_OK;
 }
@@ -91,7 +64,7 @@ static px_code fault(px_err *e)
 {
     char what[64];
 
-    if (!says("step", what)) return PX_OK;
+    if (!test_says("step", what)) return PX_OK;
     if (!strcmp(what, "fail")) return px_fail(e, PX_EDEVICE, "attention", "the device failed as it was told to");
     while (!strcmp(what, "hang")) sleep(1);
     return PX_OK;
@@ -158,7 +131,7 @@ EXPORT px_code phalanx_kern_probe(px_err *e)
 {
     char word[64];
 
-    if (!says("probe", word)) return PX_OK;
+    if (!test_says("probe", word)) return PX_OK;
     if (!strcmp(word, "nodevice")) return px_fail(e, PX_ENOTFOUND, "device", "no CUDA device is visible to this process");
     return px_fail(e, PX_ENOTFOUND, "driver", "no NVIDIA driver is installed (libcuda.so.1)");
 }

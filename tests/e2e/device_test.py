@@ -4,7 +4,6 @@ usage: device_test.py [part...]   (serve refuse faults; all by default)
 
 What a GPU computes is tested elsewhere; here are the plugin's ways, uploads, sums over the host, reports, refusals and
 what follows when a device fails."""
-import json
 import os
 import re
 import shutil
@@ -18,30 +17,16 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import job  # noqa: E402: marks its processes, so that what is left can be counted
 from job import PROMPT, TINY, Health, NOT_SERVING, SERVING, harness, nothing_left, ranks_of, unavailable  # noqa: E402
 from harness import Daemon, greedy, ids_of, make_set, pb  # noqa: E402
+import plugged  # noqa: E402
+from plugged import CONTEXT, compared, tell  # noqa: E402
 
 PLUGIN = os.environ["PHALANX_APART_PLUGIN"]
 STEPS = ["parse", "manifest", "plan", "spawn", "hello", "compare", "agree", "map", "mpi", "carve", "warmup", "ready"]
 SMALL = ("--kv.tokens", "4096", "--max_sequences", "8", "--token_budget", "64")
-CONTEXT = 300 << 20
 
 
 def stage(says=(), plugin=PLUGIN):
-    """A build of its own: the programs, and beside them a plugin; `says` is what it is told (apart_plugin.c)."""
-    d = tempfile.mkdtemp(dir=harness._tmp)
-    os.makedirs(os.path.join(d, "bin"))
-    for name in ("phalanxd", "phalanx-rank", "phalanx"):
-        shutil.copy(os.path.join(harness.BUILD, "bin", name), os.path.join(d, "bin"))
-    if plugin:
-        shutil.copy(plugin, os.path.join(d, "bin", "libphalanx-cuda.so"))
-    tell(d, says)
-    return d
-
-
-def tell(d, says):
-    path = os.path.join(d, "bin", "libphalanx-cuda.so.says")
-    with open(path + ".new", "w") as f:
-        f.write("".join(line + "\n" for line in says))
-    os.rename(path + ".new", path)
+    return plugged.stage(plugin, says)
 
 
 def serve(d, ranks, *flags):
@@ -67,13 +52,6 @@ def on_cpu(ranks=1):
         return answers(d)
     finally:
         job.end_and_clean(d)
-
-
-def compared(d):
-    p = subprocess.run([os.path.join(harness.BUILD, "bin", "phalanx"), "plan", "--compare", d.address, "--json"],
-                       capture_output=True, text=True, timeout=60)
-    assert p.returncode == 0, (p.stdout, p.stderr)
-    return json.loads(p.stdout)
 
 
 # ---- serve ----
