@@ -1,5 +1,6 @@
 /* cuda_bench.c - how fast the CUDA backend is, beside what the device gave in the same run: copies between two places on it, one
- * large matrix product, copies from pinned memory.  CSV; a line's percent is of the limit that its comment names.
+ * large matrix product, copies from pinned memory.  CSV; a line's percent is of the limit that its comment names.  What is aimed
+ * at comes first, and each such line has a second one: `# target,WHAT,PERCENT,AIM,reached|missed`.
  * usage: cuda_bench [tiny] [ops] [model] [soak SECONDS]     (ops and model)
  * Without a device: a line that says what is missing, and status 77. */
 #include "tests/bench/cuda_bench.h"
@@ -8,6 +9,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #ifdef TEST_CUDA_PLUGIN
 #include "kernels/cuda/open.h"
@@ -96,6 +99,15 @@ void bench_line(const char *what, const char *shape, double seconds, double valu
     fflush(stdout);
 }
 
+void bench_target(const char *what, const char *shape, double seconds, double value, const char *unit, double limit, double want)
+{
+    const double percent = 100 * value / limit;
+
+    bench_line(what, shape, seconds, value, unit, limit);
+    printf("# target,%s %s,%.1f,%.0f,%s\n", what, shape, percent, want, percent >= want ? "reached" : "missed");
+    fflush(stdout);
+}
+
 static void cuda(cudaError_t s, const char *what)
 {
     if (!s) return;
@@ -135,23 +147,50 @@ static void rates(bench *b)
     b->to_device = (double)host_bytes / best;
     bench_line("copy", "pinned to device", best, b->to_device * 1e-9, "GB/s", 0);
 
-    /* As weights travel: pageable memory through the ring. */
-    memset(pinned, 2, host_bytes);
-    uint8_t *pages = malloc(host_bytes);
-    if (!pages) exit(1);
-    memset(pages, 3, host_bytes);
-    best = 1e30;
-    for (int i = 0; i < 3; i++) {
-        const double t = bench_now();
-        bench_check(b->ops->upload(b->d, to, pages, host_bytes, &e), &e);
-        bench_check(b->ops->wait(b->d, &e), &e);
-        if (bench_now() - t < best) best = bench_now() - t;
-    }
-    bench_line("upload", "pageable through the ring", best, (double)host_bytes / best * 1e-9, "GB/s", b->to_device * 1e-9);
-    free(pages);
     cuda(cudaFreeHost(pinned), "pinned memory");
     bench_free(b, &from);
     bench_free(b, &to);
+}
+
+/* As weights travel, by so many threads that fill the ring: from memory of this process, and from a file's pages that lie in
+ * memory and in no page table yet. */
+static void uploads(const bench *b)
+{
+    const size_t bytes = b->tiny ? 1 << 20 : (size_t)1 << 30;
+    kern_buf to = bench_alloc(b, bytes);
+    void *pages = NULL;
+    char shape[64];
+    px_err e = {0};
+    int fd = -1;
+
+    bench_check(px_memfd("bench", bytes, &fd, &e), &e);
+    bench_check(px_map_fd("bench", fd, bytes, true, false, &pages, &e), &e);
+    memset(pages, 3, bytes);
+    munmap(pages, bytes);
+    for (uint32_t threads = 1; threads <= b->threads; threads *= 2) {
+        kern_dev *d = NULL;
+
+        bench_check(b->ops->open(&d, b->a, &(kern_open_args){ .threads = threads }, &e), &e);
+        bench_check(px_map_fd("bench", fd, bytes, false, false, &pages, &e), &e);
+        for (int touched = 0; touched < 2; touched++) {
+            double t = bench_now();
+            bench_check(b->ops->upload(d, to, pages, bytes, &e), &e);
+            bench_check(b->ops->wait(d, &e), &e);
+            t = bench_now() - t;
+            snprintf(shape, sizeof shape, "%s %u threads", touched ? "mapped pages" : "pages not yet mapped", threads);
+            bench_line("upload", shape, t, 1e-9 * (double)bytes / t, "GB/s", b->to_device * 1e-9);
+        }
+        munmap(pages, bytes);
+        b->ops->close(d);
+    }
+    close(fd);
+    bench_free(b, &to);
+}
+
+static uint32_t cores(void)
+{
+    const long n = sysconf(_SC_NPROCESSORS_ONLN);
+    return n < 1 ? 1 : n > 16 ? 16 : (uint32_t)n;
 }
 
 int main(int argc, char **argv)
@@ -187,13 +226,17 @@ int main(int argc, char **argv)
     px_heap_init(&heap, "bench");
     b.a = &heap.a;
     kern_ftz_set();
-    bench_check(b.ops->open(&b.d, b.a, &(kern_open_args){ .threads = b.tiny ? 1 : 8 }, &e), &e);
+    b.threads = b.tiny ? 1 : cores();
+    bench_check(b.ops->open(&b.d, b.a, &(kern_open_args){ .threads = b.threads }, &e), &e);
     bench_check(b.ops->info(b.d, &info, &e), &e);
     printf("# %s, driver %s, runtime %s, %s\n", info.name, info.driver, info.runtime, b.ops->name);
     printf("what,shape,us,value,unit,percent\n");
     rates(&b);
-    if (ops || !model) bench_ops(&b);
+    uploads(&b);
+    bench_matrix(&b);
+    if (ops || !model) bench_long_decode(&b);
     if (model || !ops) bench_model(&b);
+    if (ops || !model) bench_ops(&b);
     b.ops->close(b.d);
     px_heap_deinit(&heap);
     return 0;

@@ -12,6 +12,7 @@ typedef struct bench {
     bool     tiny;                         /* does it run at all: small shapes, once; its numbers mean nothing */
     double   copy, matrix, to_device;      /* 100 %: bytes read and written a second, flops a second, bytes a second */
     double   soak_seconds;
+    uint32_t threads;                      /* that the device and the models were opened with */
 } bench;
 
 void     bench_check(px_code rc, const px_err *e);                 /* prints and ends the program */
@@ -24,7 +25,12 @@ double   bench_seconds(const bench *b, px_code (*put)(const bench *b, void *ctx,
 /* A line of CSV: what,shape,microseconds,value,unit,percent of the limit; limit 0: none. */
 void     bench_line(const char *what, const char *shape, double seconds, double value, const char *unit, double limit);
 
-void bench_ops(bench *b);                  /* cuda_bench_ops.c; fills matrix */
+/* The same, and below it what is aimed at: `want` percent. */
+void     bench_target(const char *what, const char *shape, double seconds, double value, const char *unit, double limit, double want);
+
+void bench_matrix(bench *b);               /* cuda_bench_ops.c; fills matrix */
+void bench_long_decode(bench *b);          /* attention of 32 sequences of 8,192 tokens: one of the aims */
+void bench_ops(bench *b);                  /* all the others */
 void bench_model(bench *b);                /* cuda_bench_model.c */
 
 #endif

@@ -45,14 +45,8 @@ static double time_matmul(const bench *b, kern_dtype t, uint32_t out, uint32_t c
     return s;
 }
 
-static void matmuls(bench *b)
+void bench_matrix(bench *b)
 {
-    static const struct { const char *name; uint32_t out, cols; } weight[] = {
-        { "qkv", 6144, 4096 }, { "attn_out", 4096, 4096 }, { "gate_up", 28672, 4096 }, { "down", 4096, 14336 }, { "head", 128256, 4096 },
-    };
-    static const kern_dtype types[] = { KERN_BF16, KERN_F16, KERN_FP8, KERN_W8, KERN_Q8_0, KERN_Q8_M, KERN_Q8_H, KERN_W4, KERN_Q4_0, KERN_Q4_1, KERN_Q4_HL,
-                                       KERN_Q2_HM };
-    static const uint32_t rows[] = { 1, 4, 16, 64, 2048 };
     const uint32_t most = b->tiny ? 80 : 16384, side = b->tiny ? 64 : 8192;
     uint64_t bytes;
     char shape[64];
@@ -61,6 +55,19 @@ static void matmuls(bench *b)
     b->matrix = 2.0 * side * side * most / t;
     snprintf(shape, sizeof shape, "BF16 %ux%u x %u", side, side, most);
     bench_line("matrix", shape, t, b->matrix * 1e-12, "Tflop/s", 0);
+}
+
+static void matmuls(bench *b)
+{
+    static const struct { const char *name; uint32_t out, cols; } weight[] = {
+        { "qkv", 6144, 4096 }, { "attn_out", 4096, 4096 }, { "gate_up", 28672, 4096 }, { "down", 4096, 14336 }, { "head", 128256, 4096 },
+    };
+    static const kern_dtype types[] = { KERN_BF16, KERN_F16, KERN_FP8, KERN_W8, KERN_Q8_0, KERN_Q8_M, KERN_Q8_H, KERN_W4, KERN_Q4_0, KERN_Q4_1, KERN_Q4_HL,
+                                       KERN_Q2_HM };
+    static const uint32_t rows[] = { 1, 4, 16, 64, 2048 };
+    uint64_t bytes;
+    char shape[64];
+
     for (size_t i = 0; i < sizeof types / sizeof *types; i++)
         for (size_t w = 0; w < sizeof weight / sizeof *weight; w++)
             for (size_t r = 0; r < sizeof rows / sizeof *rows; r++) {
@@ -89,8 +96,9 @@ static px_code put_rope(const bench *b, void *ctx, uint32_t i, px_err *e)
     return b->ops->rope_append(b->d, ctx, e);
 }
 
-/* `slots` sequences of `n_ctx` tokens; decode: a row each; else one slot, all of whose rows are there. */
-static void attention(bench *b, kern_kv_dtype kv, uint32_t slots, uint32_t n_ctx, bool decode)
+/* `slots` sequences of `n_ctx` tokens; decode: a row each; else one slot, all of whose rows are there.  want: percent that are
+ * aimed at, 0: none. */
+static void attention(bench *b, kern_kv_dtype kv, uint32_t slots, uint32_t n_ctx, bool decode, double want)
 {
     static const char *const name[] = { "f16", "f32", "bf16", "int8", "fp8" };
     const uint32_t heads = 32, kv_heads = 8, dim = 128, block = 64, stride = (n_ctx + block - 1) / block, rows = decode ? slots : n_ctx;
@@ -122,7 +130,9 @@ static void attention(bench *b, kern_kv_dtype kv, uint32_t slots, uint32_t n_ctx
                                 .pos = a.pos, .row_slot = a.row_slot, .block_table = a.block_table, .table_stride = stride, .kv = a.kv, .flags = bench_alloc(b, (size_t)rows * 4) };
     snprintf(shape, sizeof shape, "KV %s %u x %u heads %u/%u dim %u", name[kv], slots, n_ctx, heads, kv_heads, dim);
     double s = bench_seconds(b, put_attention, &a);
-    if (decode) bench_line("attention decode", shape, s, 1e-9 * ((double)pool + 2.0 * (double)(rows * head_bytes)) / s, "GB/s", b->copy * 1e-9);
+    const double rate = 1e-9 * ((double)pool + 2.0 * (double)(rows * head_bytes)) / s;
+    if (want > 0) bench_target("attention decode", shape, s, rate, "GB/s", b->copy * 1e-9, want);
+    else if (decode) bench_line("attention decode", shape, s, rate, "GB/s", b->copy * 1e-9);
     else bench_line("attention prefill", shape, s, 2e-12 * (double)n_ctx * n_ctx * heads * dim / s, "Tflop/s", b->matrix * 1e-12);
     s = bench_seconds(b, put_rope, &r);
     bench_line("rope_append", shape, s, 1e-9 * (double)rows * (2.0 * (double)head_bytes + 3.0 * (double)kv_bytes) / s, "GB/s", b->copy * 1e-9);
@@ -193,14 +203,15 @@ static void rows_of(bench *b, uint32_t rows)
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) bench_free(b, all[i]);
 }
 
+void bench_long_decode(bench *b) { attention(b, KERN_KV_F16, b->tiny ? 2 : 32, b->tiny ? 70 : 8192, true, 80); }
+
 void bench_ops(bench *b)
 {
+    attention(b, KERN_KV_F16, b->tiny ? 2 : 1, b->tiny ? 70 : 2048, true, 0);
+    attention(b, KERN_KV_INT8, b->tiny ? 2 : 32, b->tiny ? 70 : 8192, true, 0);
+    attention(b, KERN_KV_FP8, b->tiny ? 2 : 32, b->tiny ? 70 : 8192, true, 0);
+    attention(b, KERN_KV_F16, 1, b->tiny ? 33 : 2048, false, 0);
     matmuls(b);
-    attention(b, KERN_KV_F16, b->tiny ? 2 : 1, b->tiny ? 70 : 2048, true);
-    attention(b, KERN_KV_F16, b->tiny ? 2 : 32, b->tiny ? 70 : 8192, true);
-    attention(b, KERN_KV_INT8, b->tiny ? 2 : 32, b->tiny ? 70 : 8192, true);
-    attention(b, KERN_KV_FP8, b->tiny ? 2 : 32, b->tiny ? 70 : 8192, true);
-    attention(b, KERN_KV_F16, 1, b->tiny ? 33 : 2048, false);
     rows_of(b, 1);
     rows_of(b, b->tiny ? 5 : 16);
     if (!b->tiny) rows_of(b, 2048);

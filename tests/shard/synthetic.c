@@ -3,6 +3,8 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "proto/base/io.h"
 #include "shard/plan/bytes.h"
@@ -13,6 +15,7 @@ struct shard_file {
     px_alloc *a;
     const shard_manifest *m;
     uint8_t *data; uint64_t bytes;
+    bool     mapped;                       /* data is a mapping; else from `a` */
     uint32_t n_layer;
     tensor  *t;                            /* (n_layer, SHARD_N_ROLES); global ones in the first layer's row */
 };
@@ -134,21 +137,48 @@ static px_code fill(shard_file *f, shard_role r, uint32_t layer, uint32_t rank, 
     return PX_OK;
 }
 
+/* A shard as its file's pages lie in memory after a restart: there, and in nobody's page tables. */
+static px_code fill_file(shard_file *f, uint32_t rank, px_err *e)
+{
+    void *p = NULL;
+    int fd = -1;
+    px_code rc;
+
+    f->mapped = true;
+    if ((rc = px_memfd("shard", f->bytes, &fd, e))) return rc;
+    if (!(rc = px_map_fd("shard", fd, f->bytes, true, false, &p, e))) {
+        f->data = p;
+        rc = walk(f, rank, fill, e);
+        munmap(p, f->bytes);
+        f->data = NULL;
+        if (!rc && !(rc = px_map_fd("shard", fd, f->bytes, false, false, &p, e))) f->data = p;
+    }
+    close(fd);
+    return rc;
+}
+
+static px_code fill_memory(shard_file *f, uint32_t rank, px_err *e)
+{
+    if (!(f->data = px_alloc_zero(f->a, f->bytes, 1, 64))) return px_fail(e, PX_ENOMEM, "shard", "%llu bytes", (unsigned long long)f->bytes);
+    return walk(f, rank, fill, e);
+}
+
 void shard_file_close(shard_file *f)
 {
     if (!f) return;
-    if (f->data) px_del(f->a, f->data, f->bytes);
+    if (f->data && f->mapped) munmap(f->data, f->bytes);
+    else if (f->data) px_del(f->a, f->data, f->bytes);
     if (f->t) px_del(f->a, f->t, (size_t)f->n_layer * SHARD_N_ROLES);
     px_del(f->a, f, 1);
 }
 
 static px_code open_shard(shard_file **out, px_alloc *a, const char *set, const shard_manifest *m, uint32_t rank, px_err *e)
 {
+    const test_shape *shape = (const test_shape *)(const void *)set;
     shard_file *f = px_new(a, shard_file, 1);
     shard_weight_bytes plan;
     px_code rc = PX_ENOMEM;
 
-    (void)set;
     *out = NULL;
     if (!f) return px_fail(e, PX_ENOMEM, "shard", "no memory");
     f->a = a;
@@ -163,11 +193,7 @@ static px_code open_shard(shard_file **out, px_alloc *a, const char *set, const 
         rc = px_fail(e, PX_EINTERNAL, "shard", "%llu bytes, planned %llu", (unsigned long long)f->bytes, (unsigned long long)plan.mapped);
         goto fail;
     }
-    if (!(f->data = px_alloc_zero(a, f->bytes, 1, 64))) {
-        rc = px_fail(e, PX_ENOMEM, "shard", "%llu bytes", (unsigned long long)f->bytes);
-        goto fail;
-    }
-    if ((rc = walk(f, rank, fill, e))) goto fail;
+    if ((rc = (shape && shape->in_file ? fill_file : fill_memory)(f, rank, e))) goto fail;
     *out = f;
     return PX_OK;
 
