@@ -21,7 +21,7 @@ static px_code late(void *ctx, const px_watched *of, px_err *e)
 }
 
 /* The step's thread may sit in the driver for good: nothing is closed, nobody is waited for.  The abort, which lets the peers'
- * kernels end, comes last: it may wait for whoever is inside NCCL, or hang, and the coordinator's own time is nearly over. */
+ * kernels end, comes last: it may wait some seconds for whoever is inside NCCL, and the coordinator's own time is nearly over. */
 static void give_up(void *ctx, const px_err *found)
 {
     daemon_rank *r = ctx;
