@@ -54,7 +54,14 @@ const size_t STACK = 256 << 10;
 const size_t STACK = 128 << 10;
 #endif
 const size_t GUARD = 4096;
-thread_local std::vector<char *> pool;
+/* Given back with the thread: a process that opens many ranks would run out of mappings, of which each stack is two. */
+struct stacks : std::vector<char *> {
+    ~stacks()
+    {
+        for (char *s : *this) munmap(s - GUARD, STACK + GUARD);
+    }
+};
+thread_local stacks pool;
 
 char *stack_get()
 {
