@@ -17,7 +17,7 @@
 extern "C" {
 #endif
 
-#define KERN_ABI 3u
+#define KERN_ABI 4u
 
 /* Where ops run.  Sizes of both are pure functions that are always built: a laptop plans GPUs. */
 typedef enum kern_backend { KERN_ON_CPU, KERN_ON_CUDA, KERN_N_BACKENDS } kern_backend;
@@ -41,7 +41,7 @@ kern_act kern_act_of(kern_dtype w);                      /* F32 -> F32, BF16 -> 
 size_t   kern_act_bytes(kern_backend b, kern_act t, uint32_t rows, uint32_t cols);
 /* Workspace of a backend for steps of at most `rows` rows: what matmul and attention need beside their operands.
  * max_cols, max_out: the widest input and the most output rows of any weight of this rank. */
-typedef struct kern_shape { uint32_t rows, threads, n_head, n_kv_head, head_dim, max_cols, max_out, n_ctx; } kern_shape;
+typedef struct kern_shape { uint32_t rows, threads, n_head, n_kv_head, head_dim, max_cols, max_out, n_ctx; bool fp8_activations; } kern_shape;
 size_t   kern_workspace_bytes(kern_backend b, const kern_shape *s);
 
 typedef struct kern_weight { kern_dtype dtype; uint32_t rows, cols; kern_buf panels; } kern_weight;
@@ -157,6 +157,9 @@ typedef struct kern_open_args {
     uint32_t threads;                         /* CPU: 1..1024; CUDA: that copy large uploads into pinned memory, 0: one */
     uint32_t device;                          /* CUDA: ordinal among the visible devices */
     bool     deterministic;                   /* CUDA: law 5 in full; on CPU it always holds */
+    /* CUDA: products of more than 64 rows with FP8 weights take activations as e4m3, a scale a row.  PX_EUNSUP, field of this name: on
+     * CPU, and below compute capability 8.9; PX_EINVAL: with deterministic. */
+    bool     fp8_activations;
 } kern_open_args;
 
 /* What a device says of itself; empty strings and zeros on CPU, where the host is asked. */
@@ -165,6 +168,7 @@ typedef struct kern_info {
     uint32_t arch;                            /* 90 for compute capability 9.0 */
     uint64_t free_bytes, total_bytes;         /* now, by the driver's word */
     uint64_t held_bytes;                      /* of it by this kern_dev's `alloc` */
+    uint32_t products_fp8, products_f16;      /* fp8_activations, outside of records: so taken, and as without it: no algorithm */
 } kern_info;
 
 #define KERN_MAX_GRAPHS 64u

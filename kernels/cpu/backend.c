@@ -45,6 +45,7 @@ px_code kern_cpu_open(kern_dev **out, px_alloc *a, const kern_open_args *args, p
     *out = NULL;
     if (threads < 1 || threads > MAX_THREADS)
         return px_fail(e, PX_ERANGE, "threads", "%u threads, 1 to %u are possible", threads, MAX_THREADS);
+    if (args->fp8_activations) return px_refuse(e, PX_EUNSUP, "fp8_activations", "cpu", "cuda", "the CPU multiplies FP8 weights with fp32");
     if (!(d = px_new(a, kern_dev, 1))) return px_fail(e, PX_ENOMEM, "kern_dev", "%zu bytes", sizeof *d);
     *d = (kern_dev){ .a = a, .threads = threads };
     /* Makes the threads, too: the first op finds them. */

@@ -9,8 +9,9 @@
 extern "C" {
 #endif
 
+typedef enum kern_gemm_type { KERN_GEMM_BF16, KERN_GEMM_F16, KERN_GEMM_E4M3 } kern_gemm_type;
 typedef struct kern_gemm {
-    bool bf16;                                 /* of w and x; else fp16 */
+    kern_gemm_type type;                       /* of w and x */
     uint32_t m, n, k;                          /* weight rows, activation rows, columns */
     const void *w;                             /* (m, k), 256-byte aligned */
     const void *x; size_t x_stride;            /* (n, x_stride) elements */
@@ -18,8 +19,11 @@ typedef struct kern_gemm {
     void *workspace; size_t workspace_bytes;   /* 256-byte aligned */
 } kern_gemm;
 
-/* Put on the device's stream.  The first call of a shape chooses an algorithm; later ones allocate and choose nothing. */
+/* Put on the device's stream.  The first call of a shape chooses an algorithm; later ones allocate and choose nothing.  PX_EUNSUP: the
+ * library has none. */
 px_code kern_cuda_gemm(kern_dev *d, const kern_gemm *g, px_err *e);
+/* Whether the library has one, for types of which it has not for every shape: asked once, as above.  Operands are not read. */
+px_code kern_cuda_gemm_has(kern_dev *d, const kern_gemm *g, bool *has, px_err *e);
 
 #ifdef __cplusplus
 }

@@ -67,6 +67,20 @@ static px_code ask(kern_dev *d, enum cudaDeviceAttr what, int *out, px_err *e)
     return kern_cuda_done(d, "device", cudaDeviceGetAttribute(out, what, (int)d->device), e);
 }
 
+static px_code check_fp8_activations(const kern_dev *d, px_err *e)
+{
+    char found[48];
+
+    if (!d->fp8_activations) return PX_OK;
+    if (d->deterministic)
+        return px_refuse(e, PX_EINVAL, "fp8_activations", "true with deterministic: true", "one of them",
+                         "products of up to 64 rows keep activations of 16 bits, so a row's bits would depend on the others");
+    snprintf(found, sizeof found, "compute capability %u.%u", d->arch / 10, d->arch % 10);
+    if (d->arch < KERN_CUDA_FP8_ARCH)
+        return px_refuse(e, PX_EUNSUP, "fp8_activations", found, "8.9 or more", "CUDA device %u does not multiply FP8", d->device);
+    return PX_OK;
+}
+
 px_code kern_cuda_open(kern_dev **out, px_alloc *a, const kern_open_args *args, px_err *e)
 {
     int n = 0, major = 0, minor = 0, sms = 0, shared = 0;
@@ -78,6 +92,7 @@ px_code kern_cuda_open(kern_dev **out, px_alloc *a, const kern_open_args *args, 
     d->a = a;
     d->device = args->device;
     d->deterministic = args->deterministic;
+    d->fp8_activations = args->fp8_activations;
     d->threads = args->threads ? args->threads : 1;
     if ((rc = kern_cuda_done(d, "device", cudaGetDeviceCount(&n), e))) goto fail;
     if (args->device >= (uint32_t)n) {
@@ -97,6 +112,7 @@ px_code kern_cuda_open(kern_dev **out, px_alloc *a, const kern_open_args *args, 
                      minor);
         goto fail;
     }
+    if ((rc = check_fp8_activations(d, e))) goto fail;
     if ((rc = kern_cuda_done(d, "stream", cudaStreamCreateWithFlags((cudaStream_t *)&d->stream, cudaStreamNonBlocking), e)) ||
         (rc = kern_cuda_ring_open(d, e)) || (rc = kern_cuda_blas_open(d, e))) goto fail;
     *out = d;
@@ -132,7 +148,7 @@ px_code kern_cuda_info(kern_dev *d, kern_info *out, px_err *e)
     int driver = 0, runtime = 0;
     px_code rc;
 
-    *out = (kern_info){ .arch = d->arch, .held_bytes = d->held_bytes };
+    *out = (kern_info){ .arch = d->arch, .held_bytes = d->held_bytes, .products_fp8 = d->products[1], .products_f16 = d->products[0] };
     if ((rc = kern_cuda_idle(d, "info", e)) ||
         (rc = kern_cuda_done(d, "info", cudaGetDeviceProperties(&p, (int)d->device), e)) ||
         (rc = kern_cuda_done(d, "info", cudaDriverGetVersion(&driver), e)) ||

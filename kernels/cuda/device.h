@@ -19,6 +19,7 @@ extern "C" {
 #endif
 
 #define KERN_CUDA_MIN_ARCH   80u             /* mma of bf16, cp.async */
+#define KERN_CUDA_FP8_ARCH   89u             /* mma of e4m3 */
 #define CU_MAX_COLS          (1u << 30)      /* no sum of columns and a block's threads overflows */
 #define CU_MAX_GRID_YZ       65535u          /* blocks of a grid's second and third dimension */
 #define KERN_CUDA_MAX_GRAPHS 256u            /* ids that can be recorded at the same time */
@@ -40,6 +41,7 @@ struct kern_dev {
     uint32_t  device, arch, n_sm;            /* ordinal; 90 for compute capability 9.0; multiprocessors */
     size_t    max_shared;                    /* bytes of shared memory that a block can have when it asks (cu_allow_shared) */
     bool      deterministic;                 /* a row's bits may not depend on the other rows of the step */
+    bool      fp8_activations; uint32_t products[2];    /* matmul: see kern_open_args; put on the queue, [true]: as FP8 */
     bool      recording; uint32_t record_id;
     uint32_t  threads;                       /* that copy large uploads into the ring; at least 1 */
     uint64_t  held_bytes;                    /* device memory of alloc */

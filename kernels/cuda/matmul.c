@@ -4,7 +4,9 @@
  *   up to 64 rows, and all under      skinny.cuh: panels as they are, one launch for all weights of a type, and a second where
  *     `deterministic`                 K is cut
  *   more rows                         unpack.cu: up to 128 MiB of weights at a time as plain rows, then a library (blas.h),
- *                                     then the rows' scales; rows from live to max are written, too, with what they hold */
+ *                                     then the rows' scales; rows from live to max are written, too, with what they hold.
+ *                                     FP8 with fp8_activations: w8a8.cu, bytes on both sides; where the library has nothing
+ *                                     for a shape, that product goes as without */
 #include "kernels/cuda/blas.h"
 #include "kernels/cuda/matmul.h"
 
@@ -64,11 +66,64 @@ static px_code run_skinny(kern_dev *d, const kern_matmul_args *a, const struct p
     return kern_cuda_done(d, "matmul", s, e);
 }
 
-static px_code run_many(kern_dev *d, const kern_matmul_args *a, const struct path *p, bool bf16, const cu_mm *m, px_err *e)
+/* The workspace of the path of many rows, and what its products read of activations. */
+typedef struct many {
+    char *blas, *bytes, *tile;                 /* the library's own; activations as e4m3; weights */
+    float *scales;                             /* of `bytes`, a float a row */
+    bool fp8, quantised;                       /* products may be FP8's; `bytes` and `scales` are there */
+} many;
+
+/* Whether the library multiplies this tile as bytes, g then says how, and activations are there. */
+static px_code take_fp8(kern_dev *d, const cu_mm *m, many *s, kern_gemm *g, bool *taken, px_err *e)
+{
+    kern_gemm bytes = *g;
+    px_code rc;
+
+    *taken = false;
+    if (!s->fp8) return PX_OK;
+    bytes.type = KERN_GEMM_E4M3;
+    bytes.x = s->bytes;
+    bytes.x_stride = g->k;
+    if ((rc = kern_cuda_gemm_has(d, &bytes, taken, e))) return rc;
+    if (!d->recording) d->products[*taken]++;
+    if (!*taken) return PX_OK;
+    *g = bytes;
+    if (s->quantised) return PX_OK;
+    s->quantised = true;                       /* once for all weights of the call */
+    return kern_cuda_done(d, "matmul", cu_fp8_rows(m, (uint8_t *)s->bytes, s->scales, d->stream), e);
+}
+
+/* Panels [at, at + n) of w; g lacks only what follows from them. */
+static px_code run_tile(kern_dev *d, const cu_mm *m, const struct path *p, many *s, kern_gemm g, const cu_mm_weight *w, uint32_t at, uint32_t n, px_err *e)
+{
+    const uint32_t row = at * KERN_PANEL_ROWS;
+    const uint8_t *panels = w->panels + at * w->stride;
+    cu_mm_scales by = { .row = m->act, .row_stride = m->act_stride };
+    bool fp8;
+    px_code rc;
+
+    g.m = w->rows - row < n * KERN_PANEL_ROWS ? w->rows - row : n * KERN_PANEL_ROWS;
+    g.out = w->out + row;
+    if ((rc = take_fp8(d, m, s, &g, &fp8, e))) return rc;
+    if (fp8) by = (cu_mm_scales){ .row = s->scales, .row_stride = sizeof(float), .column = panels + w->stride - 64, .column_stride = w->stride };
+    if ((rc = kern_cuda_done(d, "matmul", (fp8 ? cu_unpack_fp8_bytes : p->unpack)(panels, w->stride, n, m->blocks, s->tile, d->stream), e))
+        || (rc = kern_cuda_gemm(d, &g, e)) || !m->head)
+        return rc;
+    return kern_cuda_done(d, "matmul", cu_scale_rows(m, &by, g.out, g.out_stride, g.m, d->stream), e);
+}
+
+static px_code run_many(kern_dev *d, const kern_matmul_args *a, const struct path *p, kern_dtype t, const cu_mm *m, px_err *e)
 {
     const uint32_t k = 32 * m->blocks;
-    char *const workspace = (char *)a->workspace.h + (CU_MM_ALIGN - (uintptr_t)a->workspace.h % CU_MM_ALIGN) % CU_MM_ALIGN;
+    size_t scales_at = 0;
+    many s = { .fp8 = t == KERN_FP8 && d->fp8_activations };
+    const size_t before = CU_MM_BLAS_BYTES + (s.fp8 ? cu_mm_fp8_bytes(a->rows.max, m->blocks, &scales_at) : 0);
     px_code rc;
+
+    s.blas = (char *)a->workspace.h + (CU_MM_ALIGN - (uintptr_t)a->workspace.h % CU_MM_ALIGN) % CU_MM_ALIGN;
+    s.bytes = s.blas + CU_MM_BLAS_BYTES;
+    s.scales = (float *)(void *)(s.bytes + scales_at);
+    s.tile = s.blas + before;
 
     for (uint32_t i = 0; i < KERN_MAX_MATMULS; i++) {
         const cu_mm_weight *w = &m->w[i];
@@ -77,20 +132,12 @@ static px_code run_many(kern_dev *d, const kern_matmul_args *a, const struct pat
 
         if (!w->n_panels) continue;
         if (!step) return px_fail(e, PX_EUNSUP, "matmul.cols", "%u columns", k);
-        if ((rc = kern_cuda_need(a->workspace, CU_MM_ALIGN + CU_MM_BLAS_BYTES + tile, 1, 1, "matmul.workspace", e))) return rc;
-        kern_gemm g = { .bf16 = bf16, .n = a->rows.max, .k = k, .w = workspace + CU_MM_BLAS_BYTES, .x = m->act + m->head,
-                        .x_stride = m->act_stride / 2, .out_stride = w->out_stride, .workspace = workspace,
-                        .workspace_bytes = CU_MM_BLAS_BYTES };
-        for (uint32_t at = 0; at < w->n_panels; at += step) {
-            const uint32_t n = w->n_panels - at < step ? w->n_panels - at : step, row = at * KERN_PANEL_ROWS;
-
-            if ((rc = kern_cuda_done(d, "matmul", p->unpack(w->panels + at * w->stride, w->stride, n, m->blocks, (void *)g.w, d->stream), e)))
-                return rc;
-            g.m = w->rows - row < n * KERN_PANEL_ROWS ? w->rows - row : n * KERN_PANEL_ROWS;
-            g.out = w->out + row;
-            if ((rc = kern_cuda_gemm(d, &g, e))) return rc;
-        }
-        if (m->head && (rc = kern_cuda_done(d, "matmul", cu_scale_rows(m, w->out, w->out_stride, w->rows, d->stream), e))) return rc;
+        if ((rc = kern_cuda_need(a->workspace, CU_MM_ALIGN + before + tile, 1, 1, "matmul.workspace", e))) return rc;
+        const kern_gemm g = { .type = t == KERN_BF16 ? KERN_GEMM_BF16 : KERN_GEMM_F16, .n = a->rows.max, .k = k, .w = s.tile,
+                              .x = m->act + m->head, .x_stride = m->act_stride / 2, .out_stride = w->out_stride, .workspace = s.blas,
+                              .workspace_bytes = CU_MM_BLAS_BYTES };
+        for (uint32_t at = 0; at < w->n_panels; at += step)
+            if ((rc = run_tile(d, m, p, &s, g, w, at, w->n_panels - at < step ? w->n_panels - at : step, e))) return rc;
     }
     return PX_OK;
 }
@@ -116,7 +163,7 @@ static px_code run(kern_dev *d, const kern_matmul_args *a, uint32_t i, uint32_t 
         return px_fail(e, PX_EUNSUP, "matmul.w", "%u panels of output rows in one call, the CUDA backend takes %u", m.n_groups,
                        CU_MAX_GRID_YZ);
     if (t == KERN_F32) return kern_cuda_done(d, "matmul", cu_matmul_f32(&m, d->stream), e);
-    if (a->rows.max > CU_MM_MANY_ROWS && !d->deterministic) return run_many(d, a, &paths[t], t == KERN_BF16, &m, e);
+    if (a->rows.max > CU_MM_MANY_ROWS && !d->deterministic) return run_many(d, a, &paths[t], t, &m, e);
     return run_skinny(d, a, &paths[t], &m, e);
 }
 

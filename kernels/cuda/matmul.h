@@ -53,8 +53,17 @@ typedef cu_status cu_unpack_fn(const uint8_t *panels, size_t stride, uint32_t n,
 cu_unpack_fn cu_unpack_bf16, cu_unpack_f16, cu_unpack_fp8, cu_unpack_q8_0, cu_unpack_q8_m, cu_unpack_q8_h, cu_unpack_q2_hm, cu_unpack_q4_hl,
     cu_unpack_q4_0, cu_unpack_q4_1, cu_unpack_w8, cu_unpack_w4;
 
-/* Row t of out[0..rows) times the scale of activations' row t, where that is not 1. */
-cu_status cu_scale_rows(const cu_mm *m, float *out, size_t out_stride, uint32_t cols, cu_stream s);
+/* What a library's sums are multiplied by.  Row t: the float at row + t * row_stride.  Column c: that at column + c / 16 * column_stride +
+ * 4 (c % 16), the scales behind the panels of FP8; column NULL: 1. */
+typedef struct cu_mm_scales { const void *row; size_t row_stride; const uint8_t *column; size_t column_stride; } cu_mm_scales;
+/* The m->live first rows of out, `cols` columns: out * column's * row's; those whose scales are 1 are not touched. */
+cu_status cu_scale_rows(const cu_mm *m, const cu_mm_scales *by, float *out, size_t out_stride, uint32_t cols, cu_stream s);
+
+/* ---- w8a8.cu: FP8 on FP8 ---- */
+#define CU_FP8_MOST 448.0f                     /* of e4m3 */
+cu_unpack_fn cu_unpack_fp8_bytes;              /* rows of bytes */
+/* Rows [0, m->row1) of F16's activations as e4m3 rows of 32 * blocks bytes, and what each row's product is to be multiplied by. */
+cu_status cu_fp8_rows(const cu_mm *m, uint8_t *out, float *scales, cu_stream s);
 
 /* ---- matmul_plan.c: pure ---- */
 #define CU_MM_MANY_ROWS    64u                 /* above it a library multiplies, unless bits may not depend on the rows */
@@ -71,6 +80,8 @@ uint32_t cu_mm_cut(cu_mm *m, uint32_t rows, uint32_t chunk_blocks, uint32_t n_sm
 size_t cu_mm_partial_bytes(const cu_mm *m, uint32_t rows);
 /* Panels of `blocks` blocks that are unpacked at a time, of n. */
 uint32_t cu_mm_unpack_panels(uint32_t n, uint32_t blocks);
+/* What so many rows take as e4m3: their bytes, from scales_at on a float a row; both ends are multiples of CU_MM_ALIGN. */
+size_t cu_mm_fp8_bytes(uint32_t rows, uint32_t blocks, size_t *scales_at);
 
 #ifdef __cplusplus
 }

@@ -51,6 +51,12 @@ uint32_t cu_mm_unpack_panels(uint32_t n, uint32_t blocks)
     return n < most ? n : (uint32_t)most;
 }
 
+size_t cu_mm_fp8_bytes(uint32_t rows, uint32_t blocks, size_t *scales_at)
+{
+    *scales_at = px_align_up((size_t)rows * blocks * 32, CU_MM_ALIGN);
+    return *scales_at + px_align_up((size_t)rows * sizeof(float), CU_MM_ALIGN);
+}
+
 /* Splits are made while groups < 3/4 of the multiprocessors: splits x groups < sm + groups <= 7/4 sm; and of weights of at
  * most max_out rows. */
 static uint64_t partial_bound(const kern_shape *s, uint32_t rows, uint32_t wm)
@@ -73,7 +79,9 @@ size_t kern_cuda_matmul_workspace_bytes(const kern_shape *s)
     }
     if (s->rows > CU_MM_MANY_ROWS) {
         const uint64_t row = ((uint64_t)s->max_cols / 32 + 1) * 64, whole = ((uint64_t)s->max_out + KERN_PANEL_ROWS) * row;
-        const uint64_t n = (uint64_t)CU_MM_ALIGN + CU_MM_BLAS_BYTES + (whole < CU_MM_UNPACK_BYTES ? whole : CU_MM_UNPACK_BYTES);
+        uint64_t n = (uint64_t)CU_MM_ALIGN + CU_MM_BLAS_BYTES + (whole < CU_MM_UNPACK_BYTES ? whole : CU_MM_UNPACK_BYTES);
+        size_t unused;
+        if (s->fp8_activations) n += cu_mm_fp8_bytes(s->rows, s->max_cols / 32 + 1, &unused);
         if (n > most) most = n;
     }
     return most;

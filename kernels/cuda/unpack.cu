@@ -84,18 +84,19 @@ UNPACK(w8, KERN_W8)
 UNPACK(w4, KERN_W4)
 
 /* gate: scale_rows regs=32
- * Nearly always every scale is 1 and nothing is touched. */
-static __global__ void __launch_bounds__(THREADS) scale_rows(const cu_mm a, float *out, size_t out_stride, unsigned cols)
+ * Without columns' scales nearly every row's is 1 and nothing is touched. */
+static __global__ void __launch_bounds__(THREADS) scale_rows(const cu_mm_scales by, const uint32_t *live, float *out, size_t out_stride, unsigned cols)
 {
-    const unsigned row = a.row0 + blockIdx.x, c = blockIdx.y * THREADS + threadIdx.x;
-    const bool live = row < *a.live && row < a.row1;
-    const float scale = live ? *reinterpret_cast<const float *>(a.act + row * a.act_stride) : 1.0f;
+    const unsigned row = blockIdx.x, c = blockIdx.y * THREADS + threadIdx.x;
 
-    if (scale != 1.0f && c < cols) out[row * out_stride + c] *= scale;
+    if (row >= *live || c >= cols) return;
+    const float scale = *reinterpret_cast<const float *>(static_cast<const uint8_t *>(by.row) + row * by.row_stride);
+    float *to = out + row * out_stride + c;
+    if (by.column) *to = *to * *reinterpret_cast<const float *>(by.column + c / 16 * by.column_stride + 4 * (c % 16)) * scale;
+    else if (scale != 1.0f) *to *= scale;
 }
 
-CU_API cu_status cu_scale_rows(const cu_mm *m, float *out, size_t out_stride, uint32_t cols, cu_stream s)
+CU_API cu_status cu_scale_rows(const cu_mm *m, const cu_mm_scales *by, float *out, size_t out_stride, uint32_t cols, cu_stream s)
 {
-    return CU_LAUNCH(scale_rows, dim3(m->row1 - m->row0, cu_ceil_div(cols, (uint32_t)THREADS)), dim3(THREADS), 0, s, *m, out,
-                     out_stride, cols);
+    return CU_LAUNCH(scale_rows, dim3(m->row1, cu_ceil_div(cols, (uint32_t)THREADS)), dim3(THREADS), 0, s, *by, m->live, out, out_stride, cols);
 }

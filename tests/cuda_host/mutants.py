@@ -10,7 +10,7 @@ Mutant = namedtuple("Mutant", "name file old new test variants only", defaults=(
 CU = "kernels/cuda/"
 QUANT, MATMUL, ROPE, ATTENTION = "kernels_cuda_quant_test", "kernels_cuda_matmul_test", "kernels_cuda_rope_append_test", "kernels_cuda_attention_test"
 EMBED, NORM, CANDIDATES, DEVICE = "kernels_cuda_embed_test", "kernels_cuda_norm_test", "kernels_cuda_candidates_test", "kernels_cuda_device_test"
-RUNTIME = "cuda_host_runtime_test"
+RUNTIME, W8A8 = "cuda_host_runtime_test", "kernels_cuda_w8a8_test"
 PLAIN, ASAN, TSAN = ("plain",), ("asan",), ("tsan",)
 
 MUTANTS = [
@@ -62,7 +62,18 @@ MUTANTS = [
     Mutant("unpack_fp8_scales_of_other_rows", CU + "unpack.cu", "cu_fp8_scales(panel + stride, r4, d[0])", "cu_fp8_scales(panel + stride, t, d[0])", MATMUL),
     Mutant("unpack_fp8_one_sign_is_lost", CU + "panel.cuh", "cu_lop3<0xea>(v, 0x80008000u,", "cu_lop3<0xea>(v, 0x00008000u,", MATMUL, PLAIN, "unpack.cu"),
     Mutant("unpack_a_block_too_many", CU + "unpack.cu", "if (block >= blocks) return;", "if (block > blocks) return;", MATMUL, ASAN),
-    Mutant("many_rows_lose_the_scale", CU + "unpack.cu", "scale != 1.0f && c < cols", "scale != 1.0f && c + 1 < cols", MATMUL),
+    Mutant("many_rows_lose_the_scale", CU + "unpack.cu", "row >= *live || c >= cols", "row >= *live || c + 1 >= cols", MATMUL),
+    # FP8 on FP8
+    Mutant("w8a8_weights_keep_their_order", CU + "w8a8.cu", "cu_prmt(cu_word(v[1], r), 0, 0x3120)", "cu_word(v[1], r)", W8A8),
+    Mutant("w8a8_a_block_too_many", CU + "w8a8.cu", "if (block >= blocks) return;", "if (block > blocks) return;", W8A8, ASAN),
+    Mutant("w8a8_largest_of_one_half", CU + "w8a8.cu", "cu_larger(cu_word(v, j) & 0x7fffu, cu_word(v, j) >> 16 & 0x7fffu)", "cu_word(v, j) & 0x7fffu", W8A8),
+    Mutant("w8a8_zeros_are_divided_by", CU + "w8a8.cu", "by = top && !bad ? CU_FP8_MOST / most : 0.0f", "by = !bad ? CU_FP8_MOST / most : 0.0f", W8A8),
+    Mutant("w8a8_infinity_is_finite", CU + "w8a8.cu", "bad ? __uint_as_float(0x7f800000u) : most / CU_FP8_MOST", "bad ? 1.0f : most / CU_FP8_MOST", W8A8),
+    Mutant("w8a8_the_head_is_lost", CU + "w8a8.cu", "valid ? *reinterpret_cast<const float *>(from) * (bad", "valid ? (bad", W8A8),
+    Mutant("w8a8_live_off_by_one", CU + "w8a8.cu", "const bool valid = row < *live;", "const bool valid = row + 1 < *live;", W8A8),
+    Mutant("w8a8_scale_of_the_first_panel", CU + "unpack.cu", "by.column + c / 16 * by.column_stride", "by.column", W8A8),
+    Mutant("w8a8_every_weight_is_fp8", CU + "matmul.c", "(fp8 ? cu_unpack_fp8_bytes : p->unpack)(", "(s->fp8 ? cu_unpack_fp8_bytes : p->unpack)(", W8A8),
+    Mutant("w8a8_rows_are_narrowed_for_the_first_call", CU + "matmul.c", "if (s->quantised) return PX_OK;", "if (s->quantised || d->recording) return PX_OK;", W8A8),
     Mutant("f32_no_barrier", CU + "matmul_f32.cu", "    __syncthreads();\n", "", MATMUL),
     # attention
     Mutant("plain_no_barrier_before_v", CU + "attention_plain.cu", "    p[t] = weight;\n    __syncthreads();\n", "    p[t] = weight;\n", ATTENTION),

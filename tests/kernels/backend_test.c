@@ -58,6 +58,9 @@ static void open_wants_threads_that_flush(void **state)
     assert_int_equal(ops->open(&d, &h.a, &(kern_open_args){ .threads = 0 }, &e), PX_ERANGE);
     assert_string_equal(e.field, "threads");
     px_err_clear(&e);
+    assert_int_equal(ops->open(&d, &h.a, &(kern_open_args){ .threads = 1, .fp8_activations = true }, &e), PX_EUNSUP);
+    assert_string_equal(e.field, "fp8_activations");
+    px_err_clear(&e);
     __builtin_ia32_ldmxcsr(0x1f80);               /* the processor's default */
     assert_int_equal(ops->open(&d, &h.a, &(kern_open_args){ .threads = 1 }, &e), PX_EINTERNAL);
     kern_ftz_set();

@@ -320,6 +320,21 @@ static void open_names_what_is_wrong_with_the_device(void **state)
     assert_int_equal(kern_cuda_open(&none, &heap.a, &(kern_open_args){0}, &e), PX_EUNSUP);
     assert_non_null(strstr(e.text, "7.5"));
     px_err_clear(&e);
+    static const struct { int sm; const char *found; } fp8[] = { { 80, "compute capability 8.0" }, { 86, "compute capability 8.6" }, { 89, NULL }, { 90, NULL } };
+    for (size_t i = 0; i < sizeof fp8 / sizeof *fp8; i++) {
+        c.sm = fp8[i].sm;
+        cuh_configure(&c);
+        assert_int_equal(kern_cuda_open(&none, &heap.a, &(kern_open_args){ .fp8_activations = true }, &e), fp8[i].found ? PX_EUNSUP : PX_OK);
+        assert_true(fp8[i].found ? !none : none != NULL);
+        if (fp8[i].found) {
+            assert_string_equal(e.field, "fp8_activations");
+            assert_string_equal(e.found, fp8[i].found);
+            assert_string_equal(e.expected, "8.9 or more");
+        }
+        px_err_clear(&e);
+        kern_cuda_close(none);
+    }
+    refused(kern_cuda_open(&none, &heap.a, &(kern_open_args){ .fp8_activations = true, .deterministic = true }, &e), PX_EINVAL, "fp8_activations");
     c = cuh_defaults();
     c.driver = 0;
     cuh_configure(&c);

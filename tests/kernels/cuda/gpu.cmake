@@ -8,7 +8,7 @@ function(px_gpu_test name)
   set_tests_properties(${name} PROPERTIES LABELS gpu)
 endfunction()
 
-foreach(op quant matmul)
+foreach(op quant matmul w8a8)
   px_gpu_test(gpu_${op}_test SOURCES ${op}_test.c ops.c mm_bench.c)
 endforeach()
 foreach(op rope_append attention)

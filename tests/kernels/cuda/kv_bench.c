@@ -14,7 +14,7 @@ cuda_bench cuda_bench_open(void **state, bool deterministic)
     (void)state;
     assert_non_null(b.heap);
     px_heap_init(b.heap, "test");
-    b.d = cuda_ops_open(&b.ops, &b.heap->a, deterministic);
+    b.d = cuda_ops_open(&b.ops, &b.heap->a, &(kern_open_args){ .threads = 1, .deterministic = deterministic });
     return b;
 }
 

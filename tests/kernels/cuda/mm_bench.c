@@ -6,17 +6,17 @@
 
 static kern_buf workspace(const mm_bench *b, size_t bytes);
 
-static mm_bench kept[2];                                /* by `deterministic` */
+static mm_bench kept[3];                                /* plain, deterministic, with fp8_activations */
 
 mm_bench mm_bench_open(bool deterministic, const kern_shape *shape)
 {
-    mm_bench *b = &kept[deterministic];
+    mm_bench *b = &kept[shape->fp8_activations ? 2 : deterministic];
 
     cuda_ops_next_schedule();
     if (!b->d) {
         assert_non_null(b->heap = malloc(sizeof *b->heap));
         px_heap_init(b->heap, "test");
-        b->d = cuda_ops_open(&b->ops, &b->heap->a, deterministic);
+        b->d = cuda_ops_open(&b->ops, &b->heap->a, &(kern_open_args){ .threads = 1, .deterministic = deterministic, .fp8_activations = shape->fp8_activations });
     }
     mm_bench out = *b;
     out.workspace = workspace(&out, kern_workspace_bytes(KERN_ON_CUDA, shape));
@@ -32,7 +32,7 @@ void mm_bench_close(mm_bench *b)
 static int close_kept(void **state)
 {
     (void)state;
-    for (int i = 0; i < 2; i++) {
+    for (size_t i = 0; i < sizeof kept / sizeof *kept; i++) {
         if (!kept[i].d) continue;
         kept[i].ops->close(kept[i].d);
         assert_int_equal(atomic_load(&kept[i].heap->count.live), 0);

@@ -7,8 +7,8 @@
 
 typedef struct mm_bench { const kern_ops *ops; kern_dev *d; px_heap *heap; kern_buf workspace; } mm_bench;
 
-/* A device, kept open for the next of its kind, with a workspace for `shape` of exactly its size.  The host build takes the next
- * of the shim's schedules. */
+/* A device, kept open for the next of its kind, with a workspace for `shape` of exactly its size, and its fp8_activations.  The host build
+ * takes the next of the shim's schedules. */
 mm_bench mm_bench_open(bool deterministic, const kern_shape *shape);
 void     mm_bench_close(mm_bench *b);
 bool     mm_bench_little_shared(bool little);                     /* cuda_ops_little_shared, of devices that are not open yet */

@@ -20,14 +20,22 @@ const kern_ops *cuda_ops_find(px_err *e)
 #endif
 }
 
-kern_dev *cuda_ops_open(const kern_ops **ops, px_alloc *a, bool deterministic)
+kern_dev *cuda_ops_open(const kern_ops **ops, px_alloc *a, const kern_open_args *args)
 {
     kern_dev *d = NULL;
     px_err e = {0};
 
     *ops = cuda_ops_find(&e);
-    if (!*ops || (*ops)->open(&d, a, &(kern_open_args){ .threads = 1, .deterministic = deterministic }, &e))
-        fail_msg("%s: %s", e.field, e.text);
+#ifndef TEST_CUDA_PLUGIN
+    const cuh_config before = cuh_current();
+    cuh_config c = before;
+    if (args->fp8_activations) c.sm = 89;                  /* with less shared memory than the device that launches meet */
+    cuh_configure(&c);
+#endif
+    if (!*ops || (*ops)->open(&d, a, args, &e)) fail_msg("%s: %s", e.field, e.text);
+#ifndef TEST_CUDA_PLUGIN
+    cuh_configure(&before);
+#endif
     return d;
 }
 

@@ -11,8 +11,8 @@
 
 /* NULL: there is no device; *e says what is missing. */
 const kern_ops *cuda_ops_find(px_err *e);
-/* An open device for tests; what is missing fails the test. */
-kern_dev       *cuda_ops_open(const kern_ops **ops, px_alloc *a, bool deterministic);
+/* An open device for tests; what is missing fails the test.  The host build's has compute capability 8.9 where the arguments want it. */
+kern_dev       *cuda_ops_open(const kern_ops **ops, px_alloc *a, const kern_open_args *args);
 /* The host build: the next of the shim's schedules, from here on.  A GPU has its own. */
 void            cuda_ops_next_schedule(void);
 /* The host build: devices opened from here on have 99 KB of shared memory a block, as compute capability 8.6 and 8.9, or again 163 KB, as

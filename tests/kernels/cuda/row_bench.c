@@ -13,7 +13,7 @@ row_bench row_bench_open(void)
     px_heap_init(b.heap, "test");
     if (kern_cpu_ops(KERN_PATH_SCALAR, &b.cpu, &e) || b.cpu->open(&b.cpu_d, &b.heap->a, &(kern_open_args){ .threads = 1 }, &e))
         fail_msg("%s: %s", e.field, e.text);
-    b.d = cuda_ops_open(&b.ops, &b.heap->a, false);
+    b.d = cuda_ops_open(&b.ops, &b.heap->a, &(kern_open_args){ .threads = 1 });
     return b;
 }
 
