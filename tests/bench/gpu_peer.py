@@ -34,8 +34,8 @@ class Layer(torch.nn.Module):
     def forward(self, x, cos, sin, pos, mask):
         s, batch = self.s, x.shape[0]
         q, k, v = F.linear(norm(x, self.norms[0]), self.qkv).view(batch, 1, -1, s["dim"]).transpose(1, 2).split([s["heads"], s["kv"], s["kv"]], dim=1)
-        self.k.index_copy_(2, pos, rope(k, cos, sin))
-        self.v.index_copy_(2, pos, v)
+        self.k[:, :, pos] = rope(k, cos, sin)
+        self.v[:, :, pos] = v
         groups = rope(q, cos, sin).view(batch, s["kv"], -1, s["dim"])  # the heads on one of the cache's are its rows: nothing is repeated
         y = F.scaled_dot_product_attention(groups, self.k, self.v, attn_mask=mask)
         x = x + F.linear(y.reshape(batch, -1), self.out)
