@@ -82,7 +82,8 @@ px_code comm_nccl_lib_open(comm_nccl_lib *lib, px_err *e)
 
 void comm_nccl_version(char *out, size_t cap)
 {
-    void *handle = dlopen(COMM_NCCL_FILE, RTLD_NOW | RTLD_LOCAL);
+    /* Not unmapped: it has a CUDA runtime in it, with things to do at the exit, and a rank opens it again soon. */
+    void *handle = dlopen(COMM_NCCL_FILE, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
     int (*get)(int *) = NULL, version = 0;
 
     if (cap) out[0] = '\0';
