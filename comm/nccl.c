@@ -45,13 +45,16 @@ typedef struct comm_nccl {
 
 static bool aborted(const comm_nccl *n) { return atomic_load(&n->life) == ABORTED; }
 
-static void *end(void *arg)
+static void end(comm_nccl *n)
 {
-    comm_nccl *n = arg;
-
-    px_guard_exempt(true);                     /* beside a step */
     n->lib.comm_abort(n->doomed);
     atomic_store(&n->ended, true);
+}
+
+static void *end_beside(void *arg)
+{
+    px_guard_exempt(true);                     /* a step may still run */
+    end(arg);
     return NULL;
 }
 
@@ -60,7 +63,7 @@ static void end_if_aborted(comm_nccl *n)
     if (!aborted(n) || !n->comm) return;
     n->doomed = n->comm;
     n->comm = n->window = NULL;                /* from here on nobody else is inside */
-    if (!(n->ending = !pthread_create(&n->ender, NULL, end, n))) end(n);
+    if (!(n->ending = !pthread_create(&n->ender, NULL, end_beside, n))) end(n);
 }
 
 static void leave(comm_nccl *n)
