@@ -183,7 +183,7 @@ if wanted sanitizer; then
   else
     clean=0 bad=0 late=0
     for tool in memcheck synccheck racecheck initcheck; do
-      for test in rope_append attention quant matmul embed norm candidates; do
+      for test in rope_append attention quant matmul w8a8 embed norm candidates; do
         if [ "$(left)" -le 5 ]; then
           late=$((late + 1))
           continue
@@ -202,7 +202,7 @@ if wanted sanitizer; then
     done
     [ $bad -eq 0 ] || failed=1
     if grep -q 'Device not supported' "$to/sanitizer.log"; then say "compute-sanitizer: NOT CHECKED: it does not support this device here"
-    else say "compute-sanitizer: $clean clean, $bad with findings, $late not finished in time (of 4 tools x 7 tests)"; fi
+    else say "compute-sanitizer: $clean clean, $bad with findings, $late not finished in time (of 4 tools x 8 tests)"; fi
   fi
 fi
 
