@@ -35,7 +35,7 @@ typedef struct asked {
     shard_plan_model model;
 } asked;
 
-static const char *const keys[] = { "kv.tokens", "kv.block", "max_sequences", "token_budget", "threads", "transport", NULL };
+static const char *const keys[] = { "kv.tokens", "kv.block", "max_sequences", "token_budget", "threads", "transport", "fp8_activations", NULL };
 
 /* ---- what was asked ---- */
 
@@ -284,6 +284,11 @@ static px_code deploy(asked *q, px_err *e)
     q->d.max_sequences = demand.max_sequences;
     q->d.token_budget = demand.token_budget;
     q->d.threads = demand.threads;
+    q->d.fp8_activations = demand.fp8_activations;
+    q->config.device = q->d.backend == SHARD_ON_CUDA ? PROTO_DEVICE_CUDA : PROTO_DEVICE_CPU;      /* an option may have said another */
+    if ((rc = proto_config_check_activations(&q->config, e))
+        || (q->d.fp8_activations && (rc = shard_check_fp8_activations(&q->arch, q->model.file, e))))
+        return rc;
     q->d.transport = q->hosts > 1 ? (int)COMM_MPI : (int)daemon_contract_transport(&q->config, q->ranks);
     q->d.headroom_percent = q->headroom;
     q->d.channels = q->channels;

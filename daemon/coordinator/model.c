@@ -78,6 +78,7 @@ static px_code make_plan(daemon_coldstart *c, char *detail, size_t cap, px_err *
         !(c->status->rank = px_new(c->a, daemon_rank_info, c->world)))
         return px_fail(e, PX_ENOMEM, "ranks", "%u ranks", c->world);
     for (uint32_t r = 0; r < c->world; r++) c->kv_fd[r] = -1;
+    if (d.fp8_activations && (rc = shard_check_fp8_activations(&m->arch, &m->types, e))) return px_err_set_file(e, c->args->config->set), rc;
     for (uint32_t r = 0; r < c->world; r++) {
         if ((rc = shard_rank_bytes_of(&m->arch, &m->types, &m->split, r, &d, (int)kind, &c->plan[r], e))) return rc;
         const uint64_t need = cuda ? c->plan[r].device_total : c->plan[r].total;

@@ -52,7 +52,7 @@ shard_demand daemon_contract_demand(const proto_config *c, uint32_t world)
 {
     return (shard_demand){ .backend = c->device == PROTO_DEVICE_CUDA ? KERN_ON_CUDA : KERN_ON_CPU, .kv_dtype = kv_dtype(c), .kv_tokens = c->kv_tokens, .kv_block = c->kv_block,
                            .max_sequences = c->max_sequences, .token_budget = c->token_budget,
-                           .threads = daemon_contract_threads(c, world) };
+                           .threads = daemon_contract_threads(c, world), .fp8_activations = c->fp8_activations };
 }
 
 uint32_t daemon_contract_context(const proto_config *c, const shard_manifest *m)

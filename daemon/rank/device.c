@@ -11,7 +11,8 @@
  * How many there are is only known by asking for one that is not. */
 static px_code open_device(daemon_rank *r, px_err *e)
 {
-    kern_open_args args = { .threads = daemon_contract_threads(&r->config, r->world), .deterministic = r->config.deterministic };
+    kern_open_args args = { .threads = daemon_contract_threads(&r->config, r->world), .deterministic = r->config.deterministic,
+                            .fp8_activations = r->config.fp8_activations };
     uint32_t want;
     bool listed;
     px_code rc;
@@ -48,6 +49,14 @@ void daemon_rank_device_close(daemon_rank *r)
     if (r->dev) r->ops->close(r->dev);
     r->sums = NULL;
     r->dev = NULL;
+}
+
+void daemon_rank_device_tell_products(daemon_rank *r)
+{
+    kern_info now;
+
+    if (!r->config.fp8_activations || r->ops->info(r->dev, &now, NULL)) return;
+    px_log_line(&r->log, now.products_f16 ? PX_WARN : PX_INFO, "fp8_activations", "products=%u as_f16=%u", now.products_fp8, now.products_f16);
 }
 
 uint64_t daemon_rank_device_taken(daemon_rank *r, uint64_t *free_before)

@@ -14,6 +14,8 @@ void    daemon_rank_device_close(daemon_rank *r);
 px_code daemon_rank_device_sums_all(daemon_rank *r, px_err *e);
 /* Bytes of device memory that `kind` has taken: what is free now against what was free then. */
 uint64_t daemon_rank_device_taken(daemon_rank *r, uint64_t *free_before);
+/* A line, where fp8_activations is set: how many products of the warm-up go so, and how many as without, for want of an algorithm. */
+void daemon_rank_device_tell_products(daemon_rank *r);
 
 /* While a step runs: asks the communicator for errors, and ends a step that does not end.  Who finds something tells the
  * coordinator what is known and ends this process: the thread of the step may hang for good. */

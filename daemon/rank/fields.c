@@ -59,6 +59,8 @@ const daemon_refusable daemon_refusables[] = {
     { "driver", "device: cuda, and the NVIDIA driver is missing, too old, or answers with an error", "install a driver that is new enough; nvidia-smi tells what there is" },
     { "device", "no GPU is visible, none has this number, or it is too old; or the key differs on a rank",
         "look at nvidia-smi, CUDA_VISIBLE_DEVICES and devices; give every host the same configuration" },
+    { "fp8_activations", "products with FP8 activations are asked for, and no weight of the set is FP8, or a GPU is below compute capability 8.9; or the key differs on a rank",
+        "set fp8_activations: false, make the set with --format FP8, or use GPUs of 8.9 or more; give every host the same configuration" },
     { "<op>", "an operation on the GPU failed", "read its line: CUDA's own words stand there; nvidia-smi and the kernel's log (Xid) tell of hardware" },
     /* configuration */
     { "devices", "devices is no list of numbers", "numbers with commas between them, in quotes: \"0,1\"" },

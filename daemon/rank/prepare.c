@@ -179,6 +179,7 @@ static px_code stage_warm_up(daemon_rank *r, px_err *e)
     if (r->dev) daemon_rank_device_taken(r, &before);
     if ((rc = shard_executor_warm_up_all(r->executor, e)) || !r->dev) return rc;
     r->taken_graphs = daemon_rank_device_taken(r, &before);
+    daemon_rank_device_tell_products(r);
     return daemon_rank_watch_open(r, e);
 }
 

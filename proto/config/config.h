@@ -24,6 +24,7 @@ typedef struct proto_config {
     proto_device device;
     char     devices[256];       /* "": a rank's number on its host; else ordinals by that number, "0,1,4,5" */
     bool     deterministic;
+    bool     fp8_activations;    /* of device: cuda: products of many rows with FP8 weights take FP8 activations */
     proto_reduce reduce;         /* of device: cuda */
     bool     check_sequence;     /* debug: the ranks compare what they have done in each step */
     proto_kv_dtype kv_dtype;     /* kv.dtype */
@@ -88,6 +89,8 @@ const char *proto_config_show(const proto_config *c, const proto_field *f, char 
 /* Entry n % entries of `devices` ("0,1,4,5"), *listed false where the list is empty.  PX_EINVAL, field "devices": no such list. */
 px_code proto_config_device(const proto_config *c, uint32_t n, uint32_t *ordinal, bool *listed, px_err *e);
 const proto_field *proto_config_find(const char *key);
+/* What concerns fp8_activations, of plans, too: PX_EUNSUP without device: cuda, PX_EINVAL with deterministic. */
+px_code proto_config_check_activations(const proto_config *c, px_err *e);
 /* What serve needs beside good values: `set` is given, `listen` is an address, and loopback (127.0.0.0/8, ::1,
  * localhost) unless insecure.  Errors: PX_EINVAL; e->field names the key. */
 px_code proto_config_check(const proto_config *c, px_err *e);

@@ -49,6 +49,8 @@ const proto_field proto_fields[] = {
       .doc = "device: cuda: ordinals of the GPUs for the ranks of this host, \"0,1\"; empty: a rank's number on its host" },
     { .key = "deterministic", PROTO_BOOL, PROTO_GLOBAL, AT(deterministic), .fallback = "false",
       .doc = "device: cuda: a token's bits do not depend on what else runs, at a price; on cpu they never do" },
+    { .key = "fp8_activations", PROTO_BOOL, PROTO_GLOBAL, AT(fp8_activations), .fallback = "false",
+      .doc = "device: cuda, a set with FP8 weights: in steps of more than 64 rows (prefill) activations are FP8, too, and answers coarser; in smaller steps they stay fp16" },
     { .key = "reduce", PROTO_ENUM, PROTO_GLOBAL, AT(reduce), .words = reduce_words, .fallback = "auto",
       .doc = "device: cuda: nccl adds on the GPUs, ordered over the hosts in one order; auto: nccl where every rank has it and a GPU of its own" },
     { .key = "check_sequence", PROTO_BOOL, PROTO_GLOBAL, AT(check_sequence), .fallback = "false",
@@ -394,6 +396,17 @@ static bool is_loopback(const char *host)
     return !strcasecmp(host, "localhost");
 }
 
+px_code proto_config_check_activations(const proto_config *c, px_err *e)
+{
+    if (!c->fp8_activations) return PX_OK;
+    if (c->device != PROTO_DEVICE_CUDA)
+        return px_refuse(e, PX_EUNSUP, "fp8_activations", "true with device: cpu", "false, or device: cuda", "no CPU kernel reads FP8 activations");
+    if (c->deterministic)
+        return px_refuse(e, PX_EINVAL, "fp8_activations", "true with deterministic: true", "one of them",
+                         "a token's bits would depend on how many rows its step has");
+    return PX_OK;
+}
+
 px_code proto_config_check(const proto_config *c, px_err *e)
 {
     char host[sizeof c->listen];
@@ -403,7 +416,7 @@ px_code proto_config_check(const proto_config *c, px_err *e)
     px_code rc;
 
     if (!c->set[0]) return px_fail(e, PX_EINVAL, "set", "required: the folder of a shard set");
-    if ((rc = proto_config_device(c, 0, &ordinal, &listed, e))) return rc;
+    if ((rc = proto_config_device(c, 0, &ordinal, &listed, e)) || (rc = proto_config_check_activations(c, e))) return rc;
     if (c->deterministic && c->device == PROTO_DEVICE_CUDA && c->reduce == PROTO_REDUCE_NCCL)
         return px_refuse(e, PX_EINVAL, "reduce", "nccl", "auto or ordered", "NCCL adds in an order of its own: not with deterministic");
     if (c->device == PROTO_DEVICE_CPU && c->kv_dtype > PROTO_KV_F32)

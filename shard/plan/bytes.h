@@ -35,7 +35,13 @@ typedef struct shard_demand {
     uint32_t max_sequences;                /* slots, and rows that need logits in a step (S) */
     uint32_t token_budget;                 /* rows in a step (T) */
     uint32_t threads;
+    bool     fp8_activations;              /* of CUDA: products of many rows with FP8 weights */
 } shard_demand;
+
+/* Whether a matmul has FP8 weights, without which fp8_activations means nothing: PX_EINVAL, field of this name. */
+px_code shard_check_fp8_activations(const shard_arch *m, const shard_types *t, px_err *e);
+/* What kern_workspace_bytes asks of a rank. */
+kern_shape shard_shape_of(const shard_arch *m, const shard_cut *c, const shard_demand *d, uint32_t n_ctx);
 
 /* Where a buffer lies in its arena.  Both numbers are multiples of 64. */
 typedef struct shard_span { uint64_t at, bytes; } shard_span;

@@ -3,6 +3,8 @@
 #include "kernels/cuda/sizes.h"
 #include "shard/plan/bytes.h"
 
+#include <stdio.h>
+
 #define MAX_KV_TOKENS    (1u << 30)
 #define MAX_SEQUENCES    4096u
 #define MAX_TOKEN_BUDGET 65536u
@@ -45,17 +47,32 @@ static px_code check_demand(const shard_arch *m, const shard_demand *d, px_err *
     return PX_OK;
 }
 
+static const shard_role matmul_roles[] = { SHARD_ATTN_Q, SHARD_ATTN_K, SHARD_ATTN_V, SHARD_ATTN_OUT, SHARD_FFN_GATE, SHARD_FFN_UP, SHARD_FFN_DOWN };
+#define N_MATMUL_ROLES (sizeof matmul_roles / sizeof *matmul_roles)
+
+static kern_dtype head_type(const shard_arch *m, const shard_types *t) { return shard_type_of(t, m->tied ? SHARD_TOKEN_EMBD : SHARD_OUTPUT, 0); }
+
+px_code shard_check_fp8_activations(const shard_arch *m, const shard_types *t, px_err *e)
+{
+    char found[64];
+
+    if (head_type(m, t) == KERN_FP8) return PX_OK;
+    for (uint32_t l = 0; l < m->n_layer; l++)
+        for (size_t i = 0; i < N_MATMUL_ROLES; i++)
+            if (shard_type_of(t, matmul_roles[i], l) == KERN_FP8) return PX_OK;
+    snprintf(found, sizeof found, "true, and weights of %s", kern_dtype_get(shard_type_of(t, SHARD_FFN_DOWN, 0))->name);
+    return px_refuse(e, PX_EINVAL, "fp8_activations", found, "false, or a set made with --format FP8", "no weight of the set is FP8");
+}
+
 /* The widest input of a matmul in its format: one buffer serves all, one after the other. */
 static uint64_t widest_act(const shard_arch *m, const shard_types *t, const shard_demand *d, uint32_t q_cols,
                            uint32_t ffn_cols)
 {
-    static const shard_role role[] = { SHARD_ATTN_Q, SHARD_ATTN_K, SHARD_ATTN_V, SHARD_ATTN_OUT, SHARD_FFN_GATE,
-                                       SHARD_FFN_UP, SHARD_FFN_DOWN };
-    uint64_t most = kern_act_bytes(d->backend, kern_act_of(shard_type_of(t, m->tied ? SHARD_TOKEN_EMBD : SHARD_OUTPUT, 0)),
-                                   d->max_sequences, m->d_model);
+    const shard_role *const role = matmul_roles;
+    uint64_t most = kern_act_bytes(d->backend, kern_act_of(head_type(m, t)), d->max_sequences, m->d_model);
 
     for (uint32_t l = 0; l < m->n_layer; l++)
-        for (size_t i = 0; i < sizeof role / sizeof *role; i++) {
+        for (size_t i = 0; i < N_MATMUL_ROLES; i++) {
             uint32_t cols = role[i] == SHARD_ATTN_OUT ? q_cols : role[i] == SHARD_FFN_DOWN ? ffn_cols : m->d_model;
             uint64_t b = kern_act_bytes(d->backend, kern_act_of(shard_type_of(t, role[i], l)), d->token_budget, cols);
             if (b > most) most = b;
@@ -78,6 +95,20 @@ static void lay_image(shard_step_layout *i, const shard_demand *d, uint64_t *end
     i->param = next(end, S * sizeof(kern_cand_param));
 }
 
+kern_shape shard_shape_of(const shard_arch *m, const shard_cut *c, const shard_demand *d, uint32_t n_ctx)
+{
+    const uint32_t heads = c->q_head.end - c->q_head.begin, kv = c->kv_head.end - c->kv_head.begin;
+    const uint32_t ffn = c->ffn.end - c->ffn.begin, vocab = c->vocab.end - c->vocab.begin, q_cols = heads * m->head_dim;
+    uint32_t widest = m->d_model > ffn ? m->d_model : ffn;
+    uint32_t widest_out = widest > vocab ? widest : vocab;
+
+    if (q_cols > widest) widest = q_cols;
+    if (q_cols > widest_out) widest_out = q_cols;
+    return (kern_shape){ .rows = d->token_budget > d->max_sequences ? d->token_budget : d->max_sequences, .threads = d->threads,
+                         .n_head = heads, .n_kv_head = kv, .head_dim = m->head_dim, .max_cols = widest, .max_out = widest_out, .n_ctx = n_ctx,
+                         .fp8_activations = d->fp8_activations };
+}
+
 static void lay_device(shard_layout *y, const shard_arch *m, const shard_types *t, const shard_cut *c,
                        const shard_demand *d, uint32_t n_ctx)
 {
@@ -85,12 +116,9 @@ static void lay_device(shard_layout *y, const shard_arch *m, const shard_types *
     const uint32_t heads = c->q_head.end - c->q_head.begin, kv = c->kv_head.end - c->kv_head.begin;
     const uint32_t ffn = c->ffn.end - c->ffn.begin, vocab = c->vocab.end - c->vocab.begin;
     const uint32_t q_cols = heads * m->head_dim;
-    uint32_t widest = m->d_model > ffn ? m->d_model : ffn;
-    uint32_t widest_out = widest > vocab ? widest : vocab;
+    const kern_shape shape = shard_shape_of(m, c, d, n_ctx);
     uint64_t image = 0;
 
-    if (q_cols > widest) widest = q_cols;
-    if (q_cols > widest_out) widest_out = q_cols;
     y->residual = next(&y->bytes, T * m->d_model * f);
     y->normed = next(&y->bytes, T * m->d_model * f);
     y->act = next(&y->bytes, widest_act(m, t, d, q_cols, ffn));
@@ -103,9 +131,7 @@ static void lay_device(shard_layout *y, const shard_arch *m, const shard_types *
     y->head_in = next(&y->bytes, S * m->d_model * f);
     y->logits = next(&y->bytes, S * vocab * f);
     y->cand = next(&y->bytes, S * (sizeof(kern_cand_head) + KERN_MAX_CANDIDATES * sizeof(kern_cand_entry)));
-    y->workspace = next(&y->bytes, kern_workspace_bytes(d->backend, &(kern_shape){
-        .rows = d->token_budget > d->max_sequences ? d->token_budget : d->max_sequences, .threads = d->threads,
-        .n_head = heads, .n_kv_head = kv, .head_dim = m->head_dim, .max_cols = widest, .max_out = widest_out, .n_ctx = n_ctx }));
+    y->workspace = next(&y->bytes, kern_workspace_bytes(d->backend, &shape));
     lay_image(&y->image, d, &image);
     y->step = next(&y->bytes, image);
     y->table_stride = (n_ctx + d->kv_block - 1) / d->kv_block;

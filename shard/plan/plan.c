@@ -102,6 +102,20 @@ static void carved_lines(shard_plan *p, uint32_t r)
     k->line[SHARD_LINE_COMM] = b->comm_private + (r ? 0 : b->comm_shared);
 }
 
+uint64_t shard_fp8_rows_bytes(const shard_plan *p, uint32_t r)
+{
+    const shard_deploy *d = &p->d;
+    shard_demand demand = { .max_sequences = d->max_sequences, .token_budget = d->token_budget, .threads = d->threads };
+    uint64_t bytes[2];
+
+    for (int i = 0; i < 2; i++) {
+        demand.fp8_activations = i;
+        const kern_shape shape = shard_shape_of(p->model.m, &p->split.cut[r], &demand, p->model.m->n_ctx);
+        bytes[i] = kern_workspace_bytes(KERN_ON_CUDA, &shape);
+    }
+    return bytes[1] - bytes[0];
+}
+
 static px_code formula_lines(shard_plan *p, uint32_t r, px_err *e)
 {
     const shard_arch *m = p->model.m;
@@ -117,6 +131,7 @@ static px_code formula_lines(shard_plan *p, uint32_t r, px_err *e)
     /* rope tables, block tables, a step's image, partial results of split decode attention */
     k->line[SHARD_LINE_SCRATCH] = up((uint64_t)m->n_ctx * m->head_dim * 4, 256) + up(S * stride * 4, 256) + up(T * 16 + S * 64, 256) +
                                   (d->backend == SHARD_ON_CUDA ? up(S * heads * SPLITS * (m->head_dim + 2) * 4, 256) : 0);
+    if (d->fp8_activations) k->line[SHARD_LINE_SCRATCH] += shard_fp8_rows_bytes(p, r);
     k->line[SHARD_LINE_SAMPLING] = k->act.sampling;
     if (d->backend == SHARD_ON_CUDA) k->line[SHARD_LINE_COMM] = shard_nccl_bytes(d->ranks, d->channels, SHARD_NCCL_SIMPLE).bytes;
     else k->line[SHARD_LINE_COMM] = d->ranks > 1 ? 2 * up(T * m->d_model * 4, 4096) : 0;

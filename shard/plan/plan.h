@@ -22,6 +22,7 @@ typedef struct shard_deploy {
     uint32_t kv_tokens, page;              /* the pool in tokens ... */
     uint64_t pool;                         /* ... or, if not 0, in bytes of every rank */
     uint32_t max_sequences, token_budget, threads;
+    bool     fp8_activations;              /* of CUDA: products of many rows with FP8 weights (shard_check_fp8_activations) */
     int      transport;                    /* of ranks on CPU, as in comm/comm.h */
     uint32_t channels;                     /* of NCCL */
     uint32_t headroom_percent;             /* of the free memory ... */
@@ -96,5 +97,7 @@ bool shard_kv_kept(shard_backend backend, const char *kv_dtype);
 px_code shard_plan_make(shard_plan *p, px_alloc *a, const shard_plan_model *model, const shard_deploy *d, px_err *e);
 void    shard_plan_deinit(shard_plan *p);
 uint32_t shard_plan_world_max(void);
+/* What fp8_activations adds to the workspace of rank r's device. */
+uint64_t shard_fp8_rows_bytes(const shard_plan *p, uint32_t r);
 
 #endif

@@ -113,6 +113,8 @@ static void activations(const shard_plan *p, uint32_t r, FILE *out)
                 shard_grouped(x->ffn, buf));
     fprintf(out, "  head: %u x %u x %u + %u x %u x 4 + %u x %u x 4 = %s\n", S, m->d_model, k.act, S, v, S, m->n_vocab, shard_grouped(x->head, buf));
     fprintf(out, "  residual + the largest of the three = %s\n", shard_grouped(x->total, buf));
+    if (p->d.fp8_activations)
+        fprintf(out, "  fp8_activations, in the scratch: rows of e4m3 for the widest input, and a scale each = %s\n", shard_grouped(shard_fp8_rows_bytes(p, r), buf));
     fprintf(out, "  (attention without tiles would add %u x %u x %u x 4 = %s)\n", q, T, T, shard_grouped(x->scores_if_naive, buf));
 }
 

@@ -383,6 +383,7 @@ static void put_request(made *x, const shard_plan *p)
     put_n(x, "threads", d->threads);
     put_n(x, "max_sequences", d->max_sequences);
     put_n(x, "token_budget", d->token_budget);
+    if (d->fp8_activations) put(x, "fp8_activations", json_true());
     put_n(x, "memory", d->memory);
     put(x, "memory_measured", json_boolean(d->memory_measured));
     put_n(x, "headroom_percent", d->headroom_percent);

@@ -102,6 +102,11 @@ def larger_than_memory():
     return check_refused(serve(base(), "--kv.tokens", str(1 << 29)), "ERANGE", ANY, "kv.tokens")
 
 
+def no_weight_is_fp8():
+    """Known from the set alone: refused without a plugin, a GPU or a rank."""
+    return check_refused(serve(base(), "--device", "cuda", "--fp8_activations", "true"), "EINVAL", None, "fp8_activations")
+
+
 def small_shm():
     """/dev/shm of 64 KiB: Open MPI's segments go to the job's folder and ours are memory files, so it is used by nobody
     and the service must not care."""
@@ -146,6 +151,7 @@ def small_job_folder(size, code):
 def part_host():
     yield port_in_use,
     yield larger_than_memory,
+    yield no_weight_is_fp8,
     yield small_shm,
     for size in ("64k", "8500k", "12m", "17m"):
         yield small_job_folder, size, "ERANGE"
@@ -225,6 +231,7 @@ def table():
     yield "port in use", "EBUSY", "-", "listen"
     yield "no room for MPI's shared memory files", "ERANGE", "-", "tmpdir"
     yield "a KV cache larger than the memory", "ERANGE", "least free", "kv.tokens"
+    yield "fp8_activations with a set that has no FP8 weights", "EINVAL", "-", "fp8_activations"
 
 
 def runbook_has_all():

@@ -563,6 +563,9 @@ static void keys_that_exclude_each_other(void **state)
         { "set: a\ndevice: cuda\ndeterministic: true\nreduce: nccl\n", "reduce" },
         { "set: a\ndevice: cuda\ndeterministic: true\nreduce: ordered\n", NULL },
         { "set: a\ndeterministic: true\nreduce: nccl\n", NULL },
+        { "set: a\nfp8_activations: true\n", "fp8_activations" }, { "set: a\nfp8_activations: true\ndevice: cpu\n", "fp8_activations" },
+        { "set: a\nfp8_activations: true\ndevice: cuda\ndeterministic: true\n", "fp8_activations" },
+        { "set: a\nfp8_activations: true\ndevice: cuda\n", NULL }, { "set: a\nfp8_activations: false\ndeterministic: true\n", NULL },
     };
     (void)state;
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {

@@ -224,6 +224,8 @@ class Plan(unittest.TestCase):
                 (("llama-2-7b", "--ranks", 2, "--headroom", 95), 3, ("headroom", "90")),
                 (("llama-2-7b", "--ranks", 2, "--kv.block", 24), 2, ("kv.block",)),
                 (("smollm2-360m", "--ranks", 2, "--kv.dtype", "q5_0"), 3, ("q8_0",)),
+                (("llama-2-7b", "--ranks", 2, "--backend", "cuda", "--fp8_activations", "true"), 3, ("fp8_activations", "weights of F", "--format FP8")),
+                (("llama-2-7b", "--ranks", 2, "--format", "fp8", "--fp8_activations", "true"), 3, ("fp8_activations", "device: cpu", "device: cuda")),
                 (("llama-2-7b", "--rank", 2), 2, ("--ranks",))):
             p = run(*args)
             self.assertEqual(p.returncode, code, (args, p.stderr))
@@ -243,6 +245,19 @@ class Plan(unittest.TestCase):
                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, timeout=60)
         self.assertEqual(p.returncode, 2, p.stderr)
         self.assertIn("not served yet", p.stderr)
+
+    def test_fp8_activations(self):
+        """In the scratch, and nowhere else: a row of the widest input's columns in bytes and a float, for each row of a step above 64."""
+        args = ("llama-2-7b", "--ranks", 2, "--format", "fp8", "--device", "79GiB", "--token_budget", 512)
+        off, on = self.plan(*args), self.plan(*args, "--fp8_activations", "true")
+        self.assertEqual(("fp8_activations" in off, on["fp8_activations"]), (False, True))
+        for a, b in zip(off["per_rank"], on["per_rank"]):
+            changed = {k: b["stack"][k] - v for k, v in a["stack"].items() if b["stack"][k] != v}
+            more = changed.pop("scratch")
+            self.assertEqual(changed, {}, changed)
+            self.assertTrue(512 * (11008 / 2 + 4) <= more <= 512 * (11008 / 2 + 32 + 4) + 512, more)
+        few = ("llama-2-7b", "--ranks", 2, "--format", "fp8", "--backend", "cuda", "--token_budget", 64)
+        self.assertEqual(self.plan(*few)["per_rank"], self.plan(*few, "--fp8_activations", "true")["per_rank"])
 
     def test_deployment_file(self):
         path = os.path.join(self.tmp.name, "d.yaml")
