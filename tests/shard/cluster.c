@@ -147,7 +147,8 @@ static void open_rank(void *ctx, uint32_t k, shard_executor *unused)
                            .gather_bytes = plan.gather_bytes, .group = c->group };
     if ((r->rc = comm_open(&r->comm, c->a, &ca, &r->e))) return;
     if (c->ops->own_memory) {
-        const kern_open_args open = { .threads = c->demand.threads, .deterministic = c->deterministic };
+        const kern_open_args open = { .threads = c->demand.threads, .deterministic = c->deterministic,
+                                      .fp8_activations = c->demand.fp8_activations };
         if ((r->rc = c->ops->open(&r->dev, c->a, &open, &r->e))) return;
         r->device = c->device ? c->device(r->dev) : own_device(r);
         const comm_device_args da = { .device = &r->device, .host = r->comm, .partial_bytes = plan.partial_bytes };

@@ -18,6 +18,18 @@ const kern_ops *test_cuda_ops(px_err *e)
     return cuda_ops_find(e);
 }
 
+void test_cuda_multiplies_fp8(bool on)
+{
+#ifdef TEST_CUDA_PLUGIN
+    (void)on;
+#else
+    cuh_config c = cuh_current();
+
+    c.sm = on ? 89 : 80;
+    cuh_configure(&c);
+#endif
+}
+
 void test_cuda_reschedule(void)
 {
 #ifndef TEST_CUDA_PLUGIN

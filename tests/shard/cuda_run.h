@@ -8,6 +8,8 @@
 
 /* cuda_ops_find, with memory for all ranks together. */
 const kern_ops *test_cuda_ops(px_err *e);
+/* Whether devices opened from here on multiply FP8: the host build's have compute capability 8.9, or again 8.0.  A GPU has its own. */
+void test_cuda_multiplies_fp8(bool on);
 /* The host build takes the next of its schedules: another order of blocks and threads.  Nothing on a GPU. */
 void test_cuda_reschedule(void);
 /* Kernels that calls have launched so far, a graph's not; 0 on a GPU. */
