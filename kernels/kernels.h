@@ -71,6 +71,10 @@ typedef struct kern_embed_args {
     kern_buf out;                             /* (T, d) */
 } kern_embed_args;
 
+/* Where an op that leaves rows for a matmul also brings them into its format, as quant would: the same bits, and one op less on
+ * the queue.  out.h = NULL: it does not.  If it does, the op's `out` is scratch, and what it holds afterwards is not said. */
+typedef struct kern_act_rows { kern_act act; kern_buf out; kern_buf flags /* (T) u32 */; } kern_act_rows;
+
 #define KERN_MAX_VIEWS 64
 typedef struct kern_add_norm_args {
     kern_rows rows; uint32_t cols; float eps;
@@ -79,6 +83,7 @@ typedef struct kern_add_norm_args {
     bool first;
     kern_buf weight;                          /* (cols) f32, or h = NULL: no norm, no out */
     kern_buf out;                             /* (T, cols) normed */
+    kern_act_rows act;                        /* of the normed rows */
 } kern_add_norm_args;
 
 typedef struct kern_gather_args {             /* out[i] = in[index[i]] */
@@ -123,6 +128,7 @@ typedef struct kern_attention_args {          /* causal: row sees keys 0..pos of
 
 typedef struct kern_swiglu_args {             /* out = (g / (1 + px_exp(-g))) * u */
     kern_rows rows; uint32_t cols; kern_buf gate, up, out; uint32_t stride;   /* all (T, stride) */
+    kern_act_rows act;                        /* stride = cols */
 } kern_swiglu_args;
 
 /* Candidates of one slice of the vocabulary, for rows that are sampled or scored. */

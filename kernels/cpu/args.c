@@ -11,7 +11,7 @@ px_code kern_args_add_norm(const kern_add_norm_args *a, uint32_t *live, px_err *
     for (uint32_t i = 0; i < a->n_views; i++)
         if ((rc = kern_cpu_need(a->view[i], n, 4, "view", e))) return rc;
     if ((rc = kern_cpu_need(a->residual, n, 4, "residual", e))) return rc;
-    if (!a->weight.h) return PX_OK;
+    if (!a->weight.h) return a->act.out.h ? px_fail(e, PX_EINTERNAL, "act", "of rows that are not normed") : PX_OK;
     if ((rc = kern_cpu_need(a->weight, a->cols, 4, "weight", e))) return rc;
     return kern_cpu_need(a->out, n, 4, "out", e);
 }
@@ -22,6 +22,8 @@ px_code kern_args_swiglu(const kern_swiglu_args *a, uint32_t *live, px_err *e)
 
     *live = kern_cpu_rows(&a->rows);
     if (a->cols > a->stride) return px_fail(e, PX_EINTERNAL, "stride", "%u of %u columns", a->stride, a->cols);
+    if (a->act.out.h && a->cols != a->stride)
+        return px_fail(e, PX_EINTERNAL, "act", "of %u columns at a stride of %u", a->cols, a->stride);
     size_t n = *live ? (size_t)(*live - 1) * a->stride + a->cols : 0;
     if ((rc = kern_cpu_need(a->gate, n, 4, "gate", e))) return rc;
     if ((rc = kern_cpu_need(a->up, n, 4, "up", e))) return rc;

@@ -17,6 +17,14 @@ px_code kern_args_add_norm(const kern_add_norm_args *a, uint32_t *live, px_err *
 px_code kern_args_swiglu(const kern_swiglu_args *a, uint32_t *live, px_err *e);
 px_code kern_args_candidates(const kern_candidates_args *a, uint32_t *live, px_err *e);
 
+/* What add_norm and swiglu do at their end with the rows that they left in `in`: nothing, or the path's quant. */
+static inline px_code kern_args_act(kern_dev *d, const kern_act_rows *a, const kern_rows *rows, uint32_t cols, kern_buf in,
+                                    px_code (*quant)(kern_dev *, const kern_quant_args *, px_err *), px_err *e)
+{
+    if (!a->out.h) return PX_OK;
+    return quant(d, &(kern_quant_args){ .rows = *rows, .cols = cols, .act = a->act, .in = in, .out = a->out, .flags = a->flags }, e);
+}
+
 /* The first key that a row at `pos` sees. */
 static inline uint32_t kern_first_key(uint32_t pos, uint32_t window) { return window && pos >= window ? pos - window + 1 : 0; }
 

@@ -10,7 +10,6 @@ px_code kern_cpu_add_norm_scalar(kern_dev *d, const kern_add_norm_args *a, px_er
     uint32_t live, n = a->cols;
     px_code rc;
 
-    (void)d;
     if ((rc = kern_args_add_norm(a, &live, e))) return rc;
     for (uint32_t t = 0; t < live; t++) {
         float *res = kern_f32(a->residual) + (size_t)t * n;
@@ -25,5 +24,5 @@ px_code kern_cpu_add_norm_scalar(kern_dev *d, const kern_add_norm_args *a, px_er
         float r = 1.0f / sqrtf(kern_sum_of_squares(res, n) / (float)n + a->eps);
         for (uint32_t i = 0; i < n; i++) y[i] = (res[i] * r) * w[i];
     }
-    return PX_OK;
+    return kern_args_act(d, &a->act, &a->rows, n, a->out, kern_cpu_quant_scalar, e);
 }

@@ -2,4 +2,5 @@
 #include "kernels/cpu/vec_avx2.h"
 
 #define OP kern_cpu_add_norm_avx2
+#define QUANT kern_cpu_quant_avx2
 #include "kernels/cpu/norm_body.h"

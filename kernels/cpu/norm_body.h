@@ -1,4 +1,4 @@
-/* norm_body.h - add_norm over sixteen lanes, once for AVX2 and once for AVX-512 (OP names the function).
+/* norm_body.h - add_norm over sixteen lanes, once for AVX2 and once for AVX-512 (OP names the function, QUANT the quant of its path).
  * Layer: kernels/cpu; after vec_avx2.h or vec_avx512.h. */
 #include <math.h>
 
@@ -65,5 +65,5 @@ px_code OP(kern_dev *d, const kern_add_norm_args *a, px_err *e)
     /* About 32 Ki columns are worth a fork. */
     uint64_t parts = (uint64_t)j.live * a->cols / 32768 + 1;
     kern_cpu_split(d, parts < j.live ? (uint32_t)parts : j.live, norm_part, &j);
-    return PX_OK;
+    return kern_args_act(d, &a->act, &a->rows, a->cols, a->out, QUANT, e);
 }

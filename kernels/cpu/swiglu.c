@@ -6,7 +6,6 @@ px_code kern_cpu_swiglu_scalar(kern_dev *d, const kern_swiglu_args *a, px_err *e
     uint32_t live;
     px_code rc;
 
-    (void)d;
     if ((rc = kern_args_swiglu(a, &live, e))) return rc;
     for (uint32_t t = 0; t < live; t++) {
         size_t at = (size_t)t * a->stride;
@@ -14,5 +13,5 @@ px_code kern_cpu_swiglu_scalar(kern_dev *d, const kern_swiglu_args *a, px_err *e
         float *y = kern_f32(a->out) + at;
         for (uint32_t i = 0; i < a->cols; i++) y[i] = (g[i] / (1.0f + px_exp(-g[i]))) * u[i];
     }
-    return PX_OK;
+    return kern_args_act(d, &a->act, &a->rows, a->cols, a->out, kern_cpu_quant_scalar, e);
 }

@@ -2,4 +2,5 @@
 #include "kernels/cpu/vec_avx512.h"
 
 #define OP kern_cpu_swiglu_avx512
+#define QUANT kern_cpu_quant_avx512
 #include "kernels/cpu/swiglu_body.h"

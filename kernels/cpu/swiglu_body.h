@@ -1,4 +1,4 @@
-/* swiglu_body.h - swiglu over sixteen lanes, once for AVX2 and once for AVX-512 (OP names the function).
+/* swiglu_body.h - swiglu over sixteen lanes, once for AVX2 and once for AVX-512 (OP names the function, QUANT the quant of its path).
  * Layer: kernels/cpu; after vec_avx2.h or vec_avx512.h. */
 #include "kernels/cpu/args.h"
 
@@ -32,5 +32,5 @@ px_code OP(kern_dev *d, const kern_swiglu_args *a, px_err *e)
     /* About 16 Ki columns are worth a fork. */
     uint64_t parts = (uint64_t)j.live * a->cols / 16384 + 1;
     kern_cpu_split(d, parts < j.live ? (uint32_t)parts : j.live, swiglu_part, &j);
-    return PX_OK;
+    return kern_args_act(d, &a->act, &a->rows, a->cols, a->out, QUANT, e);
 }

@@ -3,9 +3,9 @@
  * residual = first ? tree(views) : residual + tree(views);  y = (residual * r) * weight,  r = 1 / sqrt(ss / cols + eps).
  * A thread has quads of four columns, the first QUADS of them in registers.  Its part of ss is one chain of fmaf over ascending
  * columns, then a butterfly over the block: which columns a thread has depends on `cols` alone, so a row's bits do not depend
- * on the other rows, nor on where the row lies.  The residual has the bits of the CPU's definition. */
-#include "kernels/cuda/device.h"
-#include "kernels/cuda/rows.cuh"
+ * on the other rows, nor on where the row lies.  The residual has the bits of the CPU's definition.
+ * Where a matmul reads y, it is left in that one's format alone, and never stands in memory as fp32. */
+#include "kernels/cuda/act.cuh"
 #include "kernels/cuda/warp.h"
 
 enum { MAX_THREADS = 512, QUADS = 4, LEVELS = 7 };
@@ -17,6 +17,7 @@ struct norm_args {
     float *residual, *out, eps;
     unsigned n_views, cols;
     bool first, aligned;
+    cu_act_to act;
 };
 
 static __device__ __forceinline__ cu_quad add(const cu_quad &a, const cu_quad &b)
@@ -99,12 +100,19 @@ static __device__ __forceinline__ cu_quad normed(const cu_quad &q, float r, cons
     return y;
 }
 
-/* gate: add_norm regs=112 shared=128 must=ld128,st128
+/* Of columns that no register holds: from the residual, which this thread has written. */
+static __device__ __forceinline__ cu_quad normed_again(const norm_args &a, size_t at, unsigned c, unsigned n, float r)
+{
+    return normed(cu_quad_load(a.residual + at, c, n, a.aligned), r, cu_quad_load(a.weight, c, n, a.aligned));
+}
+
+/* gate: add_norm regs=112 shared=256 must=ld128,st128
  * VIEWS 0: any number, none included. */
 template <int VIEWS>
 static __global__ void __launch_bounds__(MAX_THREADS) add_norm(const __grid_constant__ norm_args a)
 {
     CU_SHARED(float, scratch, 32);
+    CU_SHARED(unsigned, tops, 32);
     const unsigned n = blockIdx.x < *a.live ? a.cols : 0, step = 4 * blockDim.x, mine = 4 * threadIdx.x;
     const size_t at = (size_t)blockIdx.x * a.cols;
     const bool changed = VIEWS != 0 || a.n_views != 0;
@@ -135,11 +143,31 @@ static __global__ void __launch_bounds__(MAX_THREADS) add_norm(const __grid_cons
     }
     ss = cu_block_sum(ss, scratch);
     const float r = 1.0f / sqrtf(ss / __uint2float_rn(a.cols) + a.eps);
+    if (a.act.out) {                                         /* in every thread */
+        const unsigned padded = (n + 31) / 32 * 32;
+        const cu_quad zeros = {};
+        unsigned top = 0;
+
+        CU_UNROLL
+        for (int q = 0; q < QUADS; q++) {
+            x[q] = mine + q * step < n ? normed(x[q], r, w[q]) : zeros;
+            top = cu_magnitude(x[q], top);
+        }
+        for (unsigned c = mine + QUADS * step; c < n; c += step) top = cu_magnitude(normed_again(a, at, c, n, r), top);
+        top = cu_block_max(top, 0u, tops);
+        const cu_act_row to = cu_act_begin(a.act.act, top, a.act, blockIdx.x, n && threadIdx.x == 0);
+        CU_UNROLL
+        for (int q = 0; q < QUADS; q++)
+            if (mine + q * step < padded) cu_act_store(a.act.act, to, mine + q * step, x[q]);
+        for (unsigned c = mine + QUADS * step; c < padded; c += step)
+            cu_act_store(a.act.act, to, c, c < n ? normed_again(a, at, c, n, r) : zeros);
+        return;
+    }
     CU_UNROLL
     for (int q = 0; q < QUADS; q++)
         if (mine + q * step < n) cu_quad_store(a.out + at, mine + q * step, n, a.aligned, normed(x[q], r, w[q]));
     for (unsigned c = mine + QUADS * step; c < n; c += step)
-        cu_quad_store(a.out + at, c, n, a.aligned, normed(cu_quad_load(a.residual + at, c, n, a.aligned), r, cu_quad_load(a.weight, c, n, a.aligned)));
+        cu_quad_store(a.out + at, c, n, a.aligned, normed_again(a, at, c, n, r));
 }
 
 static cu_status launch(const norm_args &a, unsigned rows, cu_stream s)
@@ -177,6 +205,8 @@ extern "C" px_code kern_cuda_add_norm(kern_dev *d, const kern_add_norm_args *a, 
             return rc;
         n.aligned = n.aligned && cu_rows_aligned(a->weight.h, a->cols) && cu_rows_aligned(a->out.h, a->cols);
     }
+    if (a->act.out.h && !a->weight.h) return px_fail(e, PX_EINTERNAL, "act", "of rows that are not normed");
+    if ((rc = kern_cuda_act_to(&a->act, &a->rows, a->cols, &n.act, e))) return rc;
     if (!a->rows.max || !a->cols) return PX_OK;
     n.weight = static_cast<const float *>(a->weight.h);
     n.live = static_cast<const uint32_t *>(a->rows.live.h);

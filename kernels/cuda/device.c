@@ -56,6 +56,18 @@ px_code kern_cuda_rows(const kern_rows *r, const char *field, px_err *e)
     return kern_cuda_need(r->live, 1, sizeof(uint32_t), sizeof(uint32_t), field, e);
 }
 
+px_code kern_cuda_act_to(const kern_act_rows *a, const kern_rows *r, uint32_t cols, cu_act_to *to, px_err *e)
+{
+    px_code rc;
+
+    *to = (cu_act_to){ 0 };
+    if (!a->out.h) return PX_OK;
+    if ((unsigned)a->act >= KERN_N_ACTS) return px_fail(e, PX_EINTERNAL, "act", "no activation format %d", (int)a->act);
+    *to = (cu_act_to){ .out = a->out.h, .stride = kern_cuda_act_stride(a->act, cols), .flags = a->flags.h, .act = a->act };
+    if ((rc = kern_cuda_need(a->out, r->max, to->stride, 16, "act.out", e))) return rc;
+    return kern_cuda_need(a->flags, r->max, 4, 4, "act.flags", e);
+}
+
 px_code kern_cuda_idle(kern_dev *d, const char *call, px_err *e)
 {
     if (d->recording) return px_fail(e, PX_EINVAL, call, "%s inside record %u", call, d->record_id);

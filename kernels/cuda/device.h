@@ -60,6 +60,9 @@ px_code kern_cuda_done(kern_dev *d, const char *field, cu_status s, px_err *e);
 /* PX_EINTERNAL, field: the argument, when b is smaller than n * each bytes or not aligned to `align` (a power of two). */
 px_code kern_cuda_need(kern_buf b, size_t n, size_t each, size_t align, const char *field, px_err *e);
 px_code kern_cuda_rows(const kern_rows *r, const char *field, px_err *e);      /* rows.live is a u32 */
+/* Rows in a format of matmul's.  out NULL: none.  Errors: fields "act", "act.out", "act.flags". */
+typedef struct cu_act_to { uint8_t *out; size_t stride; uint32_t *flags; kern_act act; } cu_act_to;
+px_code kern_cuda_act_to(const kern_act_rows *a, const kern_rows *r, uint32_t cols, cu_act_to *to, px_err *e);
 
 /* ---- of the matmul's file: the library of large matrix products ---- */
 px_code kern_cuda_blas_open(kern_dev *d, px_err *e);     /* fills d->blas */

@@ -3,9 +3,9 @@
  * Q12 and F16: scale = 1 if max |x| <= 32768, else the smallest power of two that brings it there; fp16 of x / scale, to nearest
  * even.  The division is exact but for what underflows fp16 anyway.  BF16: nearest even.  A row with a value that is not finite
  * (for BF16 after rounding, too) is zeros, with scale 1, and flagged.  Values that pad a row to 32 columns are zeros; within a
- * block of 32 they stand in the order that a matmul's lanes want (panel.cuh), F32 in their own. */
-#include "kernels/cuda/device.h"
-#include "kernels/cuda/panel.cuh"
+ * block of 32 they stand in the order that a matmul's lanes want (panel.cuh), F32 in their own.  The same is done at the end of
+ * add_norm and of swiglu, where they are asked for it (act.cuh). */
+#include "kernels/cuda/act.cuh"
 #include "kernels/cuda/warp.h"
 
 enum { THREADS = 256 };
@@ -36,75 +36,57 @@ static __device__ __forceinline__ void gather(const float *x, unsigned block, un
 /* gate: quant regs=40 shared=128 some=st128,ld128
  * One block a row: its largest magnitude, by bits, in which infinities and NaN come last; then the values. */
 template <kern_act ACT>
-static __global__ void __launch_bounds__(THREADS) quant(const float *in, unsigned cols, const uint32_t *live, size_t stride,
-                                                        uint8_t *out, uint32_t *flags)
+static __global__ void __launch_bounds__(THREADS) quant(const float *in, unsigned cols, const uint32_t *live, const cu_act_to a)
 {
-    constexpr bool HALF = ACT == KERN_ACT_Q12 || ACT == KERN_ACT_F16;
-    constexpr unsigned TOO_LARGE = ACT == KERN_ACT_BF16 ? 0x7f7f8000u : 0x7f800000u;
     CU_SHARED(unsigned, scratch, 32);
     const unsigned row = blockIdx.x, blocks = (cols + 31) / 32;
     const bool valid = row < *live;
     const float *x = in + (size_t)row * cols;
     const bool aligned = reinterpret_cast<uintptr_t>(x) % 16 == 0;
-    uint8_t *to = out + row * stride;
     unsigned top = 0;
 
-    for (unsigned c = threadIdx.x; valid && c < cols; c += THREADS) {
-        const unsigned magnitude = __float_as_uint(x[c]) & 0x7fffffffu;
-        top = magnitude > top ? magnitude : top;
-    }
+    for (unsigned c = threadIdx.x; valid && c < cols; c += THREADS) top = cu_larger(top, cu_magnitude(x[c]));
     top = cu_block_max(top, 0u, scratch);
 
-    const bool bad = top >= TOO_LARGE;
-    unsigned shift = 0;                                  /* scale = 2^shift */
-    if (HALF && !bad && top > 0x47000000u) shift = (top >> 23) - 127 + ((top & 0x7fffffu) != 0) - 15;
-    const float inverse = __uint_as_float((127 - shift) << 23);
-    if (valid && threadIdx.x == 0) {
-        if (bad) flags[row] |= KERN_FLAG_NONFINITE;
-        if (HALF) *reinterpret_cast<float *>(to) = __uint_as_float((127 + shift) << 23);
-    }
-    if (ACT == KERN_ACT_F32) {
+    const cu_act_row r = cu_act_begin(ACT, top, a, row, valid && threadIdx.x == 0);
+    if constexpr (ACT == KERN_ACT_F32) {
         for (unsigned c = threadIdx.x; valid && c < 32 * blocks; c += THREADS)
-            reinterpret_cast<float *>(to)[c] = bad ? 0.0f : at(x, c, cols);
-        return;
-    }
-    if (HALF) to += 64;
-    for (unsigned i = threadIdx.x; valid && i < 4 * blocks; i += THREADS) {
-        float2 v[4];
-        unsigned w[4];
+            reinterpret_cast<float *>(r.to)[c] = r.bad ? 0.0f : at(x, c, cols);
+    } else {
+        for (unsigned i = threadIdx.x; valid && i < 4 * blocks; i += THREADS) {
+            float2 v[4];
+            unsigned w[4];
 
-        gather<ACT != KERN_ACT_Q12>(x, i / 4, i % 4, cols, aligned, v);
-        CU_UNROLL
-        for (unsigned j = 0; j < 4; j++) {
-            w[j] = HALF ? cu_bits(__floats2half2_rn(v[j].x * inverse, v[j].y * inverse)) : cu_bits(__floats2bfloat162_rn(v[j].x, v[j].y));
-            if (bad) w[j] = 0;
+            gather<ACT != KERN_ACT_Q12>(x, i / 4, i % 4, cols, aligned, v);
+            CU_UNROLL
+            for (unsigned j = 0; j < 4; j++) w[j] = cu_act_pair(ACT, r, v[j].x, v[j].y);
+            cu_store16(r.to + 16 * (size_t)i, make_uint4(w[0], w[1], w[2], w[3]));
         }
-        cu_store16(to + 16 * (size_t)i, make_uint4(w[0], w[1], w[2], w[3]));
     }
 }
 
 template <kern_act ACT>
-static cu_status launch(const kern_quant_args *a, cu_stream s)
+static cu_status launch(const kern_quant_args *a, const cu_act_to *to, cu_stream s)
 {
     return CU_LAUNCH(quant<ACT>, dim3(a->rows.max), dim3(THREADS), 0, s, static_cast<const float *>(a->in.h), a->cols,
-                     static_cast<const uint32_t *>(a->rows.live.h), kern_cuda_act_stride(ACT, a->cols),
-                     static_cast<uint8_t *>(a->out.h), static_cast<uint32_t *>(a->flags.h));
+                     static_cast<const uint32_t *>(a->rows.live.h), *to);
 }
 
 extern "C" px_code kern_cuda_quant(kern_dev *d, const kern_quant_args *a, px_err *e)
 {
-    cu_status (*const fn[KERN_N_ACTS])(const kern_quant_args *, cu_stream) = {
+    cu_status (*const fn[KERN_N_ACTS])(const kern_quant_args *, const cu_act_to *, cu_stream) = {
         launch<KERN_ACT_F32>, launch<KERN_ACT_BF16>, launch<KERN_ACT_Q12>, launch<KERN_ACT_F16>,
     };
+    const kern_act_rows rows = { a->act, a->out, a->flags };
+    cu_act_to to;
     px_code rc;
 
-    if ((unsigned)a->act >= KERN_N_ACTS) return px_fail(e, PX_EINTERNAL, "quant.act", "no activation format %d", (int)a->act);
     if (a->cols > CU_MAX_COLS) return px_fail(e, PX_EUNSUP, "quant.cols", "%u columns, at most %u", a->cols, CU_MAX_COLS);
     if ((rc = kern_cuda_rows(&a->rows, "quant.rows", e))) return rc;
     if ((rc = kern_cuda_need(a->in, a->rows.max, (size_t)a->cols * 4, 4, "quant.in", e))
-        || (rc = kern_cuda_need(a->out, a->rows.max, kern_cuda_act_stride(a->act, a->cols), 16, "quant.out", e))
-        || (rc = kern_cuda_need(a->flags, a->rows.max, 4, 4, "quant.flags", e)))
+        || (rc = kern_cuda_act_to(&rows, &a->rows, a->cols, &to, e)))
         return rc;
     if (!a->rows.max || !a->cols) return PX_OK;
-    return kern_cuda_done(d, "quant", fn[a->act](a, d->stream), e);
+    if (!to.out) return px_fail(e, PX_EINTERNAL, "act.out", "no buffer");
+    return kern_cuda_done(d, "quant", fn[a->act](a, &to, d->stream), e);
 }

@@ -20,14 +20,14 @@ kern_rows shard_forward_rows(const shard_forward *f, uint32_t n) { return (kern_
 /* ---- the sum between ranks ---- */
 
 /* A partial sum lies in the buffer of this turn: add all ranks' in tree order to the residual (or begin it), and leave
- * the normed row for what follows. */
-static px_code sum_and_norm_all(shard_forward *f, uint32_t n, bool first, kern_buf norm, px_err *e)
+ * the normed row for what follows: in f->act if `next` says so, else in f->normed. */
+static px_code sum_and_norm_all(shard_forward *f, uint32_t n, bool first, kern_buf norm, kern_act_rows next, px_err *e)
 {
     const uint32_t d = f->arch->d_model;
     const unsigned turn = f->turn;
     const size_t bytes = (size_t)n * d * sizeof(float);
     kern_add_norm_args a = { .rows = shard_forward_rows(f, n), .cols = d, .eps = f->arch->rms_eps, .residual = f->residual,
-                             .first = first, .weight = norm, .out = f->normed };
+                             .first = first, .weight = norm, .out = f->normed, .act = next };
     const float *const *views;
     px_code rc;
 
@@ -47,8 +47,31 @@ static px_code sum_and_norm_all(shard_forward *f, uint32_t n, bool first, kern_b
 
 /* ---- matmuls: activations in the format that the weights want ---- */
 
-/* Up to three weights on the same fp32 rows.  A file may mix types: rows are brought into a format once for all weights
- * that read it. */
+/* Where the op before leaves rows in the one format that all of these weights read; a file may mix types, then nowhere. */
+static kern_act_rows wanted(const shard_forward *f, uint32_t n, const kern_weight *w)
+{
+    for (uint32_t i = 1; i < n; i++)
+        if (kern_act_of(w[i].dtype) != kern_act_of(w[0].dtype)) return (kern_act_rows){ 0 };
+    return (kern_act_rows){ kern_act_of(w[0].dtype), f->act, f->flags };
+}
+
+kern_act_rows shard_forward_attend_wants(const shard_forward *f, uint32_t layer)
+{
+    const shard_layer *y = &f->w->layer[layer];
+    return wanted(f, 3, (kern_weight[]){ y->q, y->k, y->v });
+}
+
+static kern_act_rows feed_wants(const shard_forward *f, uint32_t layer)
+{
+    const shard_layer *y = &f->w->layer[layer];
+    return wanted(f, 2, (kern_weight[]){ y->gate, y->up });
+}
+
+/* Of the norm that was told so. */
+static kern_buf rows_of(const shard_forward *f, kern_act_rows next) { return next.out.h ? (kern_buf){ 0 } : f->normed; }
+
+/* Up to three weights on the same rows: `in` in fp32, or with `in.h` NULL f->act, where the op before left them.  Of fp32
+ * rows a format is made once for all weights that read it. */
 px_code shard_forward_multiply(shard_forward *f, kern_rows rows, kern_buf in, uint32_t cols, uint32_t n, const kern_weight *w,
                                const kern_buf *out, const uint32_t *stride, kern_buf flags, px_err *e)
 {
@@ -63,10 +86,10 @@ px_code shard_forward_multiply(shard_forward *f, kern_rows rows, kern_buf in, ui
                 m.out_stride[m.n++] = stride[i];
             }
         if (m.n == 0) continue;
-        if ((rc = f->ops->quant(f->dev, &(kern_quant_args){ .rows = rows, .cols = cols, .act = act, .in = in,
-                                                            .out = f->act, .flags = flags }, e))
-            || (rc = f->ops->matmul(f->dev, &m, e)))
+        if (in.h && (rc = f->ops->quant(f->dev, &(kern_quant_args){ .rows = rows, .cols = cols, .act = act, .in = in,
+                                                                    .out = f->act, .flags = flags }, e)))
             return rc;
+        if ((rc = f->ops->matmul(f->dev, &m, e))) return rc;
     }
     return PX_OK;
 }
@@ -88,7 +111,7 @@ px_code shard_forward_embed(shard_forward *f, uint32_t n, px_err *e)
 }
 
 /* normed -> q, k, v -> [biases, norms of heads], rope, KV append -> attention -> partial */
-px_code shard_forward_attend(shard_forward *f, uint32_t layer, uint32_t n, px_err *e)
+px_code shard_forward_attend(shard_forward *f, uint32_t layer, uint32_t n, kern_buf in, px_err *e)
 {
     const shard_layer *y = &f->w->layer[layer];
     const uint32_t heads = f->cut->q_head.end - f->cut->q_head.begin, hd = f->arch->head_dim;
@@ -98,7 +121,7 @@ px_code shard_forward_attend(shard_forward *f, uint32_t layer, uint32_t n, px_er
     const uint32_t stride[3] = { y->q.rows, y->k.rows, y->v.rows };
     px_code rc;
 
-    if ((rc = shard_forward_multiply(f, rows, f->normed, f->arch->d_model, 3, w, out, stride, f->flags, e))) return rc;
+    if ((rc = shard_forward_multiply(f, rows, in, f->arch->d_model, 3, w, out, stride, f->flags, e))) return rc;
     if ((rc = f->ops->rope_append(f->dev, &(kern_rope_append_args){
             .rows = rows, .n_head = heads, .n_kv_head = f->kv.n_kv_head, .head_dim = hd, .layer = layer, .q = f->q,
             .k = f->k, .v = f->v, .cos = f->cos, .sin = f->sin, .pos = f->pos, .row_slot = f->slot,
@@ -115,7 +138,7 @@ px_code shard_forward_attend(shard_forward *f, uint32_t layer, uint32_t n, px_er
 }
 
 /* normed -> gate, up -> SwiGLU -> partial */
-px_code shard_forward_feed(shard_forward *f, uint32_t layer, uint32_t n, px_err *e)
+px_code shard_forward_feed(shard_forward *f, uint32_t layer, uint32_t n, kern_buf in, px_err *e)
 {
     const shard_layer *y = &f->w->layer[layer];
     const kern_rows rows = shard_forward_rows(f, n);
@@ -124,11 +147,12 @@ px_code shard_forward_feed(shard_forward *f, uint32_t layer, uint32_t n, px_err 
     const uint32_t stride[2] = { y->gate.rows, y->up.rows };
     px_code rc;
 
-    if ((rc = shard_forward_multiply(f, rows, f->normed, f->arch->d_model, 2, w, out, stride, f->flags, e))) return rc;
+    if ((rc = shard_forward_multiply(f, rows, in, f->arch->d_model, 2, w, out, stride, f->flags, e))) return rc;
     if ((rc = f->ops->swiglu(f->dev, &(kern_swiglu_args){ .rows = rows, .cols = y->gate.rows, .gate = f->gate,
-                                                          .up = f->up, .out = f->gate, .stride = y->gate.rows }, e)))
+                                                          .up = f->up, .out = f->gate, .stride = y->gate.rows,
+                                                          .act = wanted(f, 1, &y->down) }, e)))
         return rc;
-    return multiply_partial(f, rows, f->gate, &y->down, e);
+    return multiply_partial(f, rows, (kern_buf){ 0 }, &y->down, e);
 }
 
 /* Rows that need logits -> this rank's slice of the logits -> its candidates. */
@@ -152,14 +176,21 @@ px_code shard_forward_head(shard_forward *f, const shard_forward_shape *s, px_er
 px_code shard_forward_body_all(shard_forward *f, uint32_t n, px_err *e)
 {
     const uint32_t n_layer = f->w->n_layer;
+    kern_act_rows next = shard_forward_attend_wants(f, 0);
     px_code rc;
 
-    if ((rc = shard_forward_embed(f, n, e)) || (rc = sum_and_norm_all(f, n, true, f->w->layer[0].attn_norm, e))) return rc;
+    if ((rc = shard_forward_embed(f, n, e)) || (rc = sum_and_norm_all(f, n, true, f->w->layer[0].attn_norm, next, e))) return rc;
     for (uint32_t l = 0; l < n_layer; l++) {
-        const kern_buf after = l + 1 < n_layer ? f->w->layer[l + 1].attn_norm : f->w->out_norm;
+        const kern_act_rows feed = feed_wants(f, l);
+        const bool last = l + 1 == n_layer;    /* its rows are gathered in fp32 */
 
-        if ((rc = shard_forward_attend(f, l, n, e)) || (rc = sum_and_norm_all(f, n, false, f->w->layer[l].ffn_norm, e))) return rc;
-        if ((rc = shard_forward_feed(f, l, n, e)) || (rc = sum_and_norm_all(f, n, false, after, e))) return rc;
+        if ((rc = shard_forward_attend(f, l, n, rows_of(f, next), e))
+            || (rc = sum_and_norm_all(f, n, false, f->w->layer[l].ffn_norm, feed, e)))
+            return rc;
+        next = last ? (kern_act_rows){ 0 } : shard_forward_attend_wants(f, l + 1);
+        if ((rc = shard_forward_feed(f, l, n, rows_of(f, feed), e))
+            || (rc = sum_and_norm_all(f, n, false, last ? f->w->out_norm : f->w->layer[l + 1].attn_norm, next, e)))
+            return rc;
     }
     return PX_OK;
 }

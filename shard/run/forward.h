@@ -26,7 +26,7 @@ typedef struct shard_forward {
     uint32_t table_stride, max_rows, max_head_rows;
 
     /* what the layers leave to each other */
-    kern_buf residual, normed;              /* (T, d_model) f32 */
+    kern_buf residual, normed;              /* (T, d_model) f32; normed: where no matmul reads the rows, or several formats are read */
     kern_buf act, q, k, v, attn, gate, up;
     kern_buf head_in, logits, cand, workspace;
 
@@ -57,7 +57,10 @@ kern_rows shard_forward_rows(const shard_forward *f, uint32_t n);
 px_code   shard_forward_multiply(shard_forward *f, kern_rows rows, kern_buf in, uint32_t cols, uint32_t n, const kern_weight *w,
                                  const kern_buf *out, const uint32_t *stride, kern_buf flags, px_err *e);
 px_code   shard_forward_embed(shard_forward *f, uint32_t n, px_err *e);
-px_code   shard_forward_attend(shard_forward *f, uint32_t layer, uint32_t n, px_err *e);
-px_code   shard_forward_feed(shard_forward *f, uint32_t layer, uint32_t n, px_err *e);
+/* in: the normed rows in fp32; in.h = NULL: the norm left them in f->act, as the weights want them. */
+px_code   shard_forward_attend(shard_forward *f, uint32_t layer, uint32_t n, kern_buf in, px_err *e);
+px_code   shard_forward_feed(shard_forward *f, uint32_t layer, uint32_t n, kern_buf in, px_err *e);
+/* What that norm is told; out.h = NULL: the weights read rows in different formats. */
+kern_act_rows shard_forward_attend_wants(const shard_forward *f, uint32_t layer);
 
 #endif

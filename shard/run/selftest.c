@@ -31,17 +31,31 @@ static void fill(float *p, size_t n)
 typedef px_code part(const twins *t, shard_forward *f, px_err *e);
 
 static px_code run_embed(const twins *t, shard_forward *f, px_err *e) { return shard_forward_embed(f, t->n, e); }
-static px_code run_attend(const twins *t, shard_forward *f, px_err *e) { return shard_forward_attend(f, t->layer, t->n, e); }
-static px_code run_feed(const twins *t, shard_forward *f, px_err *e) { return shard_forward_feed(f, t->layer, t->n, e); }
+static px_code run_feed(const twins *t, shard_forward *f, px_err *e) { return shard_forward_feed(f, t->layer, t->n, f->normed, e); }
+
+static kern_add_norm_args norm_of(const twins *t, const shard_forward *f)
+{
+    return (kern_add_norm_args){ .rows = shard_forward_rows(f, t->n), .cols = f->arch->d_model, .eps = f->arch->rms_eps, .n_views = 1,
+                                 .view = { f->normed }, .residual = f->residual, .first = true,
+                                 .weight = f->w->layer[t->layer].attn_norm, .out = f->partial[f->turn] };
+}
+
+/* With the norm before it, which leaves rows as the weights want them. */
+static px_code run_attend(const twins *t, shard_forward *f, px_err *e)
+{
+    kern_add_norm_args a = norm_of(t, f);
+    px_code rc;
+
+    a.act = shard_forward_attend_wants(f, t->layer);
+    if ((rc = f->ops->add_norm(f->dev, &a, e))) return rc;
+    return shard_forward_attend(f, t->layer, t->n, a.act.out.h ? (kern_buf){ 0 } : a.out, e);
+}
 
 static px_code run_norm(const twins *t, shard_forward *f, px_err *e)
 {
-    kern_add_norm_args a = { .rows = shard_forward_rows(f, t->n), .cols = f->arch->d_model, .eps = f->arch->rms_eps, .n_views = 1,
-                             .residual = f->residual, .first = true, .weight = f->w->layer[t->layer].attn_norm,
-                             .out = f->partial[f->turn] };
+    kern_add_norm_args a = norm_of(t, f);
     px_code rc;
 
-    a.view[0] = f->normed;
     if ((rc = f->ops->add_norm(f->dev, &a, e))) return rc;
     a.first = false;                                       /* and on top of what lies there */
     return f->ops->add_norm(f->dev, &a, e);

@@ -15,8 +15,8 @@ PLAIN, ASAN, TSAN = ("plain",), ("asan",), ("tsan",)
 
 MUTANTS = [
     # quant
-    Mutant("quant_keeps_nonfinite", CU + "quant.cu", "            if (bad) w[j] = 0;\n", "", QUANT),
-    Mutant("quant_scale_ignores_the_fraction", CU + "quant.cu", " + ((top & 0x7fffffu) != 0) - 15", " - 15", QUANT),
+    Mutant("quant_keeps_nonfinite", CU + "act.cuh", "    if (r.bad) return 0;\n", "", QUANT, PLAIN, "quant.cu"),
+    Mutant("quant_scale_ignores_the_fraction", CU + "act.cuh", " + ((top & 0x7fffffu) != 0) - 15", " - 15", QUANT, PLAIN, "quant.cu"),
     Mutant("quant_live_off_by_one", CU + "quant.cu", "valid = row < *live", "valid = row <= *live", QUANT),
     Mutant("quant_no_barrier_in_the_maximum", CU + "warp.h", "    cu_syncthreads(at);\n    v = cu_warp_max(lane < warps", "    v = cu_warp_max(lane < warps",
            QUANT, PLAIN, "quant.cu"),
@@ -118,6 +118,10 @@ MUTANTS = [
     Mutant("norm_no_barrier_in_the_sum", CU + "warp.h", "    cu_syncthreads(at);\n    v = cu_warp_sum(lane < warps", "    v = cu_warp_sum(lane < warps", NORM, PLAIN, "add_norm.cu"),
     Mutant("norm_tree_of_the_wrong_views", CU + "add_norm.cu", "right = tree<N / 2>(a, from + N / 2, at, c);", "right = tree<N / 2>(a, from + N - 2, at, c);", NORM),
     Mutant("norm_skips_a_quad_of_wide_rows", CU + "add_norm.cu", "    for (unsigned c = mine + QUADS * step; c < n; c += step) {", "    for (unsigned c = mine + QUADS * step; c + 4 < n; c += step) {", NORM),
+    Mutant("norm_of_a_matmul_misses_the_padding", CU + "add_norm.cu", "            if (mine + q * step < padded) cu_act_store", "            if (mine + q * step < n) cu_act_store", NORM),
+    Mutant("norm_of_a_matmul_misses_the_last_quads", CU + "add_norm.cu", "        for (unsigned c = mine + QUADS * step; c < n; c += step) top =", "        for (unsigned c = mine + QUADS * step; c + step < n; c += step) top =", NORM),
+    Mutant("act_pairs_of_the_wrong_lane", CU + "act.cuh", "        to[4] = cu_act_pair(", "        to[3] = cu_act_pair(", NORM, PLAIN, "add_norm.cu"),
+    Mutant("swiglu_row_flags_twice", CU + "swiglu.cu", "blockIdx.x, n && threadIdx.x == 0)", "blockIdx.x, n && threadIdx.x % 32 == 0)", NORM, TSAN),
     Mutant("swiglu_stores_past_the_row", CU + "rows.cuh", "            if (c + i < cols) row[c + i] = q.x[i];", "            if (c + i <= cols) row[c + i] = q.x[i];", NORM, PLAIN, "swiglu.cu"),
     # candidates
     Mutant("candidates_ties_to_the_highest_id", CU + "candidates.cu", "<< 32 | ~id;\n}", "<< 32 | id;\n}", CANDIDATES),

@@ -75,15 +75,40 @@ static px_code fits(size_t bytes, const char *what, px_err *e)
     return bytes <= SHADOW ? PX_OK : px_fail(e, PX_EINTERNAL, what, "%zu bytes are more than the stand-in has", bytes);
 }
 
+/* Activations go where there is room for the CPU's form of them, as long as the plan has room for a device's. */
+static px_code to_shadow(kern_act act, uint32_t rows, uint32_t cols, kern_buf *out, px_err *e)
+{
+    const size_t given = out->bytes;
+    px_code rc = fits(kern_act_bytes(KERN_ON_CPU, act, rows, cols), "act", e);
+
+    if (!rc && given < kern_act_bytes(KERN_ON_CUDA, act, rows, cols))
+        rc = px_fail(e, PX_EINTERNAL, "act", "the plan's activations are too short: %zu bytes", given);
+    *out = shadow.act;
+    return rc;
+}
+
 static px_code quant(kern_dev *d, const kern_quant_args *a, px_err *e)
 {
     kern_quant_args in = *a;
-    px_code rc = fits(kern_act_bytes(KERN_ON_CPU, a->act, a->rows.max, a->cols), "quant", e);
+    px_code rc = to_shadow(a->act, a->rows.max, a->cols, &in.out, e);
 
-    if (!rc && a->out.bytes < kern_act_bytes(KERN_ON_CUDA, a->act, a->rows.max, a->cols))
-        rc = px_fail(e, PX_EINTERNAL, "quant", "the plan's activations are too short: %zu bytes", a->out.bytes);
-    in.out = shadow.act;
     return rc ? rc : test_apart_ops.quant(d, &in, e);
+}
+
+static px_code add_norm(kern_dev *d, const kern_add_norm_args *a, px_err *e)
+{
+    kern_add_norm_args in = *a;
+    px_code rc = a->act.out.h ? to_shadow(a->act.act, a->rows.max, a->cols, &in.act.out, e) : PX_OK;
+
+    return rc ? rc : test_apart_ops.add_norm(d, &in, e);
+}
+
+static px_code swiglu(kern_dev *d, const kern_swiglu_args *a, px_err *e)
+{
+    kern_swiglu_args in = *a;
+    px_code rc = a->act.out.h ? to_shadow(a->act.act, a->rows.max, a->cols, &in.act.out, e) : PX_OK;
+
+    return rc ? rc : test_apart_ops.swiglu(d, &in, e);
 }
 
 static px_code matmul(kern_dev *d, const kern_matmul_args *a, px_err *e)
@@ -121,6 +146,8 @@ EXPORT const kern_ops *phalanx_kern_plugin(uint32_t abi, uint32_t size)
     table.close = close_one;
     table.info = info;
     table.quant = quant;
+    table.add_norm = add_norm;
+    table.swiglu = swiglu;
     table.matmul = matmul;
     table.attention = attention;
     table.replay = replay;

@@ -36,6 +36,27 @@ static void check_double(const norm_case *c, const kern_add_norm_args *a, kern_b
     }
 }
 
+/* What an op left for a matmul against its path's quant of the fp32 rows that it left without. */
+static void act_is_quants(const row_run *run, const kern_act_rows *got, const kern_rows *rows, uint32_t cols, kern_buf in)
+{
+    kern_dev d = { .threads = run->threads };
+    const kern_quant_args q = { .rows = *rows, .cols = cols, .act = got->act, .in = in, .out = row_buf(got->out.bytes),
+                                .flags = row_buf(got->flags.bytes) };
+    kern_buf out = q.out, flags = q.flags;
+    px_err e = {0};
+
+    assert_int_equal(run->path->quant(&d, &q, &e), PX_OK);
+    row_equal(got->out, q.out, "act", run->path->name);
+    row_equal(got->flags, q.flags, "flags", run->path->name);
+    row_drop(&out);
+    row_drop(&flags);
+}
+
+static kern_act_rows act_rows(kern_act act, uint32_t rows, uint32_t cols)
+{
+    return (kern_act_rows){ act, row_buf(kern_act_bytes(KERN_ON_CPU, act, rows, cols)), row_buf(rows * 4) };
+}
+
 static void run_norm(const norm_case *c, uint64_t *seed)
 {
     kern_dev one = { .threads = 1 };
@@ -69,6 +90,15 @@ static void run_norm(const norm_case *c, uint64_t *seed)
         assert_int_equal(run.path->add_norm(&d, &b, &e), PX_OK);
         row_equal(b.residual, a.residual, "residual", run.path->name);
         row_equal(b.out, a.out, "out", run.path->name);
+        if (c->norm) {
+            memcpy(b.residual.h, before.h, n);
+            b.act = act_rows((kern_act)(test_rand(seed) % KERN_N_ACTS), c->max, c->cols);
+            assert_int_equal(run.path->add_norm(&d, &b, &e), PX_OK);
+            row_equal(b.residual, a.residual, "residual", run.path->name);
+            act_is_quants(&run, &b.act, &b.rows, c->cols, a.out);
+            row_drop(&b.act.out);
+            row_drop(&b.act.flags);
+        }
         row_drop(&b.residual);
         row_drop(&b.out);
     }
@@ -134,7 +164,7 @@ static void swiglus_equal_the_definition(void **state)
     for (int n = 0; n < 60; n++) {
         kern_dev one = { .threads = 1 };
         uint32_t max = n == 0 ? 300 : 1 + (uint32_t)(test_rand(&seed) % 40), live = (uint32_t)(test_rand(&seed) % (max + 1));
-        uint32_t cols = n == 0 ? 1536 : 1 + (uint32_t)(test_rand(&seed) % 500), stride = cols + (uint32_t)(test_rand(&seed) % 20);
+        uint32_t cols = n == 0 ? 1536 : 1 + (uint32_t)(test_rand(&seed) % 500), stride = cols + (n % 2 ? (uint32_t)(test_rand(&seed) % 20) : 0);
         if (n == 0) live = max;
         size_t bytes = (size_t)max * stride * 4;
         kern_swiglu_args a = { .rows = row_count(max, live), .cols = cols, .stride = stride, .gate = row_buf(bytes),
@@ -161,6 +191,13 @@ static void swiglus_equal_the_definition(void **state)
             b.out = row_copy(untouched);
             assert_int_equal(run.path->swiglu(&d, &b, &e), PX_OK);
             row_equal(b.out, a.out, "out", run.path->name);
+            if (stride == cols) {
+                b.act = act_rows((kern_act)(test_rand(&seed) % KERN_N_ACTS), max, cols);
+                assert_int_equal(run.path->swiglu(&d, &b, &e), PX_OK);
+                act_is_quants(&run, &b.act, &b.rows, cols, a.out);
+                row_drop(&b.act.out);
+                row_drop(&b.act.flags);
+            }
             row_drop(&b.out);
         }
         row_drop(&a.rows.live);
@@ -200,6 +237,22 @@ static void small_buffers_are_named(void **state)
         s.cols = 33;
         assert_int_equal(row_paths[p].swiglu(&one, &s, &e), PX_EINTERNAL);
         assert_string_equal(e.field, "stride");
+        px_err_clear(&e);
+        s.cols = 31;
+        s.up = big;
+        s.act = (kern_act_rows){ KERN_ACT_F32, big, big };
+        assert_int_equal(row_paths[p].swiglu(&one, &s, &e), PX_EINTERNAL);
+        assert_string_equal(e.field, "act");
+        px_err_clear(&e);
+        a.n_views = 1;
+        a.out = big;
+        a.act = (kern_act_rows){ KERN_ACT_F32, small, big };
+        assert_int_equal(row_paths[p].add_norm(&one, &a, &e), PX_EINTERNAL);
+        assert_string_equal(e.field, "quant.out");
+        px_err_clear(&e);
+        a.weight.h = NULL;
+        assert_int_equal(row_paths[p].add_norm(&one, &a, &e), PX_EINTERNAL);
+        assert_string_equal(e.field, "act");
         row_drop(&big);
         row_drop(&a.rows.live);
     }

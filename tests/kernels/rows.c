@@ -11,7 +11,7 @@ static bool avx2_runs(void) { return kern_cpu_has(KERN_PATH_AVX2); }
 static bool avx512_runs(void) { return kern_cpu_has(KERN_PATH_AVX512); }
 
 #define PATH(p) { "cpu-" #p, p##_runs, kern_cpu_add_norm_##p, kern_cpu_rope_append_##p, kern_cpu_attention_##p, \
-                  kern_cpu_swiglu_##p, kern_cpu_candidates_##p }
+                  kern_cpu_quant_##p, kern_cpu_swiglu_##p, kern_cpu_candidates_##p }
 const row_path row_paths[3] = { PATH(scalar), PATH(avx2), PATH(avx512) };
 
 bool row_run_get(uint32_t i, row_run *out)

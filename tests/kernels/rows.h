@@ -12,6 +12,7 @@ typedef struct row_path {
     px_code (*add_norm)(kern_dev *, const kern_add_norm_args *, px_err *);
     px_code (*rope_append)(kern_dev *, const kern_rope_append_args *, px_err *);
     px_code (*attention)(kern_dev *, const kern_attention_args *, px_err *);
+    px_code (*quant)(kern_dev *, const kern_quant_args *, px_err *);
     px_code (*swiglu)(kern_dev *, const kern_swiglu_args *, px_err *);
     px_code (*candidates)(kern_dev *, const kern_candidates_args *, px_err *);
 } row_path;

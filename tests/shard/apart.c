@@ -177,7 +177,7 @@ static void near_add_norm(kern_add_norm_args *a)
 {
     near_rows(&a->rows);
     for (uint32_t i = 0; i < a->n_views; i++) a->view[i] = near(a->view[i]);
-    BRING(&a->residual, &a->weight, &a->out);
+    BRING(&a->residual, &a->weight, &a->out, &a->act.out, &a->act.flags);
 }
 static void near_gather(kern_gather_args *a) { near_rows(&a->rows); BRING(&a->in, &a->index, &a->out); }
 static void near_quant(kern_quant_args *a) { near_rows(&a->rows); BRING(&a->in, &a->out, &a->flags); }
@@ -201,7 +201,7 @@ static void near_attention(kern_attention_args *a)
     near_rows(&a->rows);
     BRING(&a->q, &a->head_map, &a->pos, &a->row_slot, &a->block_table, &a->kv.pool, &a->out, &a->workspace);
 }
-static void near_swiglu(kern_swiglu_args *a) { near_rows(&a->rows); BRING(&a->gate, &a->up, &a->out); }
+static void near_swiglu(kern_swiglu_args *a) { near_rows(&a->rows); BRING(&a->gate, &a->up, &a->out, &a->act.out, &a->act.flags); }
 static void near_candidates(kern_candidates_args *a) { near_rows(&a->rows); BRING(&a->logits, &a->params, &a->out); }
 
 static px_code run(apart *d, const call *c, px_err *e)

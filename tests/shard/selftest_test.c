@@ -94,8 +94,20 @@ static px_code bad_rope(kern_dev *d, const kern_rope_append_args *a, px_err *e)
 
 static px_code bad_swiglu(kern_dev *d, const kern_swiglu_args *a, px_err *e)
 {
-    px_code rc = good->swiglu(d, a, e);
+    kern_swiglu_args plain = *a;
+    plain.act.out.h = NULL;
+    px_code rc = good->swiglu(d, &plain, e);
     for (size_t i = 0; i < a->cols; i++) ((float *)a->out.h)[i] *= 1.5f;
+    if (rc || !a->act.out.h) return rc;
+    return good->quant(d, &(kern_quant_args){ .rows = a->rows, .cols = a->cols, .act = a->act.act, .in = a->out, .out = a->act.out,
+                                              .flags = a->act.flags }, e);
+}
+
+/* The norm is right, what a matmul reads of it is not. */
+static px_code bad_act(kern_dev *d, const kern_add_norm_args *a, px_err *e)
+{
+    px_code rc = good->add_norm(d, a, e);
+    if (a->act.out.h) memset(a->act.out.h, 0, 32);
     return rc;
 }
 
@@ -108,14 +120,14 @@ static px_code bad_candidates(kern_dev *d, const kern_candidates_args *a, px_err
 
 static void finds_a_bad_kernel(void **state)
 {
-    kern_ops bad[7];
-    static const char *const where[7] = { "embedding", "norm", "head", "attention", "attention", "FFN", "head" };
+    kern_ops bad[8];
+    static const char *const where[8] = { "embedding", "norm", "head", "attention", "attention", "FFN", "head", "attention" };
     results w;
     px_err e = {0};
     (void)state;
 
     assert_int_equal(kern_cpu_ops(KERN_PATH_AUTO, &good, &e), PX_OK);
-    for (size_t i = 0; i < 7; i++) bad[i] = *good;
+    for (size_t i = 0; i < 8; i++) bad[i] = *good;
     bad[0].embed = bad_embed;
     bad[1].add_norm = bad_norm;
     bad[2].matmul = bad_matmul;
@@ -123,7 +135,8 @@ static void finds_a_bad_kernel(void **state)
     bad[4].rope_append = bad_rope;
     bad[5].swiglu = bad_swiglu;
     bad[6].candidates = bad_candidates;
-    for (size_t i = 0; i < 7; i++) {
+    bad[7].add_norm = bad_act;
+    for (size_t i = 0; i < 8; i++) {
         run(&bad[i], KERN_PATH_AUTO, 1, &w);
         if (w.rc[0] != PX_ECORRUPT) fail_msg("kernel %zu: %s", i, px_code_name(w.rc[0]));
         assert_string_equal(w.e[0].field, "selftest");

@@ -145,7 +145,7 @@ static void wrong_arguments_are_named(void **state)
     kern_quant_args good = { .rows = { 2, mm_bench_put(&b, &live, 4) }, .cols = 40, .act = KERN_ACT_Q12, .in = mm_bench_poisoned(&b, 2 * 40 * 4),
                              .out = mm_bench_poisoned(&b, 2 * 192), .flags = mm_bench_poisoned(&b, 8) };
     kern_quant_args a[6] = { good, good, good, good, good, good };
-    static const char *const field[6] = { "quant.act", "quant.rows", "quant.in", "quant.out", "quant.flags", "quant.cols" };
+    static const char *const field[6] = { "act", "quant.rows", "quant.in", "act.out", "act.flags", "quant.cols" };
 
     (void)state;
     a[0].act = KERN_N_ACTS;
