@@ -67,8 +67,10 @@ px_code comm_device_agree_all(comm *c, px_code mine, const char *what, px_err *e
 {
     const uint8_t code = (uint8_t)mine;
     uint8_t all[COMM_MAX_WORLD];
-    px_code rc = comm_gather_pieces_all(c->dev.host, &code, 1, all, mine ? NULL : e);
+    px_code rc;
 
+    if (mine && e && c->dev.on->failed) c->dev.on->failed(c->dev.on->ctx, e);
+    rc = comm_gather_pieces_all(c->dev.host, &code, 1, all, mine ? NULL : e);
     if (mine || rc) return mine ? mine : rc;
     for (uint32_t r = 0; r < c->world; r++)
         if (all[r])

@@ -24,6 +24,8 @@ typedef struct comm_device {
     px_code (*record)(void *ctx, px_err *e);
     px_code (*end)(void *ctx, px_err *e);
     px_code (*replay)(void *ctx, px_err *e);
+    /* This rank's error, before the others are waited for, who may sit in NCCL until their time is up; NULL: nobody asks. */
+    void    (*failed)(void *ctx, const px_err *e);
 } comm_device;
 
 typedef struct comm_device_args {

@@ -17,7 +17,7 @@
 static const struct { const char *name; px_time_us limit; } phases[DAEMON_N_PHASES] = {
     [DAEMON_PARSE] = { "parse", 10000000 },   [DAEMON_MANIFEST] = { "manifest", 60000000 }, [DAEMON_PLAN] = { "plan", 10000000 },
     [DAEMON_SPAWN] = { "spawn", 5000000 },    [DAEMON_HELLO] = { "hello", 0 /* hello_s */ },   [DAEMON_COMPARE] = { "compare", 10000000 },
-    [DAEMON_AGREE] = { "agree", 10000000 },   [DAEMON_MAP] = { "map", 600000000 },      [DAEMON_MPI] = { "mpi", 60000000 },
+    [DAEMON_AGREE] = { "agree", 10000000 },   [DAEMON_MAP] = { "map", 600000000 },      [DAEMON_MPI] = { "mpi", DAEMON_MPI_S * 1000000ll },
     [DAEMON_CARVE] = { "carve", 300000000 },  [DAEMON_WARM_UP] = { "warmup", 120000000 }, [DAEMON_ALL_READY] = { "ready", 10000000 },
 };
 
@@ -65,7 +65,7 @@ void daemon_coldstart_end(daemon_coldstart *c, daemon_phase p, px_code rc, const
 static px_code spawn(daemon_coldstart *c, px_err *e)
 {
     const proto_config *cfg = c->args->config;
-    static const char *const skip[] = { "listen", "insecure", "queue", "hello_s", "coldstart_s",
+    static const char *const skip[] = { "listen", "insecure", "queue", "hello_s",
                                         "max_clock_skew_s", NULL };        /* no business of a rank */
     char generation[16], flag[PROTO_MAX_FIELDS][40], value[PROTO_MAX_FIELDS][1100];
     const char *arg[DAEMON_MAX_ARGS];

@@ -13,6 +13,7 @@ uint32_t     daemon_contract_threads(const proto_config *c, uint32_t world);    
 comm_kind    daemon_contract_transport(const proto_config *c, uint32_t world);   /* auto: shm; one rank: local */
 kern_path    daemon_contract_cpu(const proto_config *c);
 shard_demand daemon_contract_demand(const proto_config *c, uint32_t world);
+#define DAEMON_MPI_S 60u                                                         /* for the stage mpi, where coldstart_s names no other time */
 /* Positions that a sequence may have: the model's context, or what the KV pool holds if that is less. */
 uint32_t     daemon_contract_context(const proto_config *c, const shard_manifest *m);
 

@@ -102,6 +102,13 @@ static px_code to_device(void *ctx, void *dst, const void *src, size_t bytes, px
     return r->ops->upload(r->dev, (kern_buf){ dst, bytes }, src, bytes, e);
 }
 
+static void failed(void *ctx, const px_err *e)
+{
+    px_err ignored = {0};
+
+    daemon_rank_report(ctx, PHALANX__WIRE__STAGE__MPI, 0, e, 1, &ignored);
+}
+
 /* The executor's graphs have the lower numbers, and are recorded later. */
 #define MEASURED (KERN_MAX_GRAPHS - 1)
 
@@ -140,16 +147,17 @@ static void tell(const daemon_rank *r, const comm_measured *m)
         px_log_line(&r->log, PX_INFO, "sums", "chosen=%s measured=%s", comm_algorithm_name(m->chosen), m->graphs ? "graph" : "calls");
 }
 
-px_code daemon_rank_device_sums_all(daemon_rank *r, px_err *e)
+px_code daemon_rank_device_sums_all(daemon_rank *r, px_time_us until, px_err *e)
 {
-    comm_device_args args = { .device = &r->sums_on, .host = r->comm, .partial_bytes = r->setup.partial_bytes };
+    const px_time_us left = until - px_now_us();
+    comm_device_args args = { .device = &r->sums_on, .host = r->comm, .partial_bytes = r->setup.partial_bytes, .timeout_us = left > 1 ? left : 1 };
     const size_t host = atomic_load(&r->transport.count.live);
     uint64_t before = 0;
     comm_measured measured;
     px_code rc;
 
     r->sums_on = (comm_device){ .ctx = r, .queue = r->ops->native_queue(r->dev), .get = get, .put = put, .to_host = to_host,
-                                .to_device = to_device, .record = record, .end = end, .replay = replay };
+                                .to_device = to_device, .record = record, .end = end, .replay = replay, .failed = failed };
     daemon_rank_device_taken(r, &before);
     if ((rc = comm_open_device_all(&r->sums, &r->transport.a, &args, r->setup.nccl ? COMM_REDUCE_NCCL : COMM_REDUCE_ORDERED, e)))
         return rc;

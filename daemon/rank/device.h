@@ -10,8 +10,9 @@
  * PX_EDEVICE with field plugin, driver or device; PX_EINVAL (devices). */
 px_code daemon_rank_device_open(daemon_rank *r, px_err *e);
 void    daemon_rank_device_close(daemon_rank *r);
-/* Sums between the ranks' devices, over r->comm or by NCCL as the coordinator said: fills sums.  Collective with NCCL. */
-px_code daemon_rank_device_sums_all(daemon_rank *r, px_err *e);
+/* Sums between the ranks' devices, over r->comm or by NCCL as the coordinator said: fills sums.  Collective with NCCL, which is
+ * waited for until `until`. */
+px_code daemon_rank_device_sums_all(daemon_rank *r, px_time_us until, px_err *e);
 /* Bytes of device memory that `kind` has taken: what is free now against what was free then. */
 uint64_t daemon_rank_device_taken(daemon_rank *r, uint64_t *free_before);
 /* A line, where fp8_activations is set: how many products of the warm-up go so, and how many as without, for want of an algorithm. */

@@ -119,6 +119,8 @@ static uint64_t grown(uint64_t from, uint64_t to) { return to > from ? to - from
 
 static px_code stage_mpi(daemon_rank *r, px_err *e)
 {
+    const px_time_us limit = (r->config.coldstart_s ? r->config.coldstart_s : DAEMON_MPI_S) * 1000000ll;
+    const px_time_us until = px_now_us() + limit - limit / DAEMON_RANK_SOONER;
     uint32_t rank, world;
     px_code rc;
 
@@ -136,7 +138,7 @@ static px_code stage_mpi(daemon_rank *r, px_err *e)
     comm_args args = { .kind = (comm_kind)r->setup.transport, .rank = r->rank, .world = r->world,
                        .partial_bytes = r->setup.partial_bytes, .gather_bytes = r->setup.gather_bytes,
                        .shm_fd = r->shm_fd };
-    if ((rc = comm_open(&r->comm, &r->transport.a, &args, e)) || (r->dev && (rc = daemon_rank_device_sums_all(r, e)))) return rc;
+    if ((rc = comm_open(&r->comm, &r->transport.a, &args, e)) || (r->dev && (rc = daemon_rank_device_sums_all(r, until, e)))) return rc;
     if (!r->config.check_sequence) return PX_OK;
     const size_t before = atomic_load(&r->transport.count.live);
     rc = comm_sequence_on(r->dev ? r->sums : r->comm, e);

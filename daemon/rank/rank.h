@@ -15,6 +15,7 @@
 #include "shard/run/executor.h"
 
 #define DAEMON_RANK_ERRORS  32
+#define DAEMON_RANK_SOONER  8          /* a rank gives up by this part of a time sooner than the coordinator: it knows more */
 
 typedef struct daemon_rank {
     px_log_sink  log;

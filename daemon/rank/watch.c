@@ -4,8 +4,7 @@
 #include "daemon/rank/device.h"
 
 #define LOOK_US        50000                  /* how often */
-#define ROW_LIMIT_US   500000ll               /* as the coordinator's watchdog */
-#define SOONER         8                      /* this part of the time sooner than that one: a rank knows more */
+#define ROW_LIMIT_US   500000ll               /* as the coordinator's watchdog, but for DAEMON_RANK_SOONER */
 
 static px_code ask(void *ctx, px_err *e)
 {
@@ -43,7 +42,7 @@ void daemon_rank_watch_begin(daemon_rank *r, uint64_t step, uint32_t tokens)
 {
     const px_time_us limit = (px_time_us)r->config.step_s * 1000000 + tokens * ROW_LIMIT_US;
 
-    px_watch_arm(&r->watch, "step", step, limit - limit / SOONER);
+    px_watch_arm(&r->watch, "step", step, limit - limit / DAEMON_RANK_SOONER);
 }
 
 void daemon_rank_watch_end(daemon_rank *r)
