@@ -3,14 +3,17 @@
  * What it is told (says.h), at its start:
  *   devices N, driver N    0: none; the driver's version as CUDA counts    mib N    memory of a device, of which 300 are taken
  *   sm N                   compute capability                              schedule N    of cuh_schedule
+ *   lazy N                 0 or 1: streams run when something waits for them, as a device's that need another one's
  * and whenever the file is another one, before the next call of the CUDA runtime:
  *   fail CALL NTH ERROR [sticky]   the NTH call of that function from now answers so, and with sticky every call after it
+ *   slow CALL US                   each call of that function takes so much longer
  *   stall CALL                     from that call on no stream ends its work
  *   count WORD                     how often each function was called goes into the file PLUGIN.saw.RANK.WORD */
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #include "tests/cuda_host/cuda_host.h"
 #include "tests/e2e/says.h"
@@ -28,6 +31,7 @@ static void configure(void)
     c.sm = (int)test_says_number("sm", (uint64_t)c.sm);
     c.memory_bytes = test_says_number("mib", 8192) << 20;
     c.context_bytes = CONTEXT;
+    c.lazy = test_says_number("lazy", 0);
     cuh_configure(&c);
     cuh_schedule((unsigned)test_says_number("schedule", 0));
 }
@@ -62,7 +66,8 @@ static bool is_new(void)
 static void heed(const char *call)
 {
     static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-    static char stall[TEST_SAYS_WORD];
+    static char stall[TEST_SAYS_WORD], slow[TEST_SAYS_WORD];
+    static long slow_us;
     static bool configured;
     char word[TEST_SAYS_WORD], name[TEST_SAYS_WORD], sticky[TEST_SAYS_WORD];
     unsigned nth;
@@ -72,13 +77,14 @@ static void heed(const char *call)
     if (!configured) configure();
     configured = true;
     if (is_new()) {
-        stall[0] = '\0';
+        stall[0] = slow[0] = sticky[0] = '\0';
         test_says("stall", stall);
-        sticky[0] = '\0';
+        if (test_says("slow", word) && sscanf(word, "%63s %ld", slow, &slow_us) != 2) slow[0] = '\0';
         if (test_says("fail", word) && sscanf(word, "%63s %u %d %63s", name, &nth, &error, sticky) >= 3) cuh_inject(strdup(name), nth, error, !strcmp(sticky, "sticky"));
         if (test_says("count", word)) write_counts(word);
     }
     if (!strcmp(call, stall)) cuh_stall(true);
+    if (!strcmp(call, slow)) nanosleep(&(struct timespec){ .tv_nsec = slow_us * 1000 }, NULL);
     pthread_mutex_unlock(&lock);
 }
 

@@ -11,7 +11,7 @@ extern "C" cudaError_t cudaPointerGetAttributes(cudaPointerAttributes *out, cons
 
     *out = {};
     out->type = m == DEVICE ? cudaMemoryTypeDevice : m == PINNED ? cudaMemoryTypeHost : cudaMemoryTypeUnregistered;
-    out->device = m == UNKNOWN ? cudaInvalidDeviceId : 0;
+    out->device = m == UNKNOWN ? cudaInvalidDeviceId : device_of(p);
     out->devicePointer = m == UNKNOWN ? nullptr : const_cast<void *>(p);
     out->hostPointer = m == DEVICE ? nullptr : const_cast<void *>(p);
     return cudaSuccess;

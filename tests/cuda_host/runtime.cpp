@@ -18,7 +18,8 @@ std::vector<std::pair<const char *, unsigned long>> counts;
 std::atomic<void (*)(const char *)> each;
 cudaError_t stuck = cudaSuccess;
 thread_local cudaError_t last = cudaSuccess;
-struct extent { uintptr_t at; size_t bytes; memory kind; };
+thread_local int device;                                 /* cudaSetDevice: of this thread */
+struct extent { uintptr_t at; size_t bytes; memory kind; int device; };
 std::vector<extent> extents;       /* no std::map: MSan does not see into the C++ library */
 size_t live;
 
@@ -41,7 +42,7 @@ cudaError_t take(void **out, size_t bytes, memory kind)
     if (kind == DEVICE ? !(p = device_take(bytes)) : posix_memalign(&p, 256, bytes)) return cudaErrorMemoryAllocation;
     if (kind != DEVICE) memset(p, 0xff, bytes);
     poison_uninitialised(p, bytes);
-    extents.push_back(extent{ reinterpret_cast<uintptr_t>(p), bytes, kind });
+    extents.push_back(extent{ reinterpret_cast<uintptr_t>(p), bytes, kind, device });
     if (kind == DEVICE) live += bytes;
     *out = p;
     return cudaSuccess;
@@ -129,6 +130,14 @@ cudaError_t remember(cudaError_t e)
 {
     if (e) last = e;
     return e;
+}
+
+int device_of(const void *p)
+{
+    std::lock_guard<std::mutex> lock(state);
+    const auto it = extent_of(p);
+
+    return it == extents.end() ? -1 : it->device;
 }
 
 memory memory_of(const void *p, size_t bytes, bool *inside)
@@ -222,8 +231,14 @@ const char *cudaGetErrorString(cudaError_t e) { return cudaGetErrorName(e); }
 cudaError_t cudaDriverGetVersion(int *v) { *v = config.driver; return cudaSuccess; }
 cudaError_t cudaRuntimeGetVersion(int *v) { *v = CUDART_VERSION; return cudaSuccess; }
 cudaError_t cudaGetDeviceCount(int *n) { *n = 0; if (cudaError_t e_ = enter(__func__)) return e_; *n = config.devices; return cudaSuccess; }
-cudaError_t cudaSetDevice(int d) { if (cudaError_t e_ = enter(__func__)) return e_; return remember(d >= 0 && d < config.devices ? cudaSuccess : cudaErrorInvalidDevice); }
-cudaError_t cudaGetDevice(int *d) { if (cudaError_t e_ = enter(__func__)) return e_; *d = 0; return cudaSuccess; }
+cudaError_t cudaSetDevice(int d)
+{
+    if (cudaError_t e_ = enter(__func__)) return e_;
+    if (d < 0 || d >= config.devices) return remember(cudaErrorInvalidDevice);
+    cuh::device = d;
+    return cudaSuccess;
+}
+cudaError_t cudaGetDevice(int *d) { if (cudaError_t e_ = enter(__func__)) return e_; *d = cuh::device; return cudaSuccess; }
 cudaError_t cudaDeviceReset(void) { if (cudaError_t e_ = enter(__func__)) return e_; return cudaSuccess; }
 cudaError_t cudaMemGetInfo(size_t *unused, size_t *total)
 {
@@ -311,7 +326,7 @@ cudaError_t cudaHostRegister(void *p, size_t bytes, unsigned)
     if (cudaError_t e_ = enter(__func__)) return e_;
     std::lock_guard<std::mutex> lock(cuh::state);
     if (extent_of(p) != extents.end()) return remember(cudaErrorHostMemoryAlreadyRegistered);
-    extents.push_back(extent{ reinterpret_cast<uintptr_t>(p), bytes, PINNED });
+    extents.push_back(extent{ reinterpret_cast<uintptr_t>(p), bytes, PINNED, cuh::device });
     return cudaSuccess;
 }
 cudaError_t cudaHostUnregister(void *p)

@@ -16,6 +16,7 @@ void *device_take(size_t bytes);                   /* NULL: there is none */
 void device_give(void *p);
 struct on_device { on_device(); ~on_device(); on_device(const on_device &) = delete; };
 memory memory_of(const void *p, size_t bytes, bool *inside);   /* inside: all bytes are */
+int device_of(const void *p);                      /* that was current when it was taken; -1: no memory of ours */
 /* Runs `work` now, later, or in every replay of the graph that the stream records. */
 cudaError_t enqueue(cudaStream_t stream, const std::function<void()> &work);
 bool capturing(cudaStream_t stream);

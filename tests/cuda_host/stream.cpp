@@ -11,7 +11,8 @@
 /* The toolkit leaves these types open. */
 struct CUgraph_st { std::vector<std::function<void()>> nodes; };
 struct CUgraphExec_st { std::vector<std::function<void()>> nodes; };
-struct CUstream_st { CUgraph_st *recording; bool origin; bool broken; };
+/* A library of another making knows no more of a stream than how to put work on it. */
+struct CUstream_st { cudaError_t (*put)(cudaStream_t, void (*)(void *), void *); CUgraph_st *recording; bool origin; bool broken; };
 struct CUevent_st { unsigned long ticket; CUgraph_st *recording; bool recorded; };
 
 namespace cuh {
@@ -119,7 +120,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned)
 {
     if (cudaError_t e_ = enter(__func__)) return e_;
     std::lock_guard<std::recursive_mutex> guard(cuh::lock_);
-    *s = new CUstream_st();
+    *s = new CUstream_st{ cudaLaunchHostFunc, NULL, false, false };
     streams.push_back(*s);
     return cudaSuccess;
 }

@@ -1,14 +1,16 @@
 """device: cuda without a GPU: the whole daemon over kernels/cuda itself, compiled for the host (tests/cuda_host/plugin.c).
 
-usage: host_device_test.py [part...]   (kernels law errors; all by default)
+usage: host_device_test.py [part...]   (kernels law errors nccl; all by default)
 
 kernels: its answers are the CPU's within the bounds for CUDA.  law: bits, memory and graphs.  errors: what CUDA says reaches
-the log with device, call and error, and the service goes on."""
+the log with device, call and error, and the service goes on.
+nccl: two devices, a process each, and sums by the libnccl of process_nccl.c."""
 import concurrent.futures
 import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -112,9 +114,9 @@ def part_kernels():
 
 # ---- law ----
 
-def counts(d, at, word):
+def counts(d, at, always, word):
     """How often rank 0 has called each function, before what it does next."""
-    tell(at, ["-1 count " + word])
+    tell(at, [*always, "-1 count " + word])
     generate(d, [3], 1)
     path = os.path.join(at, "bin", "libphalanx-cuda.so.saw.0." + word)
     job.wait(lambda: os.path.exists(path), 5, path)
@@ -130,20 +132,26 @@ def generate(d, ids, n, **sampling):
     return [i for o in out for i in o.token_ids], [p.logprob for o in out for p in o.logprobs]
 
 
-def steps_are_replays():
+def replays(d, at, always=(), measured=0):
     """A graph for each bucket at the start; then nothing is launched, allocated or recorded but by a replay."""
-    at = stage()
-    d = serve(at, make_set(TINY, 1))
-    before = counts(d, at, "before")
+    before = counts(d, at, always, "before")
     generate(d, PROMPT, 24)
-    after = counts(d, at, "after")
-    assert before["cudaGraphInstantiate"] == 5 + 2 * 3, before                 # rows 1 to 16; rows of the head 1 to 4, with lists and without
+    after = counts(d, at, always, "after")
+    # rows 1 to 16; rows of the head 1 to 4, with lists and without; what sums were measured by
+    assert before["cudaGraphInstantiate"] == 5 + 2 * 3 + measured, before
     new = {k: after[k] - before[k] for k in after}
     uploads = new.pop("cudaMemcpyAsync")
     assert new == {"cudaMalloc": 0, "cudaGraphInstantiate": 0, "cudaLaunchKernel": 0, "cudaGraphLaunch": 2 * (1 + 24)}, new
     assert uploads < 10 * 25, uploads
-    job.end_and_clean(d)
     return "25 steps, 50 replays, %d copies" % uploads
+
+
+def steps_are_replays():
+    at = stage()
+    d = serve(at, make_set(TINY, 1))
+    note = replays(d, at)
+    job.end_and_clean(d)
+    return note
 
 
 def asked(d):
@@ -275,6 +283,103 @@ def part_errors():
     yield at_the_start, 1, "cudaStreamEndCapture", 2, INVALIDATED, "EDEVICE", "end", "CUDA device 0: cudaErrorStreamCaptureInvalidated"
     yield at_the_start, 1, "cudaFuncSetAttribute", 1, INVALIDATED, "EDEVICE", "matmul", "CUDA device 0: "
     yield at_a_restart,
+
+
+# ---- nccl ----
+
+ALWAYS = "-1 devices 2", "-1 lazy 1", "-1 slow cudaMemcpyAsync 300"
+
+
+def stage_nccl():
+    """Two devices whose streams run lazily: a sum waits for the other rank, and must not keep the caller.  Copies are slow, so
+    that sums over the host are not chosen."""
+    d = stage(*ALWAYS)
+    os.makedirs(os.path.join(d, "nccl"))
+    shutil.copy(os.environ["PHALANX_PROCESS_NCCL"], os.path.join(d, "nccl"))
+    return d
+
+
+def tell_nccl(d, *says):
+    plugged.tell_of(os.path.join(d, "nccl", "libnccl.so.2"), says)
+
+
+def with_nccl(d):
+    return dict(os.environ, LD_LIBRARY_PATH=os.pathsep.join([os.path.join(d, "nccl"), os.environ.get("LD_LIBRARY_PATH", "")]).rstrip(os.pathsep))
+
+
+def serve_nccl(at, *flags):
+    before = dict(os.environ)
+    try:
+        os.environ.update(with_nccl(at))
+        return serve(at, make_set(TINY, 2), "--reduce", "nccl", *flags)
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def sums_on_the_devices():
+    """The tokens of one rank; every step a replay, sums and all; memory to the byte; the same after kill -9 of a rank."""
+    one = serve(stage(), make_set(TINY, 1))
+    expected = generate(one, PROMPT, 8)[0]
+    job.end_and_clean(one)
+    at = stage_nccl()
+    d = serve_nccl(at, "--check_sequence", "true")
+    log = "".join(d.log)
+    assert re.search(r"event=reduce asked=nccl sums=nccl$", log, re.M) and re.search(r"event=sums chosen=nccl measured=graph", log), log
+    assert sorted(re.findall(r"event=hello_device rank=(\d) gpu=host ordinal=(\d) .* nccl=2.26.5 ", log)) == [("0", "0"), ("1", "1")], log
+    to_the_byte(d, 2)
+    assert generate(d, PROMPT, 8)[0] == expected
+    note = replays(d, at, ALWAYS, 5)
+    health = Health(d)
+    health.wait([SERVING], 5)
+    os.kill(ranks_of(d)[1], signal.SIGKILL)
+    health.wait([SERVING, NOT_SERVING, SERVING], 30)
+    assert generate(d, PROMPT, 8)[0] == expected
+    job.end_and_clean(d)
+    assert os.listdir(os.path.join(at, "nccl")) == ["libnccl.so.2"]
+    return note
+
+
+def a_sum_fails(what, *said):
+    """NCCL's error while a sum is under way, or a sum that never ends: the watch beside the step tells it, aborts and ends the rank."""
+    at = stage_nccl()
+    d = serve_nccl(at, "--step_s", "1", *FEW)
+    expected = generate(d, PROMPT, 6)
+    health = Health(d)
+    health.wait([SERVING], 5)
+    tell_nccl(at, "1 sum " + what)
+    began = time.monotonic()
+    unavailable(d.inference.Generate(greedy(PROMPT, 24), timeout=60))
+    found = time.monotonic() - began
+    tell_nccl(at)
+    health.wait([SERVING, NOT_SERVING, SERVING], 30)
+    log = "".join(d.log)
+    for event in ("step_lost", "job_lost"):
+        assert re.search(r"event=%s %s" % (event, said[0]), log), log
+    assert 0 < found < 8, found
+    assert generate(d, PROMPT, 6) == expected and d.info().generation == 2
+    job.end_and_clean(d)
+    return "found after %.2f s" % found
+
+
+def no_communicator(what, field, *words):
+    at = stage_nccl()
+    tell_nccl(at, "1 init " + what)
+    p = subprocess.run([os.path.join(at, "bin", "phalanxd"), "--set", make_set(TINY, 2), "--listen", "127.0.0.1:0", "--device", "cuda", *SMALL, *FEW,
+                        "--reduce", "nccl", "--coldstart_s", "2"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, env=with_nccl(at))
+    assert p.returncode == 3 and "ready" not in p.stdout, (p.returncode, p.stderr)
+    lines = [x for x in p.stderr.splitlines() if re.search(r"event=coldstart_refused .*field=%s " % field, x)]
+    assert any(all(w in x for w in words) for x in lines), p.stderr
+    nothing_left()
+    return lines[0][lines[0].index("code="):]
+
+
+def part_nccl():
+    yield sums_on_the_devices,
+    yield a_sum_fails, "break", r"code=EPEER field=nccl text=\"ncclCommGetAsyncError: remote process exited or there was a network error"
+    yield a_sum_fails, "stall", r"code=ETIMEOUT field=step .*has not ended on the device"
+    yield no_communicator, "refuse", "nccl", "rank=1 ", "ncclCommInitRankConfig"
+    yield no_communicator, "hang", "nccl", "ncclCommInitRankConfig: still in progress after"
 
 
 if __name__ == "__main__":

@@ -23,7 +23,11 @@ def stage(plugin, says=()):
 
 
 def tell(d, says):
-    path = os.path.join(d, "bin", "libphalanx-cuda.so.says")
+    tell_of(os.path.join(d, "bin", "libphalanx-cuda.so"), says)
+
+
+def tell_of(library, says):
+    path = library + ".says"
     with open(path + ".new", "w") as f:
         f.write("".join(line + "\n" for line in says))
     os.rename(path + ".new", path)
