@@ -74,7 +74,7 @@ if ! LD_LIBRARY_PATH=$libraries python3 -c 'import ctypes; ctypes.CDLL("libnccl.
 fi
 
 # ---- build ----
-if [ -z "$only_build" ]; then               # for the GPU that is here alone: a third of the time
+if [ -z "$only_build" ]; then               # for the GPU that is here alone
   case $(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | sort -u) in
     9.0) options+=(-DCMAKE_CUDA_ARCHITECTURES=90a-real) ;;
     8.*) options+=(-DCMAKE_CUDA_ARCHITECTURES=80-real) ;;
