@@ -97,7 +97,8 @@ static px_code choose(blas *b, const plan_key *k, product *p, plan *out, px_err 
     for (uint32_t i = 0; i < 4 && !s; i++)
         s = cublasLtMatmulPreferenceSetAttribute(&pref, what[i], &k->align[i < 2 ? i : 2], sizeof k->align[0]);
     if (!s) s = cublasLtMatmulAlgoGetHeuristic(b->lt, &p->op, &p->w, &p->x, &p->out, &p->out, &pref, 1, &best, &n);
-    *out = (plan){ .key = *k, .none = s == CUBLAS_STATUS_NOT_SUPPORTED || (!s && !n) };
+    if (!s) s = n ? best.state : CUBLAS_STATUS_NOT_SUPPORTED;
+    *out = (plan){ .key = *k, .none = s == CUBLAS_STATUS_NOT_SUPPORTED };
     if (out->none) return PX_OK;
     if (s) return done(s, "cublasLtMatmulAlgoGetHeuristic", e);
     out->algo = best.algo;
