@@ -20,6 +20,7 @@ struct shard_executor {
     kern_dev         *dev;
     bool              own_dev;             /* opened here */
     bool              graphs;              /* the forward pass is replayed, a graph a bucket */
+    bool              fp8_activations;     /* as the demand says */
     uint64_t          recorded;            /* a bit a graph */
     uint64_t          replayed, ran;       /* bodies of steps: as a graph, and op by op though graphs are kept */
     const shard_manifest *manifest;
@@ -60,7 +61,8 @@ uint32_t shard_record_bytes(const shard_executor *x, uint32_t longest);
 
 /* graph.c: the forward pass, replayed where the device keeps graphs.  A bucket that warm-up did not record runs op by op. */
 px_code shard_graph_forward_all(shard_executor *x, const shard_forward_shape *shape, px_err *e);
-/* Collective; part of warm-up, when a step's image is uploaded: every bucket op by op, then recorded.  Nothing on CPU. */
+/* Collective; part of warm-up, when a step's image is uploaded: every bucket op by op, then recorded.  Where no graphs are kept nothing,
+ * but with fp8_activations the largest bucket, so that what its products are is known before serving. */
 px_code shard_graph_record_all(shard_executor *x, px_err *e);
 void    shard_graph_drop(shard_executor *x);
 

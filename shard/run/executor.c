@@ -160,7 +160,7 @@ px_code shard_executor_open(shard_executor **out, px_alloc *a, const shard_execu
     *x = (shard_executor){ .a = counter, .host = host, .plan = plan, .ops = args->ops, .manifest = m, .rank = args->rank,
                            .world = m->world, .check_samples = args->check_samples, .file = args->file, .threads = args->demand->threads, .arenas = counter.live,
                            .dev = args->dev, .own_dev = !args->dev,
-                           .graphs = args->ops->own_memory && comm_captures(args->comm) };
+                           .graphs = args->ops->own_memory && comm_captures(args->comm), .fp8_activations = args->demand->fp8_activations };
     for (uint32_t k = 0; k < m->world; k++) x->n_slice[k] = shard_vocab_valid(&m->arch, &m->split.cut[k]);
     carve_host(x, args->demand, args->n_blocks);
 

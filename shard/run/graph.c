@@ -86,7 +86,7 @@ px_code shard_graph_record_all(shard_executor *x, px_err *e)
     const uint32_t T = x->f.max_rows, S = x->f.max_head_rows;
     px_code rc;
 
-    if (!x->graphs) return PX_OK;
+    if (!x->graphs) return x->fp8_activations ? shard_forward_body_all(&x->f, T, e) : PX_OK;
     for (uint32_t rows = 0; rows < T;) {
         rows = shard_forward_bucket(rows + 1, T);
         if ((rc = record_body_all(x, rows, e))) return rc;
