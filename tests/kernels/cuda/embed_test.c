@@ -38,7 +38,7 @@ static void rows_of_the_table_have_the_bits_of_the_definition(void **state)
     row_bench b = row_bench_open();
     uint64_t seed = 41;
     (void)state;
-    for (uint32_t i = 0; i < 4 * TYPES; i++) {
+    for (uint32_t i = 0; i < (EFFORT_TSAN ? 1 : 4) * TYPES; i++) {
         const kern_dtype t = types[i % TYPES];
         const uint32_t block = kern_dtype_get(t)->block, max = 1 + (uint32_t)(test_rand(&seed) % 7);
         /* Odd numbers of blocks, short last groups; rows that do not fill a panel; once more columns than a block takes. */
@@ -79,7 +79,7 @@ static void rows_by_index_are_copied(void **state)
     row_bench b = row_bench_open();
     uint64_t seed = 42;
     (void)state;
-    for (uint32_t i = 0; i < 12; i++) {
+    for (uint32_t i = 0; i < 12; i += EFFORT_TSAN ? 4 : 1) {
         const uint32_t max = 1 + (uint32_t)(test_rand(&seed) % 6);
         run_gather(&b, 1 + (uint32_t)(test_rand(&seed) % 9), i < 3 ? 1025 + i : 1 + (uint32_t)(test_rand(&seed) % 200), max, max - (i % 3 == 1), &seed);
         cuda_ops_next_schedule();
