@@ -65,10 +65,11 @@ suite release build "$@"
 export OMPI_MCA_mca_base_env_list='ASAN_OPTIONS=detect_leaks=0'
 export UBSAN_OPTIONS=print_stacktrace=1
 export PHALANX_READY_WAIT=180
-# Minutes each on the default model; the same code runs under sanitizers on the tiny ones.
-long='^(shard_run_model_test|e2e_golden)$'
+# Minutes each on the default model; the same code runs under sanitizers on the tiny ones.  What an idle service takes is no
+# question to a sanitizer.
+long='^(shard_run_model_test|e2e_golden|e2e_lifecycle_idle)$'
 suite sanitizers build-san -E "$long" "$@"
-summary+=("  left out under sanitizers, run in release: shard_run_model_test, e2e_golden")
+summary+=("  left out under sanitizers, run in release: shard_run_model_test, e2e_golden, e2e_lifecycle_idle")
 
 echo
 echo "test: summary"
