@@ -8,25 +8,13 @@
 #include <string.h>
 #include <time.h>
 
-#include "comm/nccl_abi.h"
-
-#define EXPORT __attribute__((visibility("default")))
+#include "tests/comm/nccl_exports.h"
 
 static fake_world *world;
 static _Thread_local uint32_t this_rank;       /* of calls without a communicator; the test says it */
 
 EXPORT void fake_nccl_use(fake_world *w);
 EXPORT void fake_nccl_rank(uint32_t rank);
-EXPORT int ncclGetVersion(int *version);
-EXPORT int ncclGetUniqueId(comm_nccl_id *id);
-EXPORT int ncclCommInitRankConfig(void **comm, int n, comm_nccl_id id, int rank, comm_nccl_config *config);
-EXPORT int ncclCommGetAsyncError(void *comm, int *state);
-EXPORT int ncclCommFinalize(void *comm);
-EXPORT int ncclCommDestroy(void *comm);
-EXPORT int ncclCommAbort(void *comm);
-EXPORT int ncclAllReduce(const void *send, void *recv, size_t n, int type, int op, void *comm, void *stream);
-EXPORT const char *ncclGetErrorString(int result);
-EXPORT const char *ncclGetLastError(void *comm);
 EXPORT int ncclMemAlloc(void **p, size_t bytes);
 EXPORT int ncclMemFree(void *p);
 EXPORT int ncclCommWindowRegister(void *comm, void *p, size_t bytes, void **window, int flags);

@@ -14,10 +14,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "comm/nccl_abi.h"
+#include "tests/comm/nccl_exports.h"
 #include "tests/e2e/says.h"
 
-#define EXPORT __attribute__((visibility("default")))
 #define RANKS  4u
 #define FLOATS 4096u
 
@@ -37,17 +36,6 @@ typedef struct stream { int (*put)(struct stream *s, void (*fn)(void *), void *a
 
 typedef struct sum { communicator *c; const float *send; float *recv; size_t n; struct sum *next; } sum;
 static sum *sums;                              /* all that were ever begun: a graph keeps its own for ever */
-
-EXPORT int ncclGetVersion(int *version);
-EXPORT int ncclGetUniqueId(comm_nccl_id *id);
-EXPORT int ncclCommInitRankConfig(void **comm, int n, comm_nccl_id id, int rank, comm_nccl_config *config);
-EXPORT int ncclCommGetAsyncError(void *comm, int *state);
-EXPORT int ncclCommFinalize(void *comm);
-EXPORT int ncclCommDestroy(void *comm);
-EXPORT int ncclCommAbort(void *comm);
-EXPORT int ncclAllReduce(const void *send, void *recv, size_t n, int type, int op, void *comm, void *on);
-EXPORT const char *ncclGetErrorString(int result);
-EXPORT const char *ncclGetLastError(void *comm);
 
 static void nap(long us) { nanosleep(&(struct timespec){ .tv_nsec = us * 1000 }, NULL); }
 
