@@ -11,14 +11,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import job  # noqa: E402: marks its processes, so that what is left can be counted
 from job import PROMPT, TINY, Health, NOT_SERVING, SERVING, harness, nothing_left, ranks_of, unavailable  # noqa: E402
 from harness import Daemon, greedy, ids_of, make_set, pb  # noqa: E402
 import plugged  # noqa: E402
-from plugged import CONTEXT, compared, tell  # noqa: E402
+from plugged import CONTEXT, compared, lost_and_back, tell  # noqa: E402
 
 PLUGIN = os.environ["PHALANX_APART_PLUGIN"]
 STEPS = ["parse", "manifest", "plan", "spawn", "hello", "compare", "agree", "map", "mpi", "carve", "warmup", "ready"]
@@ -233,15 +232,7 @@ def fault_while_serving(ranks, what, *flags):
     d = stage()
     s = serve(d, ranks, *flags)
     expected = answers(s)
-    health = Health(s)
-    health.wait([SERVING], 5)
-    tell(d, ["%d step %s" % (ranks - 1, what)])
-    began = time.monotonic()
-    unavailable(s.inference.Generate(greedy(PROMPT, 24), timeout=60))
-    found = time.monotonic() - began
-    tell(d, [])
-    health.wait([SERVING, NOT_SERVING, SERVING], 20)
-    log = "".join(s.log)
+    found, log = lost_and_back(s, lambda: tell(d, ["%d step %s" % (ranks - 1, what)]), lambda: tell(d, []), 20)
     if what == "fail":
         assert re.search(r"rank=%d host=\S+ event=job_lost code=EDEVICE field=attention" % (ranks - 1), log), log
     else:

@@ -14,14 +14,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import job  # noqa: E402: marks its processes, so that what is left can be counted
 from job import NOT_SERVING, PROMPT, SERVING, TINY, Health, harness, nothing_left, ranks_of, unavailable  # noqa: E402
 from harness import Daemon, greedy, ids_of, make_set, pb  # noqa: E402
 import plugged  # noqa: E402
-from plugged import CONTEXT, compared, tell  # noqa: E402
+from plugged import CONTEXT, compared, lost_and_back, tell  # noqa: E402
 
 PLUGIN = os.environ["PHALANX_HOST_PLUGIN"]
 SMALL = ("--kv.tokens", "512", "--max_sequences", "4", "--token_budget", "16")
@@ -215,13 +214,7 @@ def in_a_step(ranks, call, nth, error, field):
     at = stage()
     d = serve(at, make_set(TINY, ranks), *FEW)
     expected = generate(d, PROMPT, 6)
-    health = Health(d)
-    health.wait([SERVING], 5)
-    tell(at, ["%d fail %s %d %d sticky" % (ranks - 1, call, nth, error)])
-    unavailable(d.inference.Generate(greedy(PROMPT, 24), timeout=60))
-    tell(at, [])
-    health.wait([SERVING, NOT_SERVING, SERVING], 30)
-    log = "".join(d.log)
+    _, log = lost_and_back(d, lambda: tell(at, ["%d fail %s %d %d sticky" % (ranks - 1, call, nth, error)]), lambda: tell(at, []))
     said = r"code=EDEVICE field=%s text=\"CUDA device 0: %s" % (field, NAMES[error])
     for event in ("rank_report", "job_lost"):
         assert re.search(r"level=error rank=%d host=\S+ event=%s %s" % (ranks - 1, event, said), log), log
@@ -235,15 +228,7 @@ def stands_still(ranks, call):
     at = stage()
     d = serve(at, make_set(TINY, ranks), "--step_s", "1", *FEW)
     expected = generate(d, PROMPT, 6)
-    health = Health(d)
-    health.wait([SERVING], 5)
-    tell(at, ["%d stall %s" % (ranks - 1, call)])
-    began = time.monotonic()
-    unavailable(d.inference.Generate(greedy(PROMPT, 24), timeout=60))
-    found = time.monotonic() - began
-    tell(at, [])
-    health.wait([SERVING, NOT_SERVING, SERVING], 30)
-    log = "".join(d.log)
+    found, log = lost_and_back(d, lambda: tell(at, ["%d stall %s" % (ranks - 1, call)]), lambda: tell(at, []))
     assert re.search(r"event=step_lost code=ETIMEOUT field=step", log), log
     assert re.search(r"event=job_lost code=ETIMEOUT field=step .*has not ended on the device", log), log
     assert 0.5 < found < 8, found
@@ -346,15 +331,7 @@ def a_sum_fails(what, *said):
     at = stage_nccl()
     d = serve_nccl(at, "--step_s", "1", *FEW)
     expected = generate(d, PROMPT, 6)
-    health = Health(d)
-    health.wait([SERVING], 5)
-    tell_nccl(at, "1 sum " + what)
-    began = time.monotonic()
-    unavailable(d.inference.Generate(greedy(PROMPT, 24), timeout=60))
-    found = time.monotonic() - began
-    tell_nccl(at)
-    health.wait([SERVING, NOT_SERVING, SERVING], 30)
-    log = "".join(d.log)
+    found, log = lost_and_back(d, lambda: tell_nccl(at, "1 sum " + what), lambda: tell_nccl(at))
     for event in ("step_lost", "job_lost"):
         assert re.search(r"event=%s %s" % (event, said[0]), log), log
     assert 0 < found < 8, found

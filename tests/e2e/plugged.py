@@ -4,8 +4,10 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 
-from job import harness
+from job import NOT_SERVING, PROMPT, SERVING, Health, harness, unavailable
+from harness import greedy
 
 CONTEXT = 300 << 20                                # bytes that every plugin says "the driver" takes
 
@@ -39,3 +41,17 @@ def compared(d):
                        capture_output=True, text=True, timeout=60)
     assert p.returncode == 0, (p.stdout, p.stderr)
     return json.loads(p.stdout)
+
+
+def lost_and_back(d, begin, end, seconds=30):
+    """A stream meets the fault that `begin` causes and ends, `end` takes the fault back, and within `seconds` the service has
+    started again.  Answers how long it took until the stream ended, and what was logged."""
+    health = Health(d)
+    health.wait([SERVING], 5)
+    begin()
+    began = time.monotonic()
+    unavailable(d.inference.Generate(greedy(PROMPT, 24), timeout=60))
+    found = time.monotonic() - began
+    end()
+    health.wait([SERVING, NOT_SERVING, SERVING], seconds)
+    return found, "".join(d.log)
